@@ -1,0 +1,1 @@
+"""IDGenRec in JAX: generative recommendation with textual IDs."""

@@ -1,0 +1,257 @@
+"""The whole experiment as frozen dataclasses, and the named presets.
+
+Every field can be set on the command line as `--config.SECTION.FIELD=VALUE`; `fields_with_help` is what the launch
+programs build their flags from, so a field's `help` is its one documentation.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from idgenrec_jax.errors import InputError
+
+
+def _field(default: Any, help: str, choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None):
+    """Declare one configuration field with its documentation and its limits."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is learned from, and how it is put into prompts."""
+
+    path: str = _field("sample", "'sample' (the embedded catalogue) or a data folder; --data sets it")
+    tokenizer: str = _field("", "Hugging Face tokenizer folder or name; empty: the recommender's folder, the sample's own")
+    prompts: str = _field("", "prompt file, lines 'task; seen|unseen; input; target'; empty: the ten built-in templates")
+    eval_prompt: str = _field("seen:0", "template that validation and test use, as GROUP:NUMBER")
+    user_ids: str = _field(
+        "none",
+        "textual user IDs: none, train_history (from training items only), published (from the whole sequence: leaks)",
+        choices=("none", "train_history", "published"),
+    )
+    max_history: int = _field(20, "items of history in a recommender prompt, the last ones", low=1)
+    id_max_history: int = _field(10, "items of history in an ID-phase prompt, the last ones", low=1)
+    max_prompt_length: int = _field(512, "tokens in a prompt; older history items are dropped to fit", low=8)
+    max_text_length: int = _field(256, "tokens of an item's text that the ID generator reads", low=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """One T5: loaded from a folder, or of these sizes with random weights."""
+
+    folder: str = _field("", "Hugging Face T5 folder or name; empty: random initialisation with the sizes below")
+    d_model: int = _field(128, "width of the residual stream", low=1)
+    d_kv: int = _field(32, "width of one attention head", low=1)
+    d_ff: int = _field(512, "width of the feed-forward layer", low=1)
+    num_layers: int = _field(2, "encoder layers", low=1)
+    num_decoder_layers: int = _field(2, "decoder layers", low=1)
+    num_heads: int = _field(4, "attention heads", low=1)
+    feed_forward: str = _field("relu", "relu (T5 v1.0) or gated-gelu (v1.1, Flan)", choices=("relu", "gated-gelu"))
+    tie_word_embeddings: bool = _field(True, "one table for input and output embeddings (T5 v1.0)")
+    dropout_rate: float = _field(0.1, "dropout probability in training", low=0.0, high=0.95)
+    vocab_size: int = _field(0, "rows of the embedding table; 0: the tokenizer's size rounded up to 128", low=0)
+    compute_dtype: str = _field("float32", "float32 or bfloat16; parameters are float32", choices=("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class IdsConfig:
+    """How textual IDs are made."""
+
+    table: str = _field("", "file with given IDs (jsonl of this program, or lines 'ITEM words ...'); empty: generate them")
+    num_groups: int = _field(10, "groups of diverse beam search, one beam each", low=1)
+    max_penalty: int = _field(9, "diversity penalties 1, 2, .. up to this are tried for a unique ID", low=1)
+    num_lengths: int = _field(2, "minimum lengths 1, 11, 21, .. tried for a unique ID", low=1)
+    soft_length: int = _field(9, "tokens of a soft ID in the ID phase (published: 10 with the start token)", low=1)
+    fallback: str = _field(
+        "suffix",
+        "when the generator cannot make an ID unique: add the smallest number that does, or stop",
+        choices=("suffix", "error"),
+    )
+    batch_size: int = _field(64, "items decoded at once", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Rounds, phases and optimisation."""
+
+    seed: int = _field(0, "the run is a pure function of the configuration and this seed", low=0)
+    rounds: int = _field(3, "rounds of one ID phase and one recommender phase", low=1)
+    order: str = _field(
+        "id_first", "which phase opens a round", choices=("id_first", "recommender_first")
+    )
+    id_epochs: int = _field(1, "epochs of an ID phase; 0: no ID phases", low=0)
+    recommender_epochs: int = _field(10, "epochs of a recommender phase", low=1)
+    id_examples_per_epoch: int = _field(0, "training examples in an ID epoch, drawn anew each epoch; 0: all", low=0)
+    recommender_examples_per_epoch: int = _field(0, "training examples in a recommender epoch; 0: all", low=0)
+    recommender_batch_size: int = _field(256, "examples in a recommender step", low=1)
+    id_batch_size: int = _field(64, "examples in an ID step, at most", low=1)
+    id_items_per_batch: int = _field(256, "distinct history items in an ID step, at most", low=1)
+    recommender_learning_rate: float = _field(1e-3, "peak learning rate of the recommender", low=0.0)
+    id_learning_rate: float = _field(1e-4, "peak learning rate of the ID generator (published: 1e-8)", low=0.0)
+    warmup_fraction: float = _field(0.05, "share of training over which the learning rate rises", low=0.0, high=1.0)
+    weight_decay: float = _field(0.01, "AdamW weight decay, norms excepted", low=0.0)
+    gradient_clip: float = _field(1.0, "largest global gradient norm", low=0.0)
+    warm_start_epochs: int = _field(30, "epochs of the ID generator's warm start (skipped when it is pretrained)", low=0)
+    warm_start_learning_rate: float = _field(1e-3, "peak learning rate of the warm start", low=0.0)
+    warm_start_batch_size: int = _field(32, "items in a warm-start step", low=1)
+    warm_start_words: int = _field(5, "most words in a warm-start ID", low=1)
+    num_buckets: int = _field(4, "prompt lengths that a recommender epoch is padded to", low=1)
+    validate_every_epochs: int = _field(0, "recommender epochs between validations; 0: at the end of the phase only", low=0)
+    early_stop_patience: int = _field(0, "stop after this many validations without a better NDCG@10; 0: never", low=0)
+    checkpoint_every_steps: int = _field(1000, "steps between checkpoints inside an epoch; 0: at its end only", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How users are ranked."""
+
+    num_beams: int = _field(20, "beams of the constrained search; cut-offs above it are not reported", low=1)
+    batch_size: int = _field(32, "users ranked at once", low=1)
+    length_penalty: float = _field(0.0, "score = sum of log-probabilities / length**penalty (transformers' default: 1)")
+    trie_layout: str = _field("auto", "layout of the trie on the device", choices=("auto", "dense", "csr"))
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """The device mesh; -1 takes what the other axes leave."""
+
+    data: int = _field(-1, "devices that split the batch", low=-1)
+    fsdp: int = _field(1, "devices that split the parameters and the batch", low=-1)
+    tensor: int = _field(1, "devices that split heads and feed-forward layers", low=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment.
+
+    Raises:
+        InputError: a value outside its limits, named with the flag that sets it.
+    """
+
+    data: DataConfig = DataConfig()
+    recommender: ModelConfig = ModelConfig()
+    id_generator: ModelConfig = ModelConfig()
+    ids: IdsConfig = IdsConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self):
+        for name, field, value in _walk(self):
+            _check(name, field, value)
+
+    def override(self, overrides: Mapping[str, Any]) -> "Config":
+        """Return a copy with `{"section.field": value}` applied.
+
+        Raises:
+            InputError: an unknown section or field (the nearest valid one is suggested), or a value outside its limits.
+        """
+        known = {name for name, _, _ in _walk(self)}
+        sections: dict[str, dict[str, Any]] = {}
+        for name, value in overrides.items():
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                raise InputError(f"--config.{name}: no such field; the nearest valid one is --config.{nearest[0]}")
+            section, field = name.split(".")
+            sections.setdefault(section, {})[field] = value
+        changed = {name: dataclasses.replace(getattr(self, name), **values) for name, values in sections.items()}
+        return dataclasses.replace(self, **changed)
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Return every field as plain JSON types, one object per section."""
+        return dataclasses.asdict(self)
+
+
+def config_from_json(values: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Return the configuration that `Config.to_json` wrote.
+
+    Raises:
+        InputError: a field that this version does not know, or a value outside its limits.
+    """
+    flat = {f"{section}.{name}": value for section, fields in values.items() for name, value in fields.items()}
+    return Config().override(flat)
+
+
+def fields_with_help() -> Iterator[tuple[str, type, str]]:
+    """Yield (`section.field`, type, help text) of every field, in order."""
+    for name, field, _ in _walk(Config()):
+        choices = field.metadata["choices"]
+        yield name, field.type, field.metadata["help"] + (f"; one of {', '.join(choices)}" if choices else "")
+
+
+def _walk(config: Config) -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    for section in dataclasses.fields(config):
+        values = getattr(config, section.name)
+        for field in dataclasses.fields(values):
+            yield f"{section.name}.{field.name}", field, getattr(values, field.name)
+
+
+def _check(name: str, field: dataclasses.Field, value: Any) -> None:
+    number = field.type in (int, float)
+    fits = isinstance(value, (int, float) if field.type is float else field.type)
+    if not fits or (number and isinstance(value, bool)):
+        raise InputError(f"--config.{name}: found {value!r}, expected a value of type {field.type.__name__}")
+    choices, low, high = field.metadata["choices"], field.metadata["low"], field.metadata["high"]
+    if choices and value not in choices:
+        nearest = difflib.get_close_matches(value, choices, n=1, cutoff=0.0)[0]
+        raise InputError(f"--config.{name}: found {value!r}, expected one of {', '.join(choices)}; nearest: {nearest}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        limits = f"at least {low}" + ("" if high is None else f" and at most {high}")
+        raise InputError(f"--config.{name}: found {value}, expected {limits}")
+
+
+def _models(**sizes: Any) -> dict[str, Any]:
+    """The same sizes for both T5s, as overrides."""
+    return {f"{model}.{name}": value for model in ("recommender", "id_generator") for name, value in sizes.items()}
+
+
+_SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_decoder_layers": 6, "num_heads": 8}
+_BASE = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "sample": {
+        **_models(d_model=64, d_kv=16, d_ff=256, num_layers=2, num_decoder_layers=2, num_heads=4),
+        "data.max_text_length": 64,
+        "data.max_prompt_length": 192,
+        "training.rounds": 2,
+        "training.order": "recommender_first",
+        "training.recommender_epochs": 6,
+        "training.recommender_batch_size": 64,
+        "training.id_examples_per_epoch": 1024,
+        "training.id_items_per_batch": 192,
+        "training.recommender_learning_rate": 3e-3,
+        "training.warm_start_learning_rate": 3e-3,
+    },
+    "tiny": {
+        **_models(d_model=128, d_kv=32, d_ff=512, num_layers=2, num_decoder_layers=2, num_heads=4),
+        "data.max_text_length": 128,
+        "data.max_prompt_length": 256,
+        "training.rounds": 2,
+        "training.order": "recommender_first",
+        "training.id_examples_per_epoch": 4096,
+        "training.recommender_batch_size": 128,
+    },
+    "small": {**_models(**_SMALL), "data.max_text_length": 256, "training.order": "recommender_first"},
+    "base": {**_models(**_BASE), "training.order": "recommender_first"},
+    "paper": {
+        **_models(**_SMALL),
+        "recommender.folder": "t5-small",
+        "id_generator.folder": "nandakishormpai/t5-small-machine-articles-tag-generation",
+        "training.id_learning_rate": 1e-8,
+        "evaluation.num_beams": 10,
+        "evaluation.length_penalty": 1.0,
+    },
+}
+
+
+def preset(name: str) -> Config:
+    """Return the configuration of a named preset.
+
+    Raises:
+        InputError: an unknown name; the nearest valid one is suggested.
+    """
+    if name not in PRESETS:
+        nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
+        raise InputError(f"--preset: found {name!r}, expected one of {', '.join(PRESETS)}; nearest: {nearest}")
+    return Config().override(PRESETS[name])

@@ -1,0 +1,318 @@
+"""Fixed-shape numpy batches: a pure function of (seed, epoch, step).
+
+Prompts are sorted into a few buckets of length, so that little padding is computed and few programs are compiled.
+Every row that only fills up a batch has weight 0.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.prompts import PromptTokens
+
+WIDTH_MULTIPLE = 8
+TARGET_MULTIPLE = 4
+
+
+class RecommenderBatch(NamedTuple):
+    """Prompts and the target tokens (ID + EOS) that follow them; also texts and words in the warm start."""
+
+    prompt_tokens: Int[Array | np.ndarray, "batch source"]
+    prompt_mask: Bool[Array | np.ndarray, "batch source"]
+    target_tokens: Int[Array | np.ndarray, "batch target"]
+    target_mask: Bool[Array | np.ndarray, "batch target"]
+    weight: Float[Array | np.ndarray, "batch"]
+
+
+class IdBatch(NamedTuple):
+    """Prompts with slots for soft IDs, and the texts of the distinct items that fill them.
+
+    `slot_item` is a row of `item_tokens` (-1: an ordinary token), `slot_position` the position within that item's ID.
+    """
+
+    item_tokens: Int[Array | np.ndarray, "items text"]
+    item_mask: Bool[Array | np.ndarray, "items text"]
+    prompt_tokens: Int[Array | np.ndarray, "batch source"]
+    prompt_mask: Bool[Array | np.ndarray, "batch source"]
+    slot_item: Int[Array | np.ndarray, "batch source"]
+    slot_position: Int[Array | np.ndarray, "batch source"]
+    target_tokens: Int[Array | np.ndarray, "batch target"]
+    target_mask: Bool[Array | np.ndarray, "batch target"]
+    weight: Float[Array | np.ndarray, "batch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptSource:
+    """Everything a prompt is written from.
+
+    `item_ids` and `user_ids` hold one token sequence (without EOS) per item and user; `user_ids` is None where
+    templates have no user.
+    """
+
+    dataset: Dataset
+    templates: tuple[PromptTokens, ...]
+    item_ids: tuple[tuple[int, ...], ...]
+    user_ids: tuple[tuple[int, ...], ...] | None
+    eos_id: int
+    max_history: int
+    max_prompt_length: int
+
+    def prompt(self, user: int, history: Int[np.ndarray, "history"], template: int) -> list[int]:
+        """Return the tokens of one prompt, EOS included: the last `max_history` items, fewer where they do not fit."""
+        ids = [self.item_ids[item] for item in history[-self.max_history :]]
+        return self.templates[template].render_input(ids, self._user_id(user), self.max_prompt_length)
+
+    def slots(
+        self, user: int, history: Int[np.ndarray, "history"], template: int, id_length: int
+    ) -> tuple[list[int], list[int], list[int], Int[np.ndarray, "kept"]]:
+        """Return tokens, slot items and slot positions of an ID-phase prompt, and the history items it kept."""
+        history = history[-self.max_history :]
+        tokens, slot_item, slot_position = self.templates[template].render_slots(
+            len(history), id_length, self._user_id(user), self.max_prompt_length
+        )
+        kept = max(slot_item, default=-1) + 1
+        return tokens, slot_item, slot_position, history[len(history) - kept :]
+
+    def target(self, item: int, template: int) -> list[int]:
+        """Return the tokens the recommender must write for `item`, EOS included."""
+        rendered = self.templates[template]
+        return [*rendered.target_prefix, *self.item_ids[item], *rendered.target_suffix, self.eos_id]
+
+    def _user_id(self, user: int) -> tuple[int, ...] | None:
+        return None if self.user_ids is None else self.user_ids[user]
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]], count: int, width: int, fill: int = 0
+) -> tuple[Int[np.ndarray, "count width"], Bool[np.ndarray, "count width"]]:
+    """Return `rows` as one int32 array of `count` rows padded with `fill`, and the mask of what is real."""
+    tokens = np.full((count, width), fill, np.int32)
+    mask = np.zeros((count, width), bool)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = row
+        mask[index, : len(row)] = True
+    return tokens, mask
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Return the smallest multiple of `multiple` that is at least `value`."""
+    return -(-value // multiple) * multiple
+
+
+def bucket_widths(lengths: Sequence[int], num_buckets: int) -> tuple[int, ...]:
+    """Return at most `num_buckets` widths in tokens, at quantiles of `lengths`; the last holds the longest."""
+    quantiles = np.quantile(np.asarray(lengths), np.arange(1, num_buckets + 1) / num_buckets)
+    return tuple(sorted({round_up(int(np.ceil(length)), WIDTH_MULTIPLE) for length in quantiles}))
+
+
+class BucketedBatches:
+    """Batches of (prompt, target) pairs, each padded to the width of its bucket.
+
+    A bucket's last, incomplete batch is filled with the longest prompts of the bucket below or, failing that, with
+    rows of weight 0. With a generator the order of examples and of batches is random; without one, by length.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        *,
+        widths: Sequence[int],
+        target_width: int,
+        batch_size: int,
+        generator: np.random.Generator | None,
+    ):
+        """Plan the batches; nothing is padded before `batch` asks for it."""
+        self._prompts, self._targets = prompts, targets
+        self._target_width, self._batch_size = target_width, batch_size
+        lengths = np.asarray([len(prompt) for prompt in prompts])
+        buckets = np.searchsorted(np.asarray(widths), lengths)
+        if len(lengths) and lengths.max() > widths[-1]:
+            raise ValueError(f"a prompt of {lengths.max()} tokens does not fit the widest bucket, {widths[-1]}")
+        order = np.argsort(lengths, kind="stable") if generator is None else generator.permutation(len(lengths))
+        self._plan: list[tuple[int, Int[np.ndarray, "rows"]]] = []
+        carried = np.zeros(0, order.dtype)
+        for bucket, width in enumerate(widths):
+            rows = np.concatenate([carried, order[buckets[order] == bucket]])
+            last = bucket == len(widths) - 1
+            full = len(rows) if last else len(rows) - len(rows) % batch_size
+            self._plan += [(width, rows[start : min(start + batch_size, full)]) for start in range(0, full, batch_size)]
+            carried = rows[full:]
+        if generator is not None:
+            self._plan = [self._plan[index] for index in generator.permutation(len(self._plan))]
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self._plan)
+
+    @property
+    def padding_share(self) -> float:
+        """Share of prompt positions, over all batches, that hold no token."""
+        real = sum(len(self._prompts[row]) for _, rows in self._plan for row in rows)
+        return 1.0 - real / max(1, sum(width * self._batch_size for width, _ in self._plan))
+
+    def rows(self, step: int) -> Int[np.ndarray, "rows"]:
+        """Return which examples batch `step` holds, in row order; fewer than the batch size where it is not full."""
+        return self._plan[step][1]
+
+    def batch(self, step: int) -> RecommenderBatch:
+        """Return batch `step`."""
+        width, rows = self._plan[step]
+        prompts = pad_rows([self._prompts[row] for row in rows], self._batch_size, width)
+        targets = pad_rows([self._targets[row] for row in rows], self._batch_size, self._target_width)
+        weight = (np.arange(self._batch_size) < len(rows)).astype(np.float32)
+        return RecommenderBatch(*prompts, *targets, weight)
+
+
+def recommender_widths(source: PromptSource, num_buckets: int) -> tuple[tuple[int, ...], int]:
+    """Return the prompt widths and the target width that fit every training example under every template."""
+    longest = max(
+        range(len(source.templates)), key=lambda template: len(source.templates[template].render_input([], (), 10**6))
+    )
+    examples = source.dataset.training_examples()
+    lengths = [
+        len(source.prompt(user, source.dataset.training_sequence(user)[:position], longest))
+        for user, position in examples
+    ]
+    targets = max(
+        len(source.target(item, template))
+        for item in range(len(source.item_ids))
+        for template in range(len(source.templates))
+    )
+    return bucket_widths(lengths, num_buckets), round_up(targets, TARGET_MULTIPLE)
+
+
+def recommender_epoch(
+    source: PromptSource,
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    num_examples: int,
+    widths: Sequence[int],
+    target_width: int,
+) -> BucketedBatches:
+    """Return the training batches of one recommender epoch; `num_examples` 0 means all of them.
+
+    Every position of every training sequence but the first is a target once; its template is drawn anew each epoch.
+    """
+    generator = np.random.default_rng([seed, 1, epoch])
+    examples = _draw(source.dataset.training_examples(), num_examples, generator)
+    templates = generator.integers(len(source.templates), size=len(examples))
+    prompts, targets = [], []
+    for (user, position), template in zip(examples, templates, strict=True):
+        sequence = source.dataset.training_sequence(user)
+        prompts.append(source.prompt(user, sequence[:position], template))
+        targets.append(source.target(int(sequence[position]), template))
+    return BucketedBatches(
+        prompts, targets, widths=widths, target_width=target_width, batch_size=batch_size, generator=generator
+    )
+
+
+def held_out_batches(
+    source: PromptSource, split: str, *, template: int, batch_size: int, num_buckets: int
+) -> tuple[BucketedBatches, Int[np.ndarray, "users"], Int[np.ndarray, "users"]]:
+    """Return the prompts of a held-out split by length, the user of each example, and its target item."""
+    users = np.asarray(source.dataset.evaluation_users)
+    prompts, targets = [], []
+    for user in users:
+        history, target = source.dataset.held_out(int(user), split)
+        prompts.append(source.prompt(int(user), history, template))
+        targets.append(target)
+    widths = bucket_widths([len(prompt) for prompt in prompts], num_buckets)
+    no_targets: list[list[int]] = [[]] * len(prompts)
+    batches = BucketedBatches(
+        prompts, no_targets, widths=widths, target_width=0, batch_size=batch_size, generator=None
+    )
+    return batches, users, np.asarray(targets, np.int32)
+
+
+class IdBatches:
+    """Batches of an ID phase: examples are packed until rows or distinct items are full."""
+
+    def __init__(
+        self,
+        source: PromptSource,
+        text_tokens: Sequence[Sequence[int]],
+        *,
+        seed: int,
+        epoch: int,
+        num_examples: int,
+        batch_size: int,
+        items_per_batch: int,
+        id_length: int,
+        target_width: int,
+    ):
+        """Draw the epoch's examples (`num_examples` 0: all) and pack them; `text_tokens` is each item's text."""
+        self._source, self._text_tokens = source, text_tokens
+        self._batch_size, self._items, self._id_length = batch_size, items_per_batch, id_length
+        self._target_width = target_width
+        generator = np.random.default_rng([seed, 2, epoch])
+        dataset = source.dataset
+        examples = _draw(dataset.training_examples(), num_examples, generator)
+        templates = generator.integers(len(source.templates), size=len(examples))
+        self._plan: list[list[tuple[int, int, int]]] = [[]]
+        distinct: set[int] = set()
+        for (user, position), template in zip(examples, templates, strict=True):
+            recent = dataset.training_sequence(user)[max(0, position - source.max_history) : position]
+            history = {int(item) for item in recent}
+            full = len(self._plan[-1]) == batch_size or len(distinct | history) > items_per_batch
+            if full and self._plan[-1]:
+                self._plan.append([])
+                distinct = set()
+            self._plan[-1].append((user, position, int(template)))
+            distinct |= history
+        self._text_width = round_up(max(len(tokens) for tokens in text_tokens), WIDTH_MULTIPLE)
+        longest = max(
+            len(rendered.render_slots(source.max_history, id_length, (), 10**6)[0]) for rendered in source.templates
+        )
+        if source.user_ids is not None:
+            longest += max(len(tokens) for tokens in source.user_ids)
+        self._prompt_width = round_up(min(longest, source.max_prompt_length), WIDTH_MULTIPLE)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self._plan) if self._plan[0] else 0
+
+    def batch(self, step: int) -> IdBatch:
+        """Return batch `step`."""
+        rows: list[list[int]] = []
+        slot_items: list[list[int]] = []
+        slot_positions: list[list[int]] = []
+        targets: list[list[int]] = []
+        place: dict[int, int] = {}
+        for user, position, template in self._plan[step]:
+            sequence = self._source.dataset.training_sequence(user)
+            tokens, slot_item, slot_position, kept = self._source.slots(
+                user, sequence[:position], template, self._id_length
+            )
+            local = [place.setdefault(int(item), len(place)) for item in kept]
+            rows.append(tokens)
+            slot_items.append([local[item] if item >= 0 else -1 for item in slot_item])
+            slot_positions.append(slot_position)
+            targets.append(self._source.target(int(sequence[position]), template))
+        items = pad_rows([self._text_tokens[item] for item in place], self._items, self._text_width)
+        prompts = pad_rows(rows, self._batch_size, self._prompt_width)
+        slot_item, _ = pad_rows(slot_items, self._batch_size, self._prompt_width, fill=-1)
+        slot_position, _ = pad_rows(slot_positions, self._batch_size, self._prompt_width)
+        weight = (np.arange(self._batch_size) < len(rows)).astype(np.float32)
+        return IdBatch(
+            *items,
+            *prompts,
+            slot_item,
+            slot_position,
+            *pad_rows(targets, self._batch_size, self._target_width),
+            weight,
+        )
+
+
+def _draw(
+    examples: Sequence[tuple[int, int]], count: int, generator: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Return `count` of the examples without replacement (0: all), in random order."""
+    order = generator.permutation(len(examples))
+    return [examples[index] for index in (order[:count] if count else order)]

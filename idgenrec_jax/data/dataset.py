@@ -1,0 +1,264 @@
+"""Items and user sequences: read from a data folder, checked, and split leave-one-out.
+
+A data folder holds `user_sequence.txt` (`USER ITEM ITEM ...`, chronological) and either `items.jsonl` (one JSON object
+an item: "id" and text fields) or `item_plain_text.txt` (`ITEM text`). `items.jsonl` is preferred where both exist.
+"""
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from jaxtyping import Int
+
+from idgenrec_jax.data.lines import read_lines
+from idgenrec_jax.errors import InputError
+
+SEQUENCES_FILE = "user_sequence.txt"
+ITEMS_FILE = "items.jsonl"
+PLAIN_TEXT_FILE = "item_plain_text.txt"
+
+SHORTEST_EVALUATED = 3
+"""A sequence needs one item to train on, one to validate on and one to test on."""
+
+_LEADING_FIELDS = ("title", "brand", "categories", "description")
+_REMEDY_FOLDER = (
+    f"a data folder holds {SEQUENCES_FILE} and {ITEMS_FILE} (or {PLAIN_TEXT_FILE}); "
+    "make one with `python -m launch.prepare_data`, or use --data=sample"
+)
+_REMEDY_SEQUENCES = "write one line a user: USER ITEM ITEM ... in chronological order"
+_REMEDY_ITEMS = 'write one line an item: {"id": "...", "title": "...", ...}'
+_REMEDY_PLAIN_TEXT = "write one line an item: ITEM text"
+_BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]+")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A catalogue and the chronological sequences of its users.
+
+    `sequences[u]` holds indices into `items` (int32, repeated items kept) for `users[u]`; `item_texts[i]` describes
+    `items[i]` and is "" where nothing is known. Splits follow DESIGN, Protocol: the last item of a sequence of at least
+    three is the test target, the one before it the validation target, and the rest is training. Shorter sequences
+    are training only.
+
+    Raises:
+        ValueError: texts and items, or users and sequences, differ in number, or a sequence leaves the catalogue.
+    """
+
+    name: str
+    users: tuple[str, ...]
+    items: tuple[str, ...]
+    item_texts: tuple[str, ...]
+    sequences: tuple[Int[np.ndarray, " _"], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.items) != len(self.item_texts):
+            raise ValueError(f"{len(self.items)} items but {len(self.item_texts)} item texts")
+        if len(self.users) != len(self.sequences):
+            raise ValueError(f"{len(self.users)} users but {len(self.sequences)} sequences")
+        for user, sequence in zip(self.users, self.sequences, strict=True):
+            if len(sequence) == 0 or sequence.min() < 0 or sequence.max() >= len(self.items):
+                raise ValueError(f"the sequence of user {user} is empty or leaves the catalogue")
+
+    @property
+    def num_interactions(self) -> int:
+        """The number of interactions of all users together, held-out ones included."""
+        return sum(len(sequence) for sequence in self.sequences)
+
+    @property
+    def evaluation_users(self) -> Int[np.ndarray, " users"]:
+        """The indices (int32) of the users with at least three interactions, in order."""
+        indices = [user for user, sequence in enumerate(self.sequences) if len(sequence) >= SHORTEST_EVALUATED]
+        return np.asarray(indices, dtype=np.int32)
+
+    def training_sequence(self, user: int) -> Int[np.ndarray, " length"]:
+        """The items of a user that may be trained on: all but the last two, or all where there are fewer than three."""
+        sequence = self.sequences[user]
+        return sequence[:-2] if len(sequence) >= SHORTEST_EVALUATED else sequence
+
+    def held_out(self, user: int, split: str) -> tuple[Int[np.ndarray, " length"], int]:
+        """The (history, target) of a user in the "validation" or the "test" split.
+
+        The history is everything before the target; for "test" it includes the validation item.
+
+        Raises:
+            ValueError: the split is another one, or the user's sequence is too short to hold anything out.
+        """
+        if split not in ("validation", "test"):
+            raise ValueError(f"split is 'validation' or 'test', not {split!r}")
+        sequence = self.sequences[user]
+        if len(sequence) < SHORTEST_EVALUATED:
+            raise ValueError(f"user {self.users[user]} has {len(sequence)} interactions: training only")
+        position = len(sequence) - (2 if split == "validation" else 1)
+        return sequence[:position], int(sequence[position])
+
+    def training_examples(self) -> list[tuple[int, int]]:
+        """Every (user, position) to train on: position >= 1 in the training sequence, predicted from what is before."""
+        return [
+            (user, position)
+            for user in range(len(self.users))
+            for position in range(1, len(self.training_sequence(user)))
+        ]
+
+
+def load_dataset(folder: str | Path) -> Dataset:
+    """Reads and checks a data folder; the data set is named after it.
+
+    Short sequences, and items without text, are allowed and counted in a warning.
+
+    Raises:
+        InputError: the folder or a file of it is missing or faulty; the message names file, line and remedy.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; {_REMEDY_FOLDER}")
+    if (folder / ITEMS_FILE).exists():
+        items_path = folder / ITEMS_FILE
+        described = _read_json_items(items_path)
+    elif (folder / PLAIN_TEXT_FILE).exists():
+        items_path = folder / PLAIN_TEXT_FILE
+        described = _read_plain_items(items_path)
+    else:
+        raise InputError(f"{folder}: holds neither {ITEMS_FILE} nor {PLAIN_TEXT_FILE}; {_REMEDY_FOLDER}")
+    texts = _collect_items(items_path, described)
+    sequences = _read_sequences(folder / SEQUENCES_FILE, {item: index for index, item in enumerate(texts)}, items_path)
+    dataset = Dataset(
+        name=folder.resolve().name,
+        users=tuple(sequences),
+        items=tuple(texts),
+        item_texts=tuple(texts.values()),
+        sequences=tuple(sequences.values()),
+    )
+    _warn_about_short_sequences(dataset, folder / SEQUENCES_FILE)
+    return dataset
+
+
+def clean_text(text: str) -> str:
+    """The text on one line: HTML entities resolved, control characters and runs of white space made single spaces."""
+    return _BLANKS.sub(" ", html.unescape(text)).strip()
+
+
+def item_text(fields: dict[str, str]) -> str:
+    """One line on an item: "title: ...; brand: ...; categories: ...; description: ...", then further fields.
+
+    Blank fields, the "id" and a brand that is "Unknown" are left out; an item without any field left gets "".
+    """
+    names = [name for name in _LEADING_FIELDS if name in fields]
+    names += [name for name in fields if name not in _LEADING_FIELDS and name != "id"]
+    parts = []
+    for name in names:
+        value = clean_text(fields[name])
+        if value and not (name == "brand" and value.lower() == "unknown"):
+            parts.append(f"{name}: {value}")
+    return "; ".join(parts)
+
+
+def _field_value(value: object) -> str | None:
+    """A JSON value as text: strings, numbers and (nested) lists of them; None for anything else."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, list):
+        parts = [_field_value(part) for part in value]
+        return None if None in parts else ", ".join(part for part in parts if part)
+    return None
+
+
+def _read_json_items(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Yields (line number, item, text) of an items.jsonl."""
+    for number, line in read_lines(path, _REMEDY_ITEMS):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise InputError(f"{path}:{number}: not a JSON object ({reason}); {_REMEDY_ITEMS}") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{path}:{number}: a JSON {type(record).__name__}, not an object; {_REMEDY_ITEMS}")
+        fields = {}
+        for name, value in record.items():
+            text = _field_value(value)
+            if text is None:
+                raise InputError(
+                    f"{path}:{number}: field {name!r} is a JSON {type(value).__name__}; "
+                    "fields are strings, numbers or lists of strings"
+                )
+            fields[name] = text
+        item = fields.get("id", "")
+        if not item or len(item.split()) != 1:
+            found = "no id" if not item.strip() else f"an id with blanks, {item!r}"
+            raise InputError(f"{path}:{number}: {found}; give every item an id without blanks, as in {SEQUENCES_FILE}")
+        yield number, item, item_text(fields)
+
+
+def _read_plain_items(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Yields (line number, item, text) of an item_plain_text.txt."""
+    for number, line in read_lines(path, _REMEDY_PLAIN_TEXT):
+        item, *text = line.split(maxsplit=1)
+        yield number, item, clean_text(text[0]) if text else ""
+
+
+def _collect_items(path: Path, described: Iterator[tuple[int, str, str]]) -> dict[str, str]:
+    """Item -> text in the order of the file, after the checks that look at all items together."""
+    texts: dict[str, str] = {}
+    first_line: dict[str, int] = {}
+    for number, item, text in described:
+        if item in texts:
+            raise InputError(
+                f"{path}:{number}: item {item} was already described on line {first_line[item]}; remove one of the two"
+            )
+        texts[item] = text
+        first_line[item] = number
+    blank = [item for item, text in texts.items() if not text]
+    if len(blank) == len(texts):
+        raise InputError(
+            f"{path}: all {len(texts)} items have blank text, and textual IDs are made from text; "
+            "give the items a title or a description"
+        )
+    if blank:
+        names = ", ".join(blank[:3]) + (", ..." if len(blank) > 3 else "")
+        logging.warning("%s: %d of %d items have blank text (%s)", path, len(blank), len(texts), names)
+    return texts
+
+
+def _read_sequences(path: Path, item_index: dict[str, int], items_path: Path) -> dict[str, Int[np.ndarray, " _"]]:
+    """User -> item indices in the order of the file."""
+    sequences: dict[str, np.ndarray] = {}
+    first_line: dict[str, int] = {}
+    for number, line in read_lines(path, _REMEDY_SEQUENCES):
+        user, *items = line.split()
+        if user in sequences:
+            raise InputError(
+                f"{path}:{number}: user {user} already has a sequence on line {first_line[user]}; "
+                "join the two in chronological order"
+            )
+        if not items:
+            raise InputError(f"{path}:{number}: user {user} has no items; remove the line, or {_REMEDY_SEQUENCES}")
+        try:
+            sequences[user] = np.asarray([item_index[item] for item in items], dtype=np.int32)
+        except KeyError as error:
+            raise InputError(
+                f"{path}:{number}: item {error.args[0]} in the sequence of user {user} is not in {items_path}; "
+                "describe it there or remove it from the sequence"
+            ) from error
+        first_line[user] = number
+    return sequences
+
+
+def _warn_about_short_sequences(dataset: Dataset, path: Path) -> None:
+    """Counts the users that leave-one-out cannot evaluate out loud."""
+    short = len(dataset.users) - len(dataset.evaluation_users)
+    if short:
+        logging.warning(
+            "%s: %d of %d users have fewer than %d interactions and are used for training only",
+            path,
+            short,
+            len(dataset.users),
+            SHORTEST_EVALUATED,
+        )

@@ -1,0 +1,245 @@
+"""Prompt templates: our own, a user's file of them, and their tokens around textual IDs.
+
+A template is tokenised once, piece by piece around its fields, and is then filled with token lists. So an ID has the
+same tokens in a prompt as in the ID table and the trie, whatever stands beside it.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from idgenrec_jax.data.lines import read_lines
+from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.errors import InputError
+
+FIELDS = ("user_id", "history", "target", "dataset")
+GROUPS = ("seen", "unseen")
+
+_FIELD = re.compile(r"\{([^{}]*)\}")
+_LAYOUT = "task; seen|unseen; input template; target template"
+_SEPARATOR = " ; "
+
+_OWN_TEMPLATES = (
+    # (group, input without a user ID, input with one)
+    ("seen", "after {history} comes", "for {user_id} after {history} comes"),
+    ("seen", "bought {history} and next", "{user_id} bought {history} and next"),
+    ("seen", "history {history} predict", "user {user_id} history {history} predict"),
+    ("seen", "{history} leads to", "{user_id} chose {history} leading to"),
+    ("seen", "given {history} recommend", "given {history} recommend to {user_id}"),
+    ("seen", "complete the list {history}", "complete the list of {user_id} {history}"),
+    ("seen", "who owns {history} wants", "{user_id} owns {history} and wants"),
+    ("seen", "{dataset} order {history} then", "{dataset} order of {user_id} {history} then"),
+    ("seen", "continue {history}", "continue for {user_id} {history}"),
+    ("seen", "suggest what follows {history}", "suggest to {user_id} what follows {history}"),
+    ("unseen", "so far {history} one more", "{user_id} so far {history} one more"),
+    ("unseen", "pick an item to go with {history}", "pick an item for {user_id} to go with {history}"),
+)
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """What the recommender reads (`input_text`) and writes (`target_text`), with fields in braces.
+
+    Fields are {user_id}, {history}, {target} and {dataset}. `group` is "seen" (trained on) or "unseen" (evaluated).
+
+    Raises:
+        ValueError: the template breaks a rule of `_fault`; the message says which and what to do.
+    """
+
+    task: str
+    group: str
+    input_text: str
+    target_text: str
+
+    def __post_init__(self) -> None:
+        fault = _fault(self.group, self.input_text, self.target_text)
+        if fault:
+            raise ValueError(fault)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The names of all fields in the input and the target text."""
+        return frozenset(_FIELD.findall(self.input_text) + _FIELD.findall(self.target_text))
+
+
+def default_templates(with_user_ids: bool) -> list[PromptTemplate]:
+    """Our own ten seen and two unseen templates; short, because every token of a prompt costs time."""
+    return [
+        PromptTemplate("sequential", group, with_user if with_user_ids else without_user, "{target}")
+        for group, without_user, with_user in _OWN_TEMPLATES
+    ]
+
+
+def load_templates(path: str | Path) -> list[PromptTemplate]:
+    """Reads a prompt file: lines `task; seen|unseen; input template; target template`, `#` starts a comment line.
+
+    Raises:
+        InputError: naming file and line: wrong number of parts, a group that is neither seen nor unseen, an unknown
+            or repeated field, a target template without {target} or with another item's field, an input template
+            that contains {target} or nothing to predict from; or no template is "seen".
+    """
+    templates = []
+    for number, line in read_lines(path, f"write one template a line: {_LAYOUT}"):
+        if line.startswith("#"):
+            continue
+        parts = [part.strip() for part in line.split(";")]
+        if len(parts) != 4:
+            raise InputError(f"{path}:{number}: {len(parts)} parts where 4 are expected; write {_LAYOUT}")
+        try:
+            templates.append(PromptTemplate(*parts))
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: {error}") from error
+    if not any(template.group == "seen" for template in templates):
+        raise InputError(f"{path}: no template is marked seen, so there is none to train with; mark at least one")
+    return templates
+
+
+def _fault(group: str, input_text: str, target_text: str) -> str | None:
+    """What is wrong with a template and how to mend it, or None."""
+    if group not in GROUPS:
+        return f"group is {group!r}; write seen (trained on) or unseen (only evaluated)"
+    for text in (input_text, target_text):
+        names = _FIELD.findall(text)
+        for name in names:
+            if name not in FIELDS:
+                nearest = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)[0]
+                known = ", ".join(f"{{{field}}}" for field in FIELDS)
+                return f"unknown field {{{name}}}; did you mean {{{nearest}}}? Fields are {known}"
+            if names.count(name) > 1 and name != "dataset":
+                return f"field {{{name}}} stands twice in {text!r}; use it once"
+        if "{" in _FIELD.sub("", text) or "}" in _FIELD.sub("", text):
+            return f"a brace without its partner in {text!r}; braces only go around fields"
+    inputs, targets = set(_FIELD.findall(input_text)), set(_FIELD.findall(target_text))
+    if "target" in inputs:
+        return "the input template contains {target}: the model would be told the answer; remove it"
+    if not inputs & {"history", "user_id"}:
+        return "the input template has neither {history} nor {user_id}: nothing to predict from; add one"
+    if "target" not in targets:
+        return "the target template has no {target}; it must contain the item to predict"
+    for name in ("history", "user_id"):
+        if name in targets:
+            return f"the target template contains {{{name}}}; only {{target}} and {{dataset}} may stand there"
+    return None
+
+
+class PromptTokens:
+    """A template in tokens, to be filled with the token lists of IDs."""
+
+    def __init__(self, template: PromptTemplate, tokenizer: Tokenizer, dataset_name: str) -> None:
+        """Tokenises the fixed text of the template once; {dataset} becomes `dataset_name`."""
+        self.template = template
+        self._pad_id, self._eos_id = tokenizer.pad_id, tokenizer.eos_id
+        self._separator = tokenizer.encode(_SEPARATOR)
+        self._pieces = _split_into_pieces(template.input_text, tokenizer, dataset_name)
+        fixed = [piece for piece in self._pieces if not isinstance(piece, str)]
+        self._fixed_length = sum(len(piece) for piece in fixed) + 1
+        self._has_user = "user_id" in self._pieces
+        self._has_history = "history" in self._pieces
+        target_pieces = _split_into_pieces(template.target_text, tokenizer, dataset_name)
+        middle = target_pieces.index("target")
+        before, after = target_pieces[:middle], target_pieces[middle + 1 :]
+        self._target_prefix = tuple(token for piece in before for token in piece)
+        self._target_suffix = tuple(token for piece in after for token in piece)
+
+    @property
+    def target_prefix(self) -> tuple[int, ...]:
+        """The tokens that the target has before the ID."""
+        return self._target_prefix
+
+    @property
+    def target_suffix(self) -> tuple[int, ...]:
+        """The tokens that the target has after the ID, the end-of-sequence token excluded."""
+        return self._target_suffix
+
+    def render_input(
+        self, history: Sequence[Sequence[int]], user_id: Sequence[int] | None, max_length: int
+    ) -> list[int]:
+        """The prompt, at most `max_length` tokens with the end-of-sequence token that it ends with.
+
+        Where the history does not fit, its oldest items are dropped; the template and the user ID never are.
+
+        Raises:
+            InputError: the template with an empty history is longer than max_length, or needs a user ID it lacks.
+        """
+        kept = self._number_that_fits([len(item) for item in history], user_id, max_length)
+        tokens: list[int] = []
+        for piece in self._pieces:
+            if piece == "history":
+                for index, item in enumerate(history[len(history) - kept :]):
+                    tokens += self._separator if index else []
+                    tokens += item
+            elif piece == "user_id":
+                tokens += user_id
+            else:
+                tokens += piece
+        return tokens + [self._eos_id]
+
+    def render_slots(
+        self, number_of_history_items: int, id_length: int, user_id: Sequence[int] | None, max_length: int
+    ) -> tuple[list[int], list[int], list[int]]:
+        """The prompt of the ID phase, where soft IDs of `id_length` embeddings stand for the history items.
+
+        Returns (tokens, slot_item, slot_position), equally long. For a slot, tokens holds the padding token,
+        slot_item the index into the history items that were kept (0 is the oldest kept) and slot_position its place in
+        the ID, 0 to id_length - 1. For an ordinary token both are -1 and 0. The oldest items are dropped to fit.
+
+        Raises:
+            InputError: as `render_input`.
+        """
+        kept = self._number_that_fits([id_length] * number_of_history_items, user_id, max_length)
+        tokens: list[int] = []
+        slot_item: list[int] = []
+        slot_position: list[int] = []
+
+        def append_ordinary(ordinary: Sequence[int]) -> None:
+            tokens.extend(ordinary)
+            slot_item.extend([-1] * len(ordinary))
+            slot_position.extend([0] * len(ordinary))
+
+        for piece in self._pieces:
+            if piece == "history":
+                for index in range(kept):
+                    append_ordinary(self._separator if index else [])
+                    tokens.extend([self._pad_id] * id_length)
+                    slot_item.extend([index] * id_length)
+                    slot_position.extend(range(id_length))
+            else:
+                append_ordinary(user_id if piece == "user_id" else piece)
+        append_ordinary([self._eos_id])
+        return tokens, slot_item, slot_position
+
+    def _number_that_fits(self, lengths: Sequence[int], user_id: Sequence[int] | None, max_length: int) -> int:
+        """How many of the newest history items, of these token lengths, fit into a prompt of max_length tokens."""
+        if self._has_user and user_id is None:
+            raise InputError(
+                f"prompt template {self.template.input_text!r} has {{user_id}}, but there are no user IDs; set "
+                "--config.data.user_ids=train_history or use templates without {user_id}"
+            )
+        room = max_length - self._fixed_length - (len(user_id) if self._has_user else 0)
+        if room < 0:
+            raise InputError(
+                f"--config.data.max_prompt_length={max_length}: prompt template {self.template.input_text!r} takes "
+                f"{max_length - room} tokens before any history; raise it or shorten the template"
+            )
+        if not self._has_history:
+            return 0
+        kept = 0
+        for length in reversed(lengths):
+            room -= length + (len(self._separator) if kept else 0)
+            if room < 0:
+                break
+            kept += 1
+        return kept
+
+
+def _split_into_pieces(text: str, tokenizer: Tokenizer, dataset_name: str) -> list[str | list[int]]:
+    """A template in order: fields as their names, the text between them as tokens."""
+    pieces: list[str | list[int]] = []
+    for index, part in enumerate(_FIELD.split(text.replace("{dataset}", dataset_name))):
+        if index % 2:
+            pieces.append(part)
+        elif part.strip():
+            pieces.append(tokenizer.encode(part))
+    return pieces

@@ -1,0 +1,1 @@
+"""The trie of valid IDs and the searches over it."""

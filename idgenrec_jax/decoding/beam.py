@@ -1,0 +1,246 @@
+"""Beam search over the catalogue, and greedy search, inside lax.while_loop.
+
+The constrained search gives the items, order and scores of transformers' `generate` (5.23, `_beam_search`) with
+`num_beams`, `prefix_allowed_tokens_fn`, `do_sample=False` and `early_stopping=False`, except that only items are
+ever returned. A beam is a state of the trie and a score: no token sequence is kept, and a finished beam's state is
+its item. DESIGN: "Beam search".
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+from idgenrec_jax.decoding.top_k import blockwise_top_k
+from idgenrec_jax.decoding.trie import Trie
+from idgenrec_jax.errors import InputError
+
+# (tokens [batch, beams], position, cache) -> (logits [batch, beams, vocab], cache). The cache is any pytree with a
+# method `select_beams(indices [batch, beams])` that makes it follow the beams.
+Step = Callable[[Int[Array, "batch beams"], Int[Array, ""], Any], tuple[Float[Array, "batch beams vocab"], Any]]
+
+
+class BeamResult(NamedTuple):
+    """The best items of each user, best first: `items` int32 [batch, results], `scores` float32 [batch, results].
+
+    Where there are fewer items than results, the rest are item -1 with score -inf. A score is the sum of the
+    log-probabilities of the item's tokens, EOS included, over (their number) ** length_penalty.
+    """
+
+    items: Int[Array, "batch results"]
+    scores: Float[Array, "batch results"]
+
+
+class _Candidates(NamedTuple):
+    """The best continuations of a user's beams, best first; `beam` is the one continued, -inf marks no continuation."""
+
+    scores: Float[Array, "batch candidates"]
+    beams: Int[Array, "batch candidates"]
+    tokens: Int[Array, "batch candidates"]
+    states: Int[Array, "batch candidates"]
+
+
+class _Search(NamedTuple):
+    """What the loop carries: the running beams, the finished items, and who may still improve."""
+
+    position: Int[Array, ""]
+    tokens: Int[Array, "batch beams"]
+    states: Int[Array, "batch beams"]
+    scores: Float[Array, "batch beams"]
+    items: Int[Array, "batch beams"]
+    item_scores: Float[Array, "batch beams"]
+    can_improve: Bool[Array, "batch"]
+    cache: Any
+
+
+def available_results(trie: Trie, num_results: int) -> int:
+    """Returns how many of `num_results` the catalogue can give, and logs a warning when that is fewer.
+
+    To be called once, outside jit; the search itself fills the missing places with item -1.
+    """
+    num_items = trie.num_items
+    if num_results > num_items:
+        logging.warning(
+            "%d results were asked for, but the catalogue has %d items: every item is returned", num_results, num_items
+        )
+    return min(num_results, num_items)
+
+
+def constrained_beam_search(
+    step: Step,
+    cache: Any,
+    trie: Trie,
+    *,
+    batch_size: int,
+    num_beams: int,
+    num_results: int,
+    start_token_id: int,
+    length_penalty: float | Float[Array, ""] = 0.0,
+    max_length: int | None = None,
+) -> BeamResult:
+    """Returns the `num_results` items that the model finds most likely, none twice.
+
+    Log-probabilities are over the full vocabulary; the trie then forbids tokens without renormalising. `cache` must
+    have room for `trie.depth` positions (or `max_length - 1`). `max_length` counts the start token, as in
+    transformers; items that do not fit are never returned, by default all fit. Raises InputError when more results
+    than beams are asked for.
+    """
+    if not 1 <= num_results <= num_beams:
+        raise InputError(
+            f"num_results: found {num_results} with num_beams {num_beams}, expected 1 to num_beams; raise num_beams"
+        )
+    num_steps = trie.counts[2] if max_length is None else jnp.minimum(trie.counts[2], max_length - 1)
+    shape = (batch_size, num_beams)
+    no_score = jnp.full(shape, -jnp.inf, jnp.float32)
+    search = _Search(
+        position=jnp.int32(0),
+        tokens=jnp.full(shape, start_token_id, jnp.int32),
+        states=jnp.zeros(shape, jnp.int32),
+        # Beams start alike: only the first may be continued, or each prefix would be found once per beam.
+        scores=no_score.at[:, 0].set(0.0),
+        items=jnp.full(shape, -1, jnp.int32),
+        item_scores=no_score,
+        can_improve=jnp.ones(batch_size, bool),
+        cache=cache,
+    )
+
+    def is_unfinished(search: _Search) -> Bool[Array, ""]:
+        return (search.position < num_steps) & search.can_improve.any()
+
+    def advance(search: _Search) -> _Search:
+        logits, cache = step(search.tokens, search.position, search.cache)
+        candidates = _best_candidates(trie, logits, search.states, search.scores, search.position)
+        return _update(search, candidates, cache, trie.counts[0], length_penalty)
+
+    search = lax.while_loop(is_unfinished, advance, search)
+    return BeamResult(search.items[:, :num_results], search.item_scores[:, :num_results])
+
+
+def _best_candidates(
+    trie: Trie,
+    logits: Float[Array, "batch beams vocab"],
+    states: Int[Array, "batch beams"],
+    scores: Float[Array, "batch beams"],
+    level: Int[Array, ""],
+) -> _Candidates:
+    """Returns the 2 * beams best continuations that the trie allows; ties go to the first beam and lowest token."""
+    num_candidates = 2 * states.shape[1]
+    logits = logits.astype(jnp.float32)
+    # A log-probability is a logit minus the log of the sum; log_softmax would write the whole table once more.
+    log_sums = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    if trie.layout == "dense":
+        totals = (logits - log_sums) + scores[..., None]
+        totals = jnp.where(trie.allowed_tokens(states), totals, -jnp.inf)
+        best, indices = _padded_top_k(totals, num_candidates)
+        beams, tokens = indices // trie.vocab_size, indices % trie.vocab_size
+        return _Candidates(best, beams, tokens, trie.next_states(_take(states, beams), tokens))
+
+    def gather(width: int) -> _Candidates:
+        tokens, next_states, is_child = trie.children(states, width)
+        totals = (jnp.take_along_axis(logits, tokens, axis=-1) - log_sums) + scores[..., None]
+        best, indices = _padded_top_k(jnp.where(is_child, totals, -jnp.inf), num_candidates)
+        flat_tokens, flat_states = (array.reshape(array.shape[0], -1) for array in (tokens, next_states))
+        return _Candidates(best, indices // width, _take(flat_tokens, indices), _take(flat_states, indices))
+
+    branches = [lambda width=width: gather(width) for width in trie.widths]
+    return lax.switch(trie.level_widths[level], branches)
+
+
+def _padded_top_k(
+    totals: Float[Array, "batch beams width"], k: int
+) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
+    """Returns the k best of a user's beams x width totals and their flat indices; -inf where there are fewer than k."""
+    flat = totals.reshape(totals.shape[0], -1)
+    missing = k - flat.shape[1]
+    if missing <= 0:
+        return blockwise_top_k(flat, k)
+    best, indices = blockwise_top_k(flat, flat.shape[1])
+    padding = ((0, 0), (0, missing))
+    return jnp.pad(best, padding, constant_values=-jnp.inf), jnp.pad(indices, padding)
+
+
+def _update(
+    search: _Search,
+    candidates: _Candidates,
+    cache: Any,
+    num_nodes: Int[Array, ""],
+    length_penalty: float | Float[Array, ""],
+) -> _Search:
+    """Moves the candidates that ended in an item to the finished ones, and keeps the best others running."""
+    num_beams = search.tokens.shape[1]
+    is_candidate = candidates.scores > -jnp.inf
+    is_item = is_candidate & (candidates.states >= num_nodes)
+
+    running_scores, kept = blockwise_top_k(jnp.where(is_item, -jnp.inf, candidates.scores), num_beams)
+    # Beams without a continuation stay at the root with score -inf.
+    is_alive = running_scores > -jnp.inf
+    states = jnp.where(is_alive, _take(candidates.states, kept), 0)
+    tokens = _take(candidates.tokens, kept)
+
+    length = (search.position + 1).astype(jnp.float32)
+    penalty = length**length_penalty
+    # Candidates after the first num_beams are only there to keep enough beams running: they do not finish.
+    may_finish = is_item & (jnp.arange(2 * num_beams) < num_beams) & search.can_improve[:, None]
+    finished_scores = jnp.where(may_finish, candidates.scores / penalty, -jnp.inf)
+    merged_scores = jnp.concatenate([search.item_scores, finished_scores], axis=1)
+    merged_items = jnp.concatenate([search.items, candidates.states - num_nodes], axis=1)
+    item_scores, best = blockwise_top_k(merged_scores, num_beams)
+    items = jnp.where(item_scores > -jnp.inf, _take(merged_items, best), -1)
+
+    # As transformers' early_stopping=False: the best running beam is judged at its present length.
+    can_improve = search.can_improve & (running_scores[:, 0] / penalty > item_scores[:, -1])
+    return _Search(
+        position=search.position + 1,
+        tokens=tokens,
+        states=states,
+        scores=running_scores,
+        items=items,
+        item_scores=item_scores,
+        can_improve=can_improve,
+        cache=cache.select_beams(_take(candidates.beams, kept)),
+    )
+
+
+def _take(array: Array, indices: Int[Array, "batch chosen"]) -> Array:
+    """Returns array[b, indices[b, j]]."""
+    return jnp.take_along_axis(array, indices, axis=1)
+
+
+def greedy_search(
+    step: Step,
+    cache: Any,
+    *,
+    batch_size: int,
+    max_length: int,
+    eos_token_id: int,
+    pad_token_id: int,
+    start_token_id: int,
+) -> Int[Array, "batch length"]:
+    """Returns the most likely token at every position, EOS kept and padding after it.
+
+    The result has `max_length - 1` positions: `max_length` counts the start token, which is not returned. `cache`
+    must have room for that many positions of one beam. Stops as soon as every sequence has ended.
+    """
+    num_steps = max_length - 1
+    tokens = jnp.full((batch_size, num_steps), pad_token_id, jnp.int32)
+    first = jnp.full((batch_size, 1), start_token_id, jnp.int32)
+    is_running = jnp.ones((batch_size, 1), bool)
+
+    def is_unfinished(carry: tuple) -> Bool[Array, ""]:
+        position, _, _, is_running, _ = carry
+        return (position < num_steps) & is_running.any()
+
+    def advance(carry: tuple) -> tuple:
+        position, tokens, last, is_running, cache = carry
+        logits, cache = step(last, position, cache)
+        # On a CPU, argmax over a vocabulary is the slowest way to find a maximum.
+        _, best = blockwise_top_k(logits, 1)
+        last = jnp.where(is_running, best[..., 0], pad_token_id)
+        tokens = lax.dynamic_update_slice(tokens, last, (0, position))
+        return position + 1, tokens, last, is_running & (last != eos_token_id), cache
+
+    return lax.while_loop(is_unfinished, advance, (jnp.int32(0), tokens, first, is_running, cache))[1]

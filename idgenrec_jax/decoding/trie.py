@@ -1,0 +1,270 @@
+"""The set of valid IDs as device arrays: a prefix tree whose final states are the items.
+
+Nodes are numbered breadth first (node 0 is the root), EOS is an ordinary edge, and the EOS edge of item i leads to
+state num_nodes + i: the state a search ends in *is* the item. Edges are stored in the order (parent, token), so
+that the children of a node are contiguous. Two layouts answer the same questions:
+
+- `csr`: the child tokens themselves; a node's children are gathered, at most `fanout` of them. Memory and work grow
+  with the number of edges, not with the vocabulary.
+- `dense`: one bit for every (node, token). The mask is applied over the vocabulary.
+
+Array sizes are rounded up so that the tables of successive rounds share a compiled program. DESIGN: "Trie".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Int, UInt32
+
+from idgenrec_jax.errors import InputError
+
+LAYOUTS = ("auto", "dense", "csr")
+DENSE_LIMIT_BYTES = 256 * 2**20
+# Numbers of children gathered at once; a level uses the smallest that holds its largest family.
+WIDTHS = tuple(8**power for power in range(1, 9))
+_WORD_BITS = 32
+_STATIC_FIELDS = ("layout", "vocab_size", "widths")
+
+
+@dataclass(frozen=True)
+class Trie:
+    """A prefix tree as a pytree of device arrays, usable as an argument of a jitted function.
+
+    `counts` holds (number of nodes, items, levels); `edge_offsets[n]` is the first edge of node n; `edge_states` the
+    state each edge leads to. `edge_tokens` exists in the csr layout only, `mask` in the dense one only: bit
+    `token % 32` of `mask[node, token // 32]` is set where the token is allowed. `level_widths[l]` is the index in
+    `widths` of the width that holds the children of every node of level l (the root is level 0). Static: `layout`,
+    `vocab_size` and `widths`, a prefix of WIDTHS (csr only).
+    """
+
+    counts: Int[Array, "3"]
+    edge_offsets: Int[Array, "nodes_plus_one"]
+    edge_states: Int[Array, "edges"]
+    edge_tokens: Int[Array, "edges"] | None
+    mask: UInt32[Array, "nodes words"] | None
+    level_widths: Int[Array, "levels"]
+    layout: str
+    vocab_size: int
+    widths: tuple[int, ...]
+
+    @property
+    def num_nodes(self) -> int:
+        """The number of inner nodes, root included; outside jit only (inside, `counts[0]`)."""
+        return int(jax.device_get(self.counts)[0])
+
+    @property
+    def num_items(self) -> int:
+        """The number of sequences; outside jit only (inside, `counts[1]`)."""
+        return int(jax.device_get(self.counts)[1])
+
+    @property
+    def depth(self) -> int:
+        """The length of the longest sequence with its EOS; outside jit only (inside, `counts[2]`)."""
+        return int(jax.device_get(self.counts)[2])
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that all arrays occupy on the device, padding included."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
+    def children(
+        self, states: Int[Array, "*batch"], width: int
+    ) -> tuple[Int[Array, "*batch width"], Int[Array, "*batch width"], Bool[Array, "*batch width"]]:
+        """Returns the tokens, next states and validity of the first `width` children of each state, tokens ascending.
+
+        Items (final states) have no children. The csr layout only.
+        """
+        start, end = self._edge_range(states)
+        edges = start[..., None] + jnp.arange(width, dtype=jnp.int32)
+        is_child = edges < end[..., None]
+        edges = jnp.where(is_child, edges, 0)
+        return self.edge_tokens[edges], self.edge_states[edges], is_child
+
+    def allowed_tokens(self, states: Int[Array, "*batch"]) -> Bool[Array, "*batch vocab"]:
+        """Returns which tokens may follow each state; none may follow an item."""
+        if self.layout == "dense":
+            words = self.mask[self._rows(states)]
+            bits = (words[..., None] >> jnp.arange(_WORD_BITS, dtype=jnp.uint32)) & 1
+            return bits.astype(bool).reshape(*states.shape, -1)[..., : self.vocab_size]
+        tokens, _, is_child = self.children(states, self.widths[-1])
+        tokens = jnp.where(is_child, tokens, self.vocab_size).reshape(-1, self.widths[-1])
+        allowed = jnp.zeros((tokens.shape[0], self.vocab_size), bool)
+        allowed = allowed.at[jnp.arange(tokens.shape[0])[:, None], tokens].set(True, mode="drop")
+        return allowed.reshape(*states.shape, self.vocab_size)
+
+    def next_states(self, states: Int[Array, "*batch"], tokens: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
+        """Returns the state that each token leads to, -1 where the token is not allowed."""
+        if self.layout == "csr":
+            child_tokens, child_states, is_child = self.children(states, self.widths[-1])
+            is_next = is_child & (child_tokens == tokens[..., None])
+            return jnp.where(is_next, child_states, -1).max(-1)
+        words = self.mask[self._rows(states)]
+        word_index, bit = tokens // _WORD_BITS, (tokens % _WORD_BITS).astype(jnp.uint32)
+        word = jnp.take_along_axis(words, word_index[..., None], axis=-1)[..., 0]
+        # The rank of the token among its siblings is the number of bits set before its own.
+        is_before = jnp.arange(words.shape[-1]) < word_index[..., None]
+        rank = jnp.where(is_before, jax.lax.population_count(words), 0).sum(-1)
+        rank = rank + jax.lax.population_count(word & ((jnp.uint32(1) << bit) - 1))
+        is_allowed = ((word >> bit) & 1).astype(bool)
+        start, _ = self._edge_range(states)
+        return jnp.where(is_allowed, self.edge_states[jnp.where(is_allowed, start + rank.astype(jnp.int32), 0)], -1)
+
+    def _rows(self, states: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
+        """Maps every item to the last row, a padding node without children."""
+        return jnp.where(states < self.counts[0], states, self.edge_offsets.shape[0] - 2)
+
+    def _edge_range(self, states: Int[Array, "*batch"]) -> tuple[Int[Array, "*batch"], Int[Array, "*batch"]]:
+        """Returns the first edge of each state and the one after its last."""
+        rows = self._rows(states)
+        return self.edge_offsets[rows], self.edge_offsets[rows + 1]
+
+
+def _flatten(trie: Trie) -> tuple[tuple, tuple]:
+    """Splits a trie into arrays and static values."""
+    names = [field.name for field in fields(Trie)]
+    arrays = tuple(getattr(trie, name) for name in names if name not in _STATIC_FIELDS)
+    return arrays, tuple(getattr(trie, name) for name in _STATIC_FIELDS)
+
+
+def _unflatten(static: tuple, arrays: tuple) -> Trie:
+    """Rebuilds a trie without its constructor: JAX also puts shardings and placeholders where arrays belong."""
+    names = [field.name for field in fields(Trie)]
+    trie = object.__new__(Trie)
+    trie.__dict__.update(zip([name for name in names if name not in _STATIC_FIELDS], arrays, strict=True))
+    trie.__dict__.update(zip(_STATIC_FIELDS, static, strict=True))
+    return trie
+
+
+jax.tree_util.register_pytree_node(Trie, _flatten, _unflatten)
+
+
+def build_trie(
+    sequences: Sequence[Sequence[int]],
+    *,
+    vocab_size: int,
+    eos_token_id: int,
+    pad_token_id: int = 0,
+    layout: str = "auto",
+    dense_limit_bytes: int = DENSE_LIMIT_BYTES,
+) -> Trie:
+    """Builds the trie of token sequences; sequence i, given without its EOS, is item i.
+
+    "auto" is csr: it is never slower and always smaller. "dense" is refused above `dense_limit_bytes` of mask.
+    Raises InputError for an empty sequence, a sequence given twice, a token outside the vocabulary or equal to
+    EOS or padding, an unknown layout, or a dense mask over its limit.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"trie layout: found {layout!r}, expected one of {', '.join(LAYOUTS)}")
+    tokens, lengths = _token_matrix(sequences, vocab_size, eos_token_id, pad_token_id)
+    parents, edge_tokens, edge_states, num_nodes, fanouts = _breadth_first_edges(tokens, lengths, eos_token_id)
+    # One node more than there are, so that the last row is always a node without children.
+    padded_nodes = _round_up(num_nodes + 1)
+    padded_edges = _round_up(len(edge_tokens))
+    mask = None
+    if layout == "dense":
+        words = -(-vocab_size // _WORD_BITS)
+        mask_bytes = padded_nodes * words * 4
+        if mask_bytes > dense_limit_bytes:
+            raise InputError(
+                f"trie layout dense: the mask of {num_nodes} nodes and {vocab_size} tokens takes {mask_bytes} bytes, "
+                f"expected at most {dense_limit_bytes}; use layout csr"
+            )
+        mask = np.zeros((padded_nodes, words), np.uint32)
+        bits = np.left_shift(np.uint32(1), (edge_tokens % _WORD_BITS).astype(np.uint32))
+        np.bitwise_or.at(mask, (parents, edge_tokens // _WORD_BITS), bits)
+    offsets = np.searchsorted(parents, np.arange(padded_nodes + 1)).astype(np.int32)
+    level_widths = np.zeros(-(-len(fanouts) // 64) * 64, np.int32)
+    level_widths[: len(fanouts)] = np.searchsorted(WIDTHS, fanouts)
+    padding = (0, padded_edges - len(edge_tokens))
+    return Trie(
+        counts=jnp.asarray([num_nodes, len(lengths), len(fanouts)], jnp.int32),
+        edge_offsets=jnp.asarray(offsets),
+        edge_states=jnp.asarray(np.pad(edge_states, padding)),
+        edge_tokens=None if layout == "dense" else jnp.asarray(np.pad(edge_tokens, padding)),
+        mask=None if mask is None else jnp.asarray(mask),
+        level_widths=jnp.asarray(level_widths),
+        layout="dense" if layout == "dense" else "csr",
+        vocab_size=vocab_size,
+        widths=() if layout == "dense" else WIDTHS[: int(level_widths.max()) + 1],
+    )
+
+
+def _round_up(count: int) -> int:
+    """Rounds up to one of 16 sizes per power of two (at most 1/16 more), and to at least 256."""
+    step = max(256, 2 ** max(0, count.bit_length() - 5))
+    return -(-count // step) * step
+
+
+def _token_matrix(
+    sequences: Sequence[Sequence[int]], vocab_size: int, eos_token_id: int, pad_token_id: int
+) -> tuple[Int[np.ndarray, "items depth"], Int[np.ndarray, "items"]]:
+    """Returns the sequences with EOS, padded by -1, and their lengths without EOS; raises InputError on a bad token."""
+    if len(sequences) == 0:
+        raise InputError("trie: found no sequences, expected at least one")
+    lengths = np.fromiter((len(sequence) for sequence in sequences), np.int64, len(sequences))
+    if lengths.min() == 0:
+        item = int(lengths.argmin())
+        raise InputError(f"trie: the sequence of item {item} is empty; give it at least one token")
+    flat = np.fromiter(chain.from_iterable(sequences), np.int64, int(lengths.sum()))
+    is_bad = (flat < 0) | (flat >= vocab_size) | (flat == eos_token_id) | (flat == pad_token_id)
+    if is_bad.any():
+        place = int(is_bad.argmax())
+        item = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+        raise InputError(
+            f"trie: the sequence of item {item} holds token {flat[place]}, expected tokens from 0 to {vocab_size - 1} "
+            f"other than EOS ({eos_token_id}) and padding ({pad_token_id})"
+        )
+    columns = np.arange(int(lengths.max()) + 1)
+    matrix = np.full((len(sequences), len(columns)), -1, np.int32)
+    matrix[columns < lengths[:, None]] = flat
+    matrix[np.arange(len(sequences)), lengths] = eos_token_id
+    return matrix, lengths
+
+
+def _breadth_first_edges(
+    tokens: Int[np.ndarray, "items depth"], lengths: Int[np.ndarray, "items"], eos_token_id: int
+) -> tuple[
+    Int[np.ndarray, "edges"], Int[np.ndarray, "edges"], Int[np.ndarray, "edges"], int, Int[np.ndarray, "depth"]
+]:
+    """Returns parents, tokens and target states of all edges, the number of nodes, and the largest family per level.
+
+    Edges are ordered by (parent, token), nodes numbered breadth first. Raises InputError when two items have the
+    same sequence.
+    """
+    order = np.lexsort(tokens.T[::-1])
+    tokens, lengths = tokens[order], lengths[order]
+    num_items, depth = tokens.shape
+    # is_new[i] tells whether the prefix of row i, up to the level at hand, differs from the one of row i - 1.
+    is_new = np.zeros(num_items, bool)
+    is_new[0] = True
+    node_of_row = np.zeros(num_items, np.int64)
+    num_nodes = 1
+    levels = []
+    fanouts = np.zeros(depth, np.int64)
+    for level in range(depth):
+        is_new[1:] |= tokens[1:, level] != tokens[:-1, level]
+        rows = np.flatnonzero(is_new & (level <= lengths))
+        parents, edge_tokens = node_of_row[rows], tokens[rows, level]
+        is_leaf = edge_tokens == eos_token_id
+        states = num_nodes + np.cumsum(~is_leaf) - 1
+        fanouts[level] = np.bincount(parents - parents[0]).max()
+        # An item's own number stands in, negated, until the number of nodes is known.
+        levels.append((parents, edge_tokens, np.where(is_leaf, -1 - order[rows], states)))
+        starts = np.cumsum(is_new & (level < lengths)) - 1
+        node_of_row = num_nodes + starts
+        num_nodes += int((~is_leaf).sum())
+    if not is_new.all():
+        row = int(is_new.argmin())
+        first, second = sorted((int(order[row - 1]), int(order[row])))
+        raise InputError(
+            f"trie: items {first} and {second} have the same sequence {tokens[row, : lengths[row]].tolist()}; "
+            "give every item a sequence of its own"
+        )
+    parents, edge_tokens, states = (np.concatenate(parts).astype(np.int32) for parts in zip(*levels, strict=True))
+    states = np.where(states < 0, num_nodes - 1 - states, states).astype(np.int32)
+    return parents, edge_tokens, states, num_nodes, fanouts

@@ -1,0 +1,181 @@
+"""Ranks the whole catalogue for every user, and the metrics of those rankings (DESIGN, Protocol)."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from idgenrec_jax.config import EvaluationConfig
+from idgenrec_jax.data.batches import PromptSource, held_out_batches, round_up
+from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.decoding.beam import BeamResult, available_results, constrained_beam_search
+from idgenrec_jax.decoding.trie import Trie, build_trie
+from idgenrec_jax.progress import Progress
+
+HIT_CUTOFFS = (1, 5, 10, 20)
+GAIN_CUTOFFS = (5, 10, 20)
+NUM_BUCKETS = 4
+CACHE_MULTIPLE = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """The ranked items of each evaluated user.
+
+    `users` and `targets` are indices, `items` the recommended item indices best first (-1: fewer items than results),
+    `scores` their log-probabilities divided by length**length_penalty.
+    """
+
+    users: Int[np.ndarray, "users"]
+    targets: Int[np.ndarray, "users"]
+    items: Int[np.ndarray, "users results"]
+    scores: Float[np.ndarray, "users results"]
+
+    def metrics(self) -> dict[str, float]:
+        """Return HR@k, NDCG@k and MRR, for the cut-offs that the number of results allows."""
+        return ranking_metrics(target_ranks(self.items, self.targets), self.items.shape[1])
+
+
+def target_ranks(
+    items: Int[np.ndarray, "users results"], targets: Int[np.ndarray, "users"]
+) -> Int[np.ndarray, "users"]:
+    """Return each target's place in its user's ranking, from 0; -1 where it was not recommended."""
+    hits = items == targets[:, None]
+    return np.where(hits.any(axis=1), hits.argmax(axis=1), -1)
+
+
+def ranking_metrics(ranks: Int[np.ndarray, "users"], num_results: int) -> dict[str, float]:
+    """Return the mean over users of HR@k, NDCG@k and the reciprocal rank (0 below `num_results` places).
+
+    Each user has one relevant item, so NDCG@k is 1 / log2(rank + 2) within the cut-off and 0 beyond it.
+    """
+    found = ranks >= 0
+    places = np.where(found, ranks, 0)
+    gains = np.where(found, 1.0 / np.log2(places + 2.0), 0.0)
+    metrics = {f"hr@{k}": float(np.mean(found & (ranks < k))) for k in HIT_CUTOFFS if k <= num_results}
+    metrics |= {f"ndcg@{k}": float(np.mean(gains * (ranks < k))) for k in GAIN_CUTOFFS if k <= num_results}
+    return metrics | {"mrr": float(np.mean(np.where(found, 1.0 / (places + 1.0), 0.0)))}
+
+
+def popularity_metrics(dataset: Dataset, split: str) -> dict[str, float]:
+    """Return the metrics of recommending everyone the items most frequent in training, most frequent first."""
+    counts = np.zeros(len(dataset.items), np.int64)
+    for user in range(len(dataset.users)):
+        np.add.at(counts, dataset.training_sequence(user), 1)
+    order = np.argsort(-counts, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    users = dataset.evaluation_users
+    ranks = np.asarray([place[dataset.held_out(int(user), split)[1]] for user in users], np.int64)
+    return ranking_metrics(ranks, len(dataset.items))
+
+
+class Ranker:
+    """Ranks users by constrained beam search; compiled once per prompt width."""
+
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        config: EvaluationConfig,
+        *,
+        vocab_size: int,
+        place_batch: Callable[[Any], Any] = jnp.asarray,
+    ):
+        """Prepare the jitted search for the recommender of this `graphdef`, whose table has `vocab_size` rows.
+
+        `place_batch` puts a numpy array of prompts on the devices.
+        """
+        self._config, self._vocab_size, self._place_batch = config, vocab_size, place_batch
+
+        def search(params, prompt_tokens, prompt_mask, trie: Trie, cache_length: int) -> BeamResult:
+            model = nnx.merge(graphdef, params)
+            encoded = model.encode(prompt_tokens, prompt_mask)
+            cache = model.start_decoding(
+                encoded, prompt_mask, num_beams=config.num_beams, max_length=cache_length
+            )
+
+            def step(tokens, position, cache):
+                hidden, cache = model.decode_step(tokens, position, cache)
+                return model.logits(hidden), cache
+
+            return constrained_beam_search(
+                step,
+                cache,
+                trie,
+                batch_size=prompt_tokens.shape[0],
+                num_beams=config.num_beams,
+                num_results=config.num_beams,
+                start_token_id=model.config.decoder_start_token_id,
+                length_penalty=config.length_penalty,
+            )
+
+        self._search = jax.jit(search, static_argnames="cache_length")
+
+    def trie(self, source: PromptSource) -> Trie:
+        """Return the trie of what the recommender may write under the first template of `source`."""
+        targets = [source.target(item, 0)[:-1] for item in range(len(source.item_ids))]
+        return build_trie(
+            targets, vocab_size=self._vocab_size, eos_token_id=source.eos_id, layout=self._config.trie_layout
+        )
+
+    def search(
+        self,
+        params: Any,
+        prompt_tokens: Int[Array | np.ndarray, "batch source"],
+        prompt_mask: Bool[Array | np.ndarray, "batch source"],
+        trie: Trie,
+    ) -> tuple[Int[np.ndarray, "batch results"], Float[np.ndarray, "batch results"]]:
+        """Return the items recommended after each prompt, best first, and their scores."""
+        # A multiple, so that the tries of successive rounds share a compiled program.
+        cache_length = round_up(trie.depth, CACHE_MULTIPLE)
+        result = self._search(params, self._place_batch(prompt_tokens), self._place_batch(prompt_mask), trie, cache_length)
+        return np.asarray(result.items), np.asarray(result.scores)
+
+    def rank(
+        self,
+        params: Any,
+        source: PromptSource,
+        split: str,
+        *,
+        title: str,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> Ranking:
+        """Rank the whole catalogue for every user of a split ("validation" or "test"), under the first template.
+
+        `check_stop` is called between batches and may raise to end the work.
+        """
+        batches, users, targets = held_out_batches(
+            source, split, template=0, batch_size=self._config.batch_size, num_buckets=NUM_BUCKETS
+        )
+        trie = self.trie(source)
+        available_results(trie, self._config.num_beams)
+        items = np.full((len(users), self._config.num_beams), -1, np.int32)
+        scores = np.full((len(users), self._config.num_beams), -np.inf, np.float32)
+        progress = Progress(title, len(users), "user")
+        done = 0
+        for step in range(len(batches)):
+            batch, rows = batches.batch(step), batches.rows(step)
+            found, score = self.search(params, batch.prompt_tokens, batch.prompt_mask, trie)
+            items[rows], scores[rows] = found[: len(rows)], score[: len(rows)]
+            done += len(rows)
+            progress.update(done)
+            check_stop()
+        progress.close()
+        return Ranking(users.astype(np.int32), targets, items, scores)
+
+
+def metrics_table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] | None = None) -> str:
+    """Return a plain-text table, one line per named row; a metric that a row lacks is a dash."""
+    names = list(columns) if columns else list(dict.fromkeys(name for row in rows.values() for name in row))
+    width = max(len(name) for name in rows)
+    lines = [" " * width + "".join(f"  {name:>8}" for name in names)]
+    for title, row in rows.items():
+        cells = "".join(f"  {row[name]:8.4f}" if name in row else f"  {'-':>8}" for name in names)
+        lines.append(f"{title:<{width}}{cells}")
+    return "\n".join(lines)
+

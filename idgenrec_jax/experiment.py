@@ -1,0 +1,303 @@
+"""One run in a workdir: put together from its configuration, trained to the end, its results written down."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+
+from idgenrec_jax.config import Config, DataConfig
+from idgenrec_jax.data.dataset import Dataset, load_dataset
+from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates, load_templates
+from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.evaluation import Ranker, metrics_table, popularity_metrics
+from idgenrec_jax.files import read_json, write_json
+from idgenrec_jax.ids.rounds import Prompts, RoundIds
+from idgenrec_jax.ids.table import IdTable
+from idgenrec_jax.models.create import Model, create_model
+from idgenrec_jax.models.huggingface import resolve_folder
+from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
+from idgenrec_jax.training.alternation import Alternation
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy")
+EXAMPLE_IDS = 10
+EXAMPLE_TEXT = 90
+
+# Fields that change how a run is computed but not what it computes; a resumed run may differ in them.
+_FREE_FIELDS = {"data.path", "mesh.data", "mesh.fsdp", "mesh.tensor"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything a run is made of, on the mesh, before its first step."""
+
+    config: Config
+    dataset: Dataset
+    tokenizer: Tokenizer
+    mesh: Mesh
+    generator: Model
+    recommender: Model
+    ids: RoundIds
+    ranker: Ranker
+
+
+def load_data(path: str) -> Dataset:
+    """Return the embedded catalogue ("sample") or the one in a data folder."""
+    return load_sample() if path == "sample" else load_dataset(path)
+
+
+def load_tokenizer(config: Config) -> Tokenizer:
+    """Return the tokenizer that the configuration names or implies.
+
+    Raises:
+        InputError: a data folder without a tokenizer and without a recommender folder to take it from.
+    """
+    if config.data.tokenizer:
+        return Tokenizer.load(config.data.tokenizer)
+    if config.recommender.folder:
+        folder = resolve_folder(
+            config.recommender.folder, flag="--config.recommender.folder", random_flag="--config.recommender.folder="
+        )
+        return Tokenizer.load(folder)
+    if config.data.path == "sample":
+        return sample_tokenizer()
+    raise InputError(
+        f"--data={config.data.path}: random weights come without a tokenizer; give a Hugging Face tokenizer folder or "
+        "name with --config.data.tokenizer"
+    )
+
+
+def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) -> Prompts:
+    """Return the templates of the configuration, tokenised.
+
+    Raises:
+        InputError: the prompt file is at fault, `eval_prompt` names no template, or a template has {user_id} and user
+            IDs are off.
+    """
+    with_users = config.user_ids != "none"
+    templates = load_templates(config.prompts) if config.prompts else default_templates(with_user_ids=with_users)
+    for template in templates:
+        if "user_id" in template.fields and not with_users:
+            raise InputError(
+                f"{config.prompts}: template {template.input_text!r} has the field {{user_id}}, but "
+                "--config.data.user_ids=none; set it to train_history, or remove the field"
+            )
+    tokenise = partial(PromptTokens, tokenizer=tokenizer, dataset_name=dataset_name)
+    training = tuple(tokenise(template) for template in templates if template.group == "seen")
+    return Prompts(training, tokenise(_evaluation_template(config, templates)))
+
+
+def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) -> PromptTemplate:
+    group, colon, number = config.eval_prompt.partition(":")
+    candidates = [template for template in templates if template.group == group]
+    if not colon or not number.isdigit() or int(number) >= len(candidates):
+        counts = ", ".join(
+            f"{name}:0 to {name}:{count - 1}"
+            for name in ("seen", "unseen")
+            if (count := sum(template.group == name for template in templates))
+        )
+        raise InputError(f"--config.data.eval_prompt: found {config.eval_prompt!r}, expected one of {counts}")
+    return candidates[int(number)]
+
+
+def assemble(config: Config, workdir: Path) -> Experiment:
+    """Load data and tokenizer, and create both models on the mesh; `workdir` is where IDs will be kept.
+
+    Raises:
+        InputError: anything the user gave that does not fit.
+    """
+    dataset = load_data(config.data.path)
+    tokenizer = load_tokenizer(config)
+    mesh = make_mesh(config.mesh)
+    _check_batches(config, mesh)
+    seed = config.training.seed
+    recommender = create_model(config.recommender, tokenizer, mesh, seed=2 * seed, section="recommender")
+    generator = create_model(config.id_generator, tokenizer, mesh, seed=2 * seed + 1, section="id_generator")
+    if recommender.config.vocab_size != generator.config.vocab_size:
+        raise InputError(
+            f"the recommender's table has {recommender.config.vocab_size} rows, the ID generator's "
+            f"{generator.config.vocab_size}; soft IDs need the same vocabulary: set --config.recommender.vocab_size and "
+            "--config.id_generator.vocab_size, or give weights that agree"
+        )
+    prompts = load_prompts(config.data, tokenizer, dataset.name)
+    ids = RoundIds(config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder=workdir / "ids")
+    ranker = Ranker(
+        recommender.graphdef,
+        config.evaluation,
+        vocab_size=recommender.config.vocab_size,
+        place_batch=_place_batch(mesh),
+    )
+    return Experiment(config, dataset, tokenizer, mesh, generator, recommender, ids, ranker)
+
+
+def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Train both models in alternation and return the contents of `results.json`; goes on where a run was cut off.
+
+    Raises:
+        InputError: anything the user gave that does not fit.
+        Interrupted: `should_stop` said so; the same call goes on later.
+    """
+    workdir = Path(workdir)
+    start = time.monotonic()
+    experiment = assemble(config, workdir)
+    _claim_workdir(experiment, workdir)
+    if (workdir / "results.json").exists():
+        logging.info("%s is finished; delete it or name another --workdir to train again", workdir)
+        return read_json(workdir / "results.json", remedy="delete the workdir to train again")
+
+    def validate(params, source, title):
+        return experiment.ranker.rank(
+            params, source, "validation", title=title, check_stop=lambda: alternation.check_stop()
+        ).metrics()
+
+    alternation = Alternation(
+        config,
+        experiment.ids,
+        workdir=workdir,
+        generator=(experiment.generator.graphdef, experiment.generator.params),
+        recommender=(experiment.recommender.graphdef, experiment.recommender.params),
+        vocab_size=experiment.recommender.config.vocab_size,
+        pretrained_generator=experiment.generator.pretrained,
+        validate=validate,
+        should_stop=should_stop,
+        place_batch=_place_batch(experiment.mesh),
+    )
+    logging.info("ready to train after %.1f s", time.monotonic() - start)
+    best = alternation.run()
+    params = alternation.best_params()
+    experiment.ids.load(best["id_round"])
+    source = experiment.ids.source(max_history=config.data.max_history, evaluation=True)
+    test = experiment.ranker.rank(params["recommender"], source, "test", title="test", check_stop=alternation.check_stop)
+    results = {
+        "validation": best["metrics"],
+        "test": test.metrics(),
+        "selected": {name: best[name] for name in ("step", "round", "phase", "epoch", "id_round")},
+        "popularity": {split: popularity_metrics(experiment.dataset, split) for split in ("validation", "test")},
+        "protocol": protocol(config),
+        "users": len(experiment.dataset.evaluation_users),
+        "items": len(experiment.dataset.items),
+        "seconds": round(alternation.seconds, 1),
+        "example_ids": example_ids(experiment.dataset, experiment.ids.table),
+    }
+    write_json(workdir / "results.json", results)
+    return results
+
+
+def protocol(config: Config) -> dict[str, Any]:
+    """Return how a run's metrics were measured, for its files."""
+    leaks = config.data.user_ids == "published"
+    return {
+        "split": "leave-one-out by time: last item test, the one before validation, the rest training",
+        "ranking": "whole catalogue",
+        "selection": "validation ndcg@10; test is scored once",
+        "user_ids": config.data.user_ids,
+        "leaks_held_out_items": leaks,
+        "max_history": config.data.max_history,
+        "eval_prompt": config.data.eval_prompt,
+        "num_beams": config.evaluation.num_beams,
+        "length_penalty": config.evaluation.length_penalty,
+    }
+
+
+def results_table(results: dict[str, Any]) -> str:
+    """Return the validation and test metrics of `results.json` beside popularity's, as plain text."""
+    columns = list(results["test"])
+    rows = {
+        "validation": results["validation"],
+        "test": results["test"],
+        "popularity, validation": results["popularity"]["validation"],
+        "popularity, test": results["popularity"]["test"],
+    }
+    return metrics_table(rows, columns)
+
+
+def example_ids(dataset: Dataset, table: IdTable) -> list[dict[str, str]]:
+    """Return ten items with their IDs and the beginnings of their texts, spread evenly over the catalogue."""
+    every = max(1, len(table) // EXAMPLE_IDS)
+    return [
+        {"item": table.items[index], "id": table.texts[index], "text": dataset.item_texts[index][:EXAMPLE_TEXT]}
+        for index in range(0, every * min(EXAMPLE_IDS, len(table)), every)
+    ]
+
+
+def examples_table(examples: list[dict[str, str]]) -> str:
+    """Return `example_ids` as plain text, one item a line."""
+    width = max(len(example["id"]) for example in examples)
+    return "\n".join(f"  {example['id']:<{width}}  <-  {example['text']}" for example in examples)
+
+
+def _claim_workdir(experiment: Experiment, workdir: Path) -> None:
+    """Write config.json, or check that the workdir there is of this configuration and data."""
+    path = workdir / "config.json"
+    described = {
+        "config": experiment.config.to_json(),
+        "data": {
+            "name": experiment.dataset.name,
+            "users": len(experiment.dataset.users),
+            "items": len(experiment.dataset.items),
+            "interactions": experiment.dataset.num_interactions,
+            "fingerprint": _fingerprint(experiment.dataset),
+        },
+        "models": {
+            "recommender": dataclasses.asdict(experiment.recommender.config),
+            "id_generator": dataclasses.asdict(experiment.generator.config),
+        },
+        "protocol": protocol(experiment.config),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    if path.exists():
+        found = read_json(path, remedy="name another --workdir, or delete this one")
+        for section, fields in described["config"].items():
+            for name, value in fields.items():
+                before = found.get("config", {}).get(section, {}).get(name)
+                if before != value and f"{section}.{name}" not in _FREE_FIELDS:
+                    raise InputError(
+                        f"{path}: this workdir was made with --config.{section}.{name}={before}, now it is {value}; "
+                        "name another --workdir, or delete this one"
+                    )
+        if found["data"]["fingerprint"] != described["data"]["fingerprint"]:
+            raise InputError(
+                f"{path}: this workdir was made with other data ({found['data']}); name another --workdir, or give the "
+                "data it was made with"
+            )
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    experiment.tokenizer.save(workdir / "tokenizer")
+    write_json(path, described)
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """A hash of everything in the data that training reads."""
+    digest = hashlib.sha256()
+    for name, text in zip(dataset.items, dataset.item_texts, strict=True):
+        digest.update(f"{name}\t{text}\n".encode())
+    for user, sequence in zip(dataset.users, dataset.sequences, strict=True):
+        digest.update(f"{user}\t".encode() + sequence.tobytes())
+    return digest.hexdigest()
+
+
+def _check_batches(config: Config, mesh: Mesh) -> None:
+    devices = batch_devices(mesh)
+    sizes = {
+        "training.recommender_batch_size": config.training.recommender_batch_size,
+        "training.id_batch_size": config.training.id_batch_size,
+        "training.id_items_per_batch": config.training.id_items_per_batch,
+        "training.warm_start_batch_size": config.training.warm_start_batch_size,
+        "evaluation.batch_size": config.evaluation.batch_size,
+    }
+    for name, size in sizes.items():
+        if size % devices:
+            raise InputError(f"--config.{name}={size}: expected a multiple of the {devices} devices that split a batch")
+
+
+def _place_batch(mesh: Mesh) -> Callable[[Any], Any]:
+    return partial(jax.device_put, device=batch_sharding(mesh))

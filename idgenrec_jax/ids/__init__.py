@@ -1,0 +1,1 @@
+"""Textual IDs: the table and the algorithm that fills it."""

@@ -1,0 +1,211 @@
+"""Warm-start targets: the most telling words of each item's own text, by TF-IDF over the catalogue.
+
+A target reads as a description that goes from the general to the specific, such as "cordless vtech dect phone": the
+kind of product leads, one word for all items of a category, so that similar items share prefixes and a generative
+recommender can settle the kind before the product.
+"""
+
+import functools
+import html
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from idgenrec_jax.data.text import Tokenizer
+
+FIELD_WEIGHTS = {
+    "title": 3.0, "name": 3.0, "brand": 1.0, "categories": 1.5, "category": 1.5, "genres": 1.5, "tags": 1.0,
+    "description": 0.3,
+}  # fmt: skip
+"""What one occurrence of a word counts, by the field of the item's text that it stands in."""
+
+_OTHER_WEIGHT = 0.5
+_TITLE_FIELDS = frozenset({"title", "name"})
+_CATEGORY_FIELDS = frozenset({"categories", "category", "genres"})
+_LEVEL = re.compile(r"[,|>;]")
+_DIGIT_PENALTY = 0.05
+_SINGLE_ITEM_PENALTY = 0.15
+_FIRST_TITLE_WORDS = 6
+_MARKER = re.compile(r"(?:^|;\s*)([A-Za-z][A-Za-z_ ]{1,30}?):\s")
+_TAG = re.compile(r"<[^<>]{1,200}>")
+_WORD = re.compile(r"\w+")
+_STOP_WORD_TEXT = """
+    a about above after again all also am an and any are as at be because been before being below between both but by
+    can could did do does doing down during each few for from further get had has have having he her here hers him his
+    how i if in into is it its just ll me more most my na new no none nor not now of off on once one only or other our
+    out over own per re same she should so some such than that the their them then there these they this those through
+    to too under unknown until up use used uses using ve very via was we well were what when where which while who whom
+    why will with within without won would yes you your yours de du et la le les
+    amp gt lt nbsp quot reg tm www http https com
+    assorted case cm count ct each feet fl fluid foot ft gallon gram grams inch inches kg lb lbs liter mg milliliter ml
+    mm ounce ounces oz pack packs pair pc pcs piece pieces pk pound pounds qty quantity set sets size sizes unit units
+    yard yards
+"""
+_STOP_WORDS = frozenset(_STOP_WORD_TEXT.split())
+
+
+@dataclass(frozen=True)
+class _ItemWords:
+    """The words of one item by their normal form.
+
+    `weights`: weighted counts, in order of first appearance. `title`, `category`: the words of these fields. `leaf`:
+    the words of the last and most special of the item's categories, in order; empty where it has none.
+    """
+
+    weights: dict[str, float]
+    title: frozenset[str]
+    category: frozenset[str]
+    leaf: tuple[str, ...]
+
+
+def telling_words(
+    texts: Sequence[str], *, max_words: int = 5, max_tokens: int = 9, tokenizer: Tokenizer | None = None
+) -> list[str]:
+    """For each item's text at most `max_words` of its most telling words, lower case, joined by single spaces.
+
+    A text is plain or made of fields, `title: ...; brand: ...; categories: ...; description: ...`, whose names are not
+    words of the item. A word's score is the sum of its occurrences weighted by field (FIELD_WEIGHTS) times a damped
+    inverse document frequency. Items with a category always have the word of its kind. Stop words, units and single
+    characters are left out; words with digits and words that only one item has are taken where little else is left.
+    Singular and plural count as one word and are written as most of the catalogue writes them. With a `tokenizer`, a
+    target has at most `max_tokens` tokens. Targets need not be unique; a text without any word gives "item". The
+    result is a pure function of the arguments.
+    """
+    names = _field_names(texts)
+    surfaces: Counter[tuple[str, str]] = Counter()
+    items = [_read(text, names, surfaces) for text in texts]
+    document_frequency = Counter(word for item in items for word in item.weights)
+    rarity = {word: _rarity(word, count, len(texts)) for word, count in document_frequency.items()}
+    written = _written_forms(surfaces)
+    lengths = dict.fromkeys(written, 1)
+    if tokenizer is not None:
+        encoded = tokenizer.encode_batch(list(written.values()))
+        lengths = {word: len(tokens) for word, tokens in zip(written, encoded, strict=True)}
+    budget = max_tokens if tokenizer is not None else max_words
+    kinds = _kinds(items)
+    results = []
+    for item in items:
+        kind = kinds.get(item.leaf)
+        scores = {word: weight * rarity[word] for word, weight in item.weights.items()}
+        chosen, used = [], 0
+        for word in sorted(scores, key=lambda word: (word != kind, -scores[word])):
+            if len(chosen) < max_words and used + lengths[word] <= budget:
+                chosen.append(word)
+                used += lengths[word]
+        results.append(" ".join(written[word] for word in _ordered(chosen, item, kind, document_frequency)) or "item")
+    return results
+
+
+def _kinds(items: list[_ItemWords]) -> dict[tuple[str, ...], str]:
+    """For each leaf category the one of its words that is in most titles of its items, of equals the last."""
+    in_titles: dict[tuple[str, ...], Counter[str]] = {}
+    for item in items:
+        if item.leaf:
+            in_titles.setdefault(item.leaf, Counter()).update(item.title.intersection(item.leaf))
+    return {leaf: max(reversed(leaf), key=lambda word: counts[word]) for leaf, counts in in_titles.items()}
+
+
+def _ordered(chosen: list[str], item: _ItemWords, kind: str | None, document_frequency: Counter[str]) -> list[str]:
+    """The chosen words, from the general to the specific.
+
+    The kind leads, then other words of the item's categories, the more common first; the rest follows as the text has
+    it, so that a brand of two words stays in one piece. Without categories the more common lead throughout.
+    """
+    position = {word: index for index, word in enumerate(item.weights)}
+
+    def key(word: str) -> tuple[bool, bool, int, int]:
+        general = word in item.category or not item.category
+        return (word != kind, not general, -document_frequency[word] if general else 0, position[word])
+
+    return sorted(chosen, key=key)
+
+
+def _rarity(word: str, document_frequency: int, num_items: int) -> float:
+    """The damped inverse document frequency of a word, smaller by far for model numbers and for words of one item.
+
+    Below about a thousandth of the catalogue rarer is not better: such words are names that no other item can share.
+    """
+    floor = max(3.0, num_items / 1000)
+    rarity = math.log((num_items + 1) / max(document_frequency, floor)) if num_items > floor else 1.0
+    if any(character.isdigit() for character in word):
+        rarity *= _DIGIT_PENALTY
+    if document_frequency == 1 and num_items > 1:
+        rarity *= _SINGLE_ITEM_PENALTY
+    return max(rarity, 1e-3)
+
+
+def _field_names(texts: Sequence[str]) -> frozenset[str]:
+    """Names that stand before a colon, at the start or behind a semicolon, in a tenth of the texts or more."""
+    counts = Counter(name for text in texts for name in {match.lower() for match in _MARKER.findall(text)})
+    return frozenset(name for name, count in counts.items() if count >= len(texts) / 10 or name in FIELD_WEIGHTS)
+
+
+def _read(text: str, names: frozenset[str], surfaces: Counter[tuple[str, str]]) -> _ItemWords:
+    """The weighted words of one text; adds the forms in which they are written to `surfaces`."""
+    marks = [match for match in _MARKER.finditer(text) if match.group(1).lower() in names]
+    if marks:
+        ends = [mark.start() for mark in marks[1:]] + [len(text)]
+        fields = [("title", text[: marks[0].start()])]
+        fields += [(mark.group(1).lower(), text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
+    else:
+        fields = [("title", text)]
+    weights: dict[str, float] = {}
+    title: set[str] = set()
+    category: set[str] = set()
+    leaf: tuple[str, ...] = ()
+    for name, value in fields:
+        value = _TAG.sub(" ", html.unescape(value)).lower()
+        weight = FIELD_WEIGHTS.get(name, _OTHER_WEIGHT)
+        if name in _CATEGORY_FIELDS:
+            levels = [_words(level) for level in _LEVEL.split(value)]
+            for level in levels:
+                category.update(_add(level, weights, surfaces, weight if level is levels[-1] else weight / 2))
+            leaf = next((tuple(map(_normal_form, level)) for level in reversed(levels) if level), ())
+            continue
+        words = _words(value)
+        if name in _TITLE_FIELDS:
+            title.update(_add(words[:_FIRST_TITLE_WORDS], weights, surfaces, weight))
+            title.update(_add(words[_FIRST_TITLE_WORDS:], weights, surfaces, weight / 2))
+        else:
+            _add(words, weights, surfaces, weight)
+    if not weights:
+        _add(_WORD.findall(" ".join(value for _, value in fields).lower())[:3], weights, surfaces, 1.0)
+    return _ItemWords(weights, frozenset(title), frozenset(category), leaf)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a lower-case text that may be in a target."""
+    return [
+        word for word in _WORD.findall(text) if 2 <= len(word) <= 30 and word not in _STOP_WORDS and not word.isdigit()
+    ]
+
+
+def _add(words: list[str], weights: dict[str, float], surfaces: Counter[tuple[str, str]], weight: float) -> list[str]:
+    """Adds `weight` to each of the words in `weights`, counts how they are written, and returns their normal forms."""
+    normal = [_normal_form(word) for word in words]
+    surfaces.update(zip(normal, words, strict=True))
+    for word in normal:
+        weights[word] = weights.get(word, 0.0) + weight
+    return normal
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _normal_form(word: str) -> str:
+    """One form for singular and plural of regular English nouns; other words come back as they are."""
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("shes", "ches", "xes", "sses")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+def _written_forms(surfaces: Counter[tuple[str, str]]) -> dict[str, str]:
+    """For each normal form the surface that the catalogue has most often, of equals the first in the alphabet."""
+    best: dict[str, tuple[int, str]] = {}
+    for (word, surface), count in surfaces.items():
+        best[word] = min(best.get(word, (0, "")), (-count, surface)) if word in best else (-count, surface)
+    return {word: surface for word, (_, surface) in best.items()}

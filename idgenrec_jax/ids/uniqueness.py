@@ -1,0 +1,149 @@
+"""Algorithm 1: a unique textual ID per item, chosen among candidates that are decoded in batches."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.ids.table import MAX_ID_TOKENS, clean_to_words, make_unique
+
+PENALTIES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+"""Diversity penalties in the order in which they are tried at each minimum length."""
+
+MIN_LENGTHS = (1, 11, 21)
+"""Minimum lengths in the order in which they are tried; the longest gives candidates of up to 30 tokens."""
+
+Candidates = Callable[[Int[np.ndarray, "n"], int, float], list[list[str]]]
+"""(item indices, minimum length, diversity penalty) -> for each of these items its decoded texts, best first.
+
+The texts of an item must depend on nothing but the item and the two numbers.
+"""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Assignment(NamedTuple):
+    """The ID of one item: its cleaned words, its tokens without EOS, and the stage that gave it.
+
+    `stage` counts (minimum length, penalty) pairs from 0 in the order tried; -1 when a number made the ID unique.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    stage: int
+
+
+class _Item:
+    """The distinct valid candidates of one item so far, best first, and how many stages have been decoded for it."""
+
+    __slots__ = ("candidates", "stages")
+
+    def __init__(self):
+        self.candidates: dict[tuple[int, ...], Assignment] = {}
+        self.stages = 0
+
+
+def assign_unique_ids(
+    candidates: Candidates,
+    num_items: int,
+    *,
+    tokenizer: Tokenizer,
+    item_names: Sequence[str],
+    penalties: Sequence[float] = PENALTIES,
+    min_lengths: Sequence[int] = MIN_LENGTHS,
+    max_token_length: int = MAX_ID_TOKENS,
+    fallback_texts: Sequence[str] | None = None,
+) -> list[Assignment]:
+    """Gives each item, in order, its first valid candidate that no item before it has (DESIGN, Algorithm 1).
+
+    The stages are the penalties at the first minimum length, then the penalties at the second, and so on. A candidate
+    is cleaned to its words; it is valid if its tokens under `tokenizer` number 1 to `max_token_length`, and free if
+    that token sequence is not taken.
+
+    The result is exactly that of handling one item after the other. Items are walked in order; one that finds nothing
+    free in the stages decoded for it is marked and takes nothing, and the walk goes on. All marked items get their
+    next stage, in one call of `candidates` a stage, and the walk starts anew, until a walk marks none. What follows a
+    marked item in a walk is provisional and is thrown away; it can only have caused a stage to be decoded that is not
+    needed. That is harmless, because the order of an item's candidates is by stage and rank and more stages only
+    extend its end. So in the last walk each item takes the first free candidate of its whole list given what all items
+    before it have, which is what the sequential algorithm does. Every walk but the last extends at least one list, and
+    lists are bounded by the number of stages, so the walks end.
+
+    Items for which all stages hold nothing free take nothing. If there are any, they get, after all others and in
+    order, the words of their first valid candidate (of their entry in `fallback_texts`, if none is valid) with the
+    smallest whole number >= 2 behind it that makes them unique, and a warning counts them. Without `fallback_texts`,
+    raises InputError that names them.
+    """
+    stages = [(length, penalty) for length in min_lengths for penalty in penalties]
+    items = [_Item() for _ in range(num_items)]
+    encoded: dict[str, tuple[int, ...]] = {"": ()}
+    marked = list(range(num_items))
+    while marked:
+        _decode_next_stage(candidates, stages, items, marked, tokenizer, encoded, max_token_length)
+        chosen, taken = _walk(items)
+        marked = [index for index, choice in enumerate(chosen) if choice is None and items[index].stages < len(stages)]
+    if num_items == 0:
+        return []
+    exhausted = [index for index, choice in enumerate(chosen) if choice is None]
+    if exhausted and fallback_texts is None:
+        names = ", ".join(repr(item_names[index]) for index in exhausted[:5])
+        raise InputError(
+            f"no unique ID for {len(exhausted)} of {num_items} items after {len(stages)} stages: {names}"
+            f"{', ...' if len(exhausted) > 5 else ''}; give these items different texts, train the ID generator "
+            "longer, or allow numbers behind IDs with --config.ids.fallback=suffix"
+        )
+    next_number: dict[str, int] = {}
+    for index in exhausted:
+        first = next(iter(items[index].candidates.values()), None)
+        base = first.text if first is not None else fallback_texts[index]
+        text, tokens = make_unique(base, item_names[index], taken, tokenizer, next_number=next_number)
+        chosen[index] = Assignment(text, tokens, -1)
+    if exhausted:
+        _LOGGER.warning(
+            "%d of %d items have no unique ID after %d stages; a number behind the words makes them unique, "
+            "the first is %r for item %r",
+            len(exhausted), num_items, len(stages), chosen[exhausted[0]].text, item_names[exhausted[0]],
+        )  # fmt: skip
+    return chosen
+
+
+def _walk(items: list[_Item]) -> tuple[list[Assignment | None], set[tuple[int, ...]]]:
+    """Each item's first free candidate (None where there is none), and all token sequences taken."""
+    taken: set[tuple[int, ...]] = set()
+    chosen: list[Assignment | None] = []
+    for item in items:
+        choice = next((found for tokens, found in item.candidates.items() if tokens not in taken), None)
+        if choice is not None:
+            taken.add(choice.tokens)
+        chosen.append(choice)
+    return chosen, taken
+
+
+def _decode_next_stage(
+    candidates: Candidates,
+    stages: list[tuple[int, float]],
+    items: list[_Item],
+    marked: list[int],
+    tokenizer: Tokenizer,
+    encoded: dict[str, tuple[int, ...]],
+    max_token_length: int,
+) -> None:
+    """Adds the candidates of the next stage to each marked item, with one call of `candidates` per distinct stage."""
+    by_stage: dict[int, list[int]] = {}
+    for index in marked:
+        by_stage.setdefault(items[index].stages, []).append(index)
+    for stage, indices in sorted(by_stage.items()):
+        found = [[clean_to_words(text) for text in texts] for texts in candidates(np.asarray(indices), *stages[stage])]
+        unseen = list(dict.fromkeys(text for texts in found for text in texts if text and text not in encoded))
+        encoded.update(zip(unseen, map(tuple, tokenizer.encode_batch(unseen)), strict=True))
+        for index, texts in zip(indices, found, strict=True):
+            item = items[index]
+            item.stages += 1
+            for text in texts:
+                tokens = encoded[text]
+                if 1 <= len(tokens) <= max_token_length and tokens not in item.candidates:
+                    item.candidates[tokens] = Assignment(text, tokens, stage)

@@ -1,0 +1,1 @@
+"""T5 in Flax NNX, and its Hugging Face weights."""

@@ -1,0 +1,308 @@
+"""T5 checkpoints of Hugging Face transformers, in and out.
+
+One table maps parameter paths to transformers' tensor names and serves both directions. Weights go from the mapped
+file into the sharding asked for, one tensor at a time.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import jax
+import numpy as np
+from flax import nnx
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from jax import Array
+from jax.sharding import Sharding
+from safetensors.numpy import save_file
+
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.models.t5 import FEED_FORWARDS, T5, T5Config
+from idgenrec_jax.models.tensor_files import StoredTensor, open_tensors
+
+ShardingRule = Callable[[str, tuple[int, ...]], Sharding]
+"""From a parameter path ("encoder/blocks/0/self_attention/query/kernel") and its shape to its sharding."""
+
+# Parameter path -> tensor name, and whether the tensor is stored transposed: PyTorch keeps linear kernels as
+# [outputs, inputs]. `q`, `k`, `v`, `o` are the first letters of query, key, value and output.
+TENSOR_NAMES = (
+    (r"shared/table", r"shared.weight", False),
+    (r"lm_head/table", r"lm_head.weight", False),
+    (
+        r"(\w+)/position_bias/table",
+        r"\1.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        False,
+    ),
+    (r"(\w+)/final_norm/scale", r"\1.final_layer_norm.weight", False),
+    (r"(\w+)/blocks/(\d+)/self_attention_norm/scale", r"\1.block.\2.layer.0.layer_norm.weight", False),
+    (r"(\w+)/blocks/(\d+)/self_attention/(\w)\w*/kernel", r"\1.block.\2.layer.0.SelfAttention.\3.weight", True),
+    (r"(\w+)/blocks/(\d+)/cross_attention_norm/scale", r"\1.block.\2.layer.1.layer_norm.weight", False),
+    (r"(\w+)/blocks/(\d+)/cross_attention/(\w)\w*/kernel", r"\1.block.\2.layer.1.EncDecAttention.\3.weight", True),
+    (r"encoder/blocks/(\d+)/feed_forward_norm/scale", r"encoder.block.\1.layer.1.layer_norm.weight", False),
+    (r"decoder/blocks/(\d+)/feed_forward_norm/scale", r"decoder.block.\1.layer.2.layer_norm.weight", False),
+    (
+        r"encoder/blocks/(\d+)/feed_forward/(\w+)/kernel",
+        r"encoder.block.\1.layer.1.DenseReluDense.\2.weight",
+        True,
+    ),
+    (
+        r"decoder/blocks/(\d+)/feed_forward/(\w+)/kernel",
+        r"decoder.block.\1.layer.2.DenseReluDense.\2.weight",
+        True,
+    ),
+)
+
+# Other names of the shared table: which of the tied names a file keeps depends on the library that wrote it.
+SHARED_TABLE_NAMES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+# Early conversions carry a bias table that cross-attention has never used.
+UNUSED_NAME = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+
+INTEGER_FIELDS = {
+    "vocab_size": None,
+    "d_model": None,
+    "d_kv": None,
+    "d_ff": None,
+    "num_layers": None,
+    "num_heads": None,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+}
+"""Fields of config.json that hold integers, with transformers' default where a config may leave the field out."""
+
+FLOAT_FIELDS = {"dropout_rate": 0.1, "layer_norm_epsilon": 1e-6, "initializer_factor": 1.0}
+
+
+def tensor_name(path: str) -> tuple[str, bool]:
+    """transformers' name of the parameter at `path` ("a/b/c"), and whether it is stored transposed."""
+    for pattern, name, transposed in TENSOR_NAMES:
+        match = re.fullmatch(pattern, path)
+        if match:
+            return match.expand(name), transposed
+    raise KeyError(f"no tensor name for parameter {path}")
+
+
+def read_config(folder: str | Path) -> T5Config:
+    """The model's shape from `folder`/config.json, with compute dtype float32.
+
+    Raises InputError naming the file and the field where a field is missing, of the wrong type or unsupported.
+    """
+    path = Path(folder) / "config.json"
+    values = _read_json_object(path)
+    model_type = values.get("model_type", "t5")
+    if model_type != "t5":
+        raise InputError(f"{path}: field model_type is {model_type!r}, expected 't5'; give the folder of a T5 model")
+    if not _boolean(path, values, "is_encoder_decoder", True):
+        raise InputError(f"{path}: field is_encoder_decoder is false, expected true; give an encoder-decoder T5")
+    feed_forward = values.get("feed_forward_proj", "relu")
+    if feed_forward not in FEED_FORWARDS:
+        expected = " or ".join(map(repr, FEED_FORWARDS))
+        raise InputError(f"{path}: field feed_forward_proj is {feed_forward!r}, expected {expected}")
+    integers = {field: _number(path, values, field, default, int) for field, default in INTEGER_FIELDS.items()}
+    floats = {field: _number(path, values, field, default, float) for field, default in FLOAT_FIELDS.items()}
+    # transformers 4 says `tie_word_embeddings: false` for a model whose output states are not scaled. transformers 5
+    # always writes true there and says `scale_decoder_outputs: false`.
+    tied = _boolean(path, values, "tie_word_embeddings", True) and _boolean(path, values, "scale_decoder_outputs", True)
+    try:
+        return T5Config(
+            **integers,
+            **floats,
+            num_decoder_layers=_number(path, values, "num_decoder_layers", integers["num_layers"], int),
+            feed_forward=feed_forward,
+            tie_word_embeddings=tied,
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def load_t5(
+    folder: str | Path,
+    *,
+    compute_dtype: str = "float32",
+    dropout_rate: float | None = None,
+    shardings: ShardingRule | None = None,
+) -> T5:
+    """The T5 in `folder` (config.json and weights, see tensor_files.WEIGHT_FILES), parameters in float32.
+
+    `dropout_rate` replaces the rate in config.json. With `shardings` every parameter is read straight into its
+    sharding, each device's part by itself; without, onto the default device. Raises InputError naming the file, the
+    tensor, and the shape found and expected where weights and config do not fit.
+    """
+    folder = Path(folder)
+    config = replace(read_config(folder), compute_dtype=compute_dtype)
+    if dropout_rate is not None:
+        config = replace(config, dropout_rate=dropout_rate)
+    abstract = nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0)))
+    graphdef, parameters = nnx.split(abstract, nnx.Param)
+    flat = {_joined(path): (path, variable) for path, variable in nnx.to_flat_state(parameters)}
+    with open_tensors(folder) as stored:
+        sources = _match(folder, config, {path: variable.shape for path, (_, variable) in flat.items()}, stored)
+        loaded = []
+        for name, (path, variable) in flat.items():
+            sharding = None if shardings is None else shardings(name, variable.shape)
+            array = _place(sources[name], variable.shape, tensor_name(name)[1], sharding)
+            loaded.append((path, variable.replace(array)))
+    return nnx.merge(graphdef, nnx.from_flat_state(loaded))
+
+
+def save_t5(model: T5, folder: str | Path) -> None:
+    """Writes config.json and model.safetensors (float32) that transformers loads as T5ForConditionalGeneration.
+
+    Creates `folder` if needed; both files appear under their names only when complete.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        name, transposed = tensor_name(_joined(path))
+        value = np.asarray(variable[...])
+        tensors[name] = np.ascontiguousarray(value.T if transposed else value)
+    temporary = folder / "model.safetensors.tmp"
+    save_file(tensors, temporary, metadata={"format": "pt"})
+    os.replace(temporary, folder / "model.safetensors")
+    temporary = folder / "config.json.tmp"
+    temporary.write_text(json.dumps(_config_fields(model.config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "config.json")
+
+
+def resolve_folder(folder_or_name: str | Path, *, flag: str, random_flag: str) -> Path:
+    """A local folder as it is; anything else is fetched from the Hugging Face hub (or found in its local cache).
+
+    `flag` is the flag that took `folder_or_name` and `random_flag` the one that asks for random initialisation; the
+    InputError for a name that cannot be had names both.
+    """
+    folder = Path(folder_or_name).expanduser()
+    if folder.is_dir():
+        return folder
+    name = str(folder_or_name)
+    way_out = f"give a local folder with {flag}, or start from random weights with {random_flag}"
+    if folder.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise InputError(f"{flag}={name}: no such folder; {way_out}")
+    small = ["*.json", "spiece.model", "tokenizer*"]
+    try:
+        fetched = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*small, "model*.safetensors"]))
+        if not any(fetched.glob("*.safetensors")):
+            fetched = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*small, "pytorch_model*.bin"]))
+    except (OSError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{flag}={name}: no such folder, nor to be had from the hub ({reason}); {way_out}") from error
+    return fetched
+
+
+def _match(
+    folder: Path, config: T5Config, shapes: dict[str, tuple[int, ...]], stored: dict[str, StoredTensor]
+) -> dict[str, StoredTensor]:
+    """The stored tensor of every parameter; InputError unless exactly the expected tensors are there, in shape."""
+    sources, missing, known = {}, [], {*SHARED_TABLE_NAMES, UNUSED_NAME}
+    if config.tie_word_embeddings:
+        known.add("lm_head.weight")
+    for path, shape in shapes.items():
+        name, transposed = tensor_name(path)
+        known.add(name)
+        alternatives = (name, *_other_names(folder, config, name))
+        found = next((stored[other] for other in alternatives if other in stored), None)
+        if found is None:
+            missing.append(name)
+            continue
+        expected = shape[::-1] if transposed else shape
+        if found.shape != expected:
+            raise InputError(
+                f"{found.file}: tensor {found.name} has shape {list(found.shape)}, "
+                f"expected {list(expected)} from config.json"
+            )
+        sources[path] = found
+    if missing:
+        raise InputError(f"{folder}: the weights lack {_some(missing)}, which config.json asks for")
+    surplus = sorted(set(stored) - known)
+    if surplus:
+        file = stored[surplus[0]].file
+        raise InputError(f"{file}: unexpected {_some(surplus)}; config.json describes a T5 without it")
+    return sources
+
+
+def _other_names(folder: Path, config: T5Config, name: str) -> tuple[str, ...]:
+    """Under which other names a file may hold the tensor `name`."""
+    if name == "shared.weight":
+        return (*SHARED_TABLE_NAMES, "lm_head.weight") if config.tie_word_embeddings else SHARED_TABLE_NAMES
+    scaled = _read_json_object(folder / "config.json").get("scale_decoder_outputs", True)
+    if name == "lm_head.weight" and not scaled:
+        # transformers 5 stores one table when the two are equal, as in a model it made itself.
+        return ("shared.weight", *SHARED_TABLE_NAMES)
+    return ()
+
+
+def _place(stored: StoredTensor, shape: tuple[int, ...], transposed: bool, sharding: Sharding | None) -> Array:
+    """A stored tensor as a device array of `shape` (our layout), each shard read by itself."""
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        return np.ascontiguousarray(stored.read(index[::-1]).T) if transposed else stored.read(index)
+
+    if sharding is None:
+        return jax.device_put(read((slice(None),) * len(shape)))
+    return jax.make_array_from_callback(shape, sharding, read)
+
+
+def _config_fields(config: T5Config) -> dict[str, Any]:
+    """config.json's content for both transformers 4 and 5."""
+    fields = {field: getattr(config, field) for field in (*INTEGER_FIELDS, *FLOAT_FIELDS)}
+    return fields | {
+        "architectures": ["T5ForConditionalGeneration"],
+        "dtype": "float32",
+        "feed_forward_proj": config.feed_forward,
+        "is_encoder_decoder": True,
+        "model_type": "t5",
+        "num_decoder_layers": config.num_decoder_layers,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "torch_dtype": "float32",
+        "use_cache": True,
+    }
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: file not found; give a folder that holds a T5 in Hugging Face format") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); fetch or save it again") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: found a JSON {type(values).__name__}, expected an object of model fields")
+    return values
+
+
+def _number(path: Path, values: dict[str, Any], field: str, default: int | float | None, kind: type) -> Any:
+    """A number of `kind` (int or float; an integer is a float too); absent and null mean `default`."""
+    value = values.get(field)
+    value = default if value is None else value
+    if value is None:
+        raise InputError(f"{path}: field {field} is missing, expected a number; give the config.json of a T5 model")
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+        raise InputError(f"{path}: field {field} is {value!r}, expected {'an integer' if kind is int else 'a number'}")
+    return kind(value)
+
+
+def _boolean(path: Path, values: dict[str, Any], field: str, default: bool) -> bool:
+    """A boolean field; absent means `default`."""
+    value = values.get(field, default)
+    if not isinstance(value, bool):
+        raise InputError(f"{path}: field {field} is {value!r}, expected true or false")
+    return value
+
+
+def _some(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"tensor {', '.join(names[:3])}{more}"
+
+
+def _joined(path: tuple[Any, ...]) -> str:
+    """An nnx path as text, "a/b/c"."""
+    return "/".join(map(str, path))

@@ -1,0 +1,233 @@
+"""The layers T5 is built from: dropout, linear maps, RMS norm, relative position bias, attention, feed-forward.
+
+All parameters are float32; every layer computes in the dtype of its input, with reductions that lose precision
+(norm statistics, attention scores and their softmax) in float32. Layer shapes and initial scales follow
+"Exploring the Limits of Transfer Learning" (T5, Raffel et al. 2020) as transformers implements it.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jaxtyping import Bool, Float, Int, Key, UInt
+
+MASKED_SCORE = -1e9
+"""Score of a forbidden position: finite, so that a row in which nothing is allowed stays free of NaN."""
+
+DROPOUT_LEVELS = 256
+"""Dropout masks come from 8-bit random numbers, so rates are multiples of 1/256."""
+
+DropoutKey = Key[Array, ""] | UInt[Array, "..."]
+"""A typed jax.random.key or a raw PRNGKey."""
+
+
+def dropout_threshold(rate: float) -> int:
+    """How many of the 256 random levels are dropped at `rate`; the true rate is threshold / 256.
+
+    Any positive rate drops at least one level, and at least one level is always kept.
+    """
+    if rate == 0.0:
+        return 0
+    return min(max(round(rate * DROPOUT_LEVELS), 1), DROPOUT_LEVELS - 1)
+
+
+def random_bytes(key: DropoutKey, shape: tuple[int, ...]) -> UInt[Array, "..."]:
+    """Uniform uint8 numbers, four from every 32-bit random word.
+
+    The generators work on 32-bit words, and some spend a whole word on each smaller number they are asked for.
+    """
+    *outer, last = shape
+    words = jax.random.bits(key, (*outer, -(-last // 4)), jnp.uint32)
+    return jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*outer, -1)[..., :last]
+
+
+class Dropout:
+    """One forward pass's source of dropout masks: a rate, a key, and a counter of the masks drawn so far.
+
+    The n-th mask of a pass comes from `fold_in(key, n)`, so that a pass is a pure function of its key. Without a key
+    every call returns its input unchanged.
+    """
+
+    def __init__(self, rate: float, key: DropoutKey | None):
+        """Masks at `rate` (a fraction, 0 <= rate < 1) from `key`; None makes the pass deterministic."""
+        self.threshold = 0 if key is None else dropout_threshold(rate)
+        self.key = key
+        self.count = 0
+
+    def __call__(self, inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Zeroes elements at the quantised rate and scales the others by 1 / (1 - rate) for the same rate."""
+        if self.threshold == 0:
+            return inputs
+        key = jax.random.fold_in(self.key, self.count)
+        self.count += 1
+        keep = random_bytes(key, inputs.shape) >= self.threshold
+        scale = DROPOUT_LEVELS / (DROPOUT_LEVELS - self.threshold)
+        return jnp.where(keep, inputs * jnp.asarray(scale, inputs.dtype), jnp.zeros((), inputs.dtype))
+
+
+class Linear(nnx.Module):
+    """A linear map without bias; `kernel` is Float["inputs outputs"]."""
+
+    def __init__(self, num_inputs: int, num_outputs: int, *, scale: float, rngs: nnx.Rngs):
+        """Kernel drawn from a normal distribution of standard deviation `scale`."""
+        self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), (num_inputs, num_outputs), jnp.float32))
+
+    def __call__(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        """`inputs @ kernel` in the dtype of `inputs`."""
+        return inputs @ self.kernel[...].astype(inputs.dtype)
+
+
+class Embedding(nnx.Module):
+    """A table of vectors, Float["rows width"]."""
+
+    def __init__(self, num_rows: int, width: int, *, scale: float, rngs: nnx.Rngs):
+        """Table drawn from a normal distribution of standard deviation `scale`."""
+        self.table = nnx.Param(scale * jax.random.normal(rngs.params(), (num_rows, width), jnp.float32))
+
+    def __call__(self, rows: Int[Array, "*batch"]) -> Float[Array, "*batch width"]:
+        """The float32 vectors of `rows`; a row past the end of the table gives NaN rather than a wrong vector."""
+        return jnp.take(self.table[...], rows, axis=0)
+
+
+class RMSNorm(nnx.Module):
+    """Scales by the root mean square, without centring and without bias (Zhang and Sennrich 2019)."""
+
+    def __init__(self, width: int, *, epsilon: float, initial_scale: float):
+        """Norm over a last axis of `width` elements; `epsilon` is added to the mean square."""
+        self.scale = nnx.Param(jnp.full((width,), initial_scale, jnp.float32))
+        self.epsilon = epsilon
+
+    def __call__(self, inputs: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """The normed inputs: computed in float32, returned in the dtype of `inputs`."""
+        wide = inputs.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        return (wide * jax.lax.rsqrt(mean_square + self.epsilon) * self.scale[...]).astype(inputs.dtype)
+
+
+def distance_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "length"]:
+    """The bucket of every distance 0 .. length - 1 in one direction (T5, section 2.1).
+
+    Half of the buckets hold one distance each, the others grow logarithmically up to `max_distance`, and everything
+    further shares the last one. Float32 arithmetic in transformers' order, because bucket borders fall on exact
+    powers, where another rounding would move a distance to its neighbour.
+    """
+    distances = np.arange(length, dtype=np.int32)
+    num_exact = num_buckets // 2
+    ratio = np.maximum(distances, num_exact).astype(np.float32) / np.float32(num_exact)
+    fraction = np.log(ratio) / np.float32(math.log(max_distance / num_exact))
+    coarse = num_exact + (fraction * np.float32(num_buckets - num_exact)).astype(np.int32)
+    return np.where(distances < num_exact, distances, np.minimum(coarse, num_buckets - 1)).astype(np.int32)
+
+
+class RelativePositionBias(nnx.Module):
+    """A learned score per head for how far, and in which direction, a key lies from its query."""
+
+    def __init__(
+        self, num_heads: int, *, num_buckets: int, max_distance: int, bidirectional: bool, scale: float, rngs: nnx.Rngs
+    ):
+        """`table` is Float["buckets heads"]; `bidirectional` gives half of the buckets to keys after the query."""
+        self.table = nnx.Param(scale * jax.random.normal(rngs.params(), (num_buckets, num_heads), jnp.float32))
+        self.num_buckets = num_buckets
+        self.max_distance = max_distance
+        self.bidirectional = bidirectional
+
+    def square(self, length: int) -> Float[Array, "1 heads length length"]:
+        """The bias of every query (second last axis) against every key (last axis) of one sequence.
+
+        One lookup per offset, then every row is the previous one moved by one place. The move is a broadcast and a
+        reshape: its gradient is a plain sum, where a lookup per pair would scatter length**2 values into few rows.
+        """
+        later, earlier = self._buckets(length)
+        # Offset key - query at index offset mod 2 * length; index `length` is an offset that no pair has.
+        buckets = np.concatenate([later, earlier[:1], earlier[:0:-1]])
+        by_offset = self.table[...][buckets].T
+        rows = jnp.broadcast_to(by_offset[:, None, :], (by_offset.shape[0], length, 2 * length))
+        flat = rows.reshape(by_offset.shape[0], -1)[:, : length * (2 * length - 1)]
+        return flat.reshape(1, -1, length, 2 * length - 1)[..., :length]
+
+    def row(self, position: Int[Array, ""], length: int) -> Float[Array, "1 heads 1 length"]:
+        """The bias of the query at `position` against keys 0 .. length - 1, of which none after it is meant."""
+        earlier = jnp.asarray(self._buckets(length)[1])
+        distances = jnp.maximum(position - jnp.arange(length), 0)
+        return self.table[...][earlier[distances]].T[None, :, None, :]
+
+    def _buckets(self, length: int) -> tuple[Int[np.ndarray, "length"], Int[np.ndarray, "length"]]:
+        """Buckets by distance for keys after the query and for keys before it; distance zero is the same in both."""
+        if not self.bidirectional:
+            # A key after its query is masked in the decoder; it takes the bucket of distance zero.
+            earlier = distance_buckets(length, self.num_buckets, self.max_distance)
+            return np.zeros_like(earlier), earlier
+        half = self.num_buckets // 2
+        earlier = distance_buckets(length, half, self.max_distance)
+        return np.where(np.arange(length) > 0, earlier + half, earlier).astype(np.int32), earlier
+
+
+class Attention(nnx.Module):
+    """Multi-head attention without 1/sqrt(d_kv): T5 puts that factor into the initial query kernel."""
+
+    def __init__(self, d_model: int, d_kv: int, num_heads: int, *, factor: float, rngs: nnx.Rngs):
+        """Kernels between `d_model` and `num_heads` heads of `d_kv` each; `factor` multiplies the initial scales."""
+        width = num_heads * d_kv
+        self.num_heads = num_heads
+        self.query = Linear(d_model, width, scale=factor * (d_model * d_kv) ** -0.5, rngs=rngs)
+        self.key = Linear(d_model, width, scale=factor * d_model**-0.5, rngs=rngs)
+        self.value = Linear(d_model, width, scale=factor * d_model**-0.5, rngs=rngs)
+        self.output = Linear(width, d_model, scale=factor * width**-0.5, rngs=rngs)
+
+    def keys_values(
+        self, inputs: Float[Array, "*batch d_model"]
+    ) -> tuple[Float[Array, "*batch heads d_kv"], Float[Array, "*batch heads d_kv"]]:
+        """The keys and values that `inputs` offer."""
+        return self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
+
+    def __call__(
+        self,
+        inputs: Float[Array, "batch queries d_model"],
+        keys: Float[Array, "batch keys heads d_kv"],
+        values: Float[Array, "batch keys heads d_kv"],
+        *,
+        mask: Bool[Array, "#batch #heads #queries keys"],
+        bias: Float[Array, "#batch heads #queries keys"] | None,
+        dropout: Dropout,
+    ) -> Float[Array, "batch queries d_model"]:
+        """What each query gathers from the allowed keys; `mask` is True where a query may look.
+
+        The queries may be positions of one sequence or beams of one user: keys and values are never repeated.
+        """
+        queries = self._split_heads(self.query(inputs))
+        scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+        if bias is not None:
+            scores = scores + bias
+        weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1).astype(inputs.dtype)
+        gathered = jnp.einsum("bhqk,bkhd->bqhd", dropout(weights), values)
+        return self.output(gathered.reshape(*inputs.shape[:-1], -1))
+
+    def _split_heads(self, projected: Float[Array, "*batch width"]) -> Float[Array, "*batch heads d_kv"]:
+        """[.., heads * d_kv] as [.., heads, d_kv]."""
+        return projected.reshape(*projected.shape[:-1], self.num_heads, -1)
+
+
+class FeedForward(nnx.Module):
+    """The position-wise network: relu (T5 v1.0), or a gelu gate times a linear map (T5 v1.1, Shazeer 2020)."""
+
+    def __init__(self, d_model: int, d_ff: int, *, gated: bool, factor: float, rngs: nnx.Rngs):
+        """`d_model` to `d_ff` and back; when `gated`, `wi_0` is the gate and `wi_1` the linear map it multiplies."""
+        self.gated = gated
+        scale = factor * d_model**-0.5
+        if gated:
+            self.wi_0 = Linear(d_model, d_ff, scale=scale, rngs=rngs)
+            self.wi_1 = Linear(d_model, d_ff, scale=scale, rngs=rngs)
+        else:
+            self.wi = Linear(d_model, d_ff, scale=scale, rngs=rngs)
+        self.wo = Linear(d_ff, d_model, scale=factor * d_ff**-0.5, rngs=rngs)
+
+    def __call__(self, inputs: Float[Array, "*batch d_model"], dropout: Dropout) -> Float[Array, "*batch d_model"]:
+        """The network's output, in the dtype of `inputs`."""
+        if self.gated:
+            hidden = jax.nn.gelu(self.wi_0(inputs), approximate=True) * self.wi_1(inputs)
+        else:
+            hidden = jax.nn.relu(self.wi(inputs))
+        return self.wo(dropout(hidden))

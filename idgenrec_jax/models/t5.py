@@ -1,0 +1,354 @@
+"""T5 in Flax NNX: the encoder, the decoder run in parallel, and the decoder run token by token over beams.
+
+Two variants: v1.0 (relu, output table tied to the input table, final states scaled by d_model**-0.5) and v1.1 / Flan
+(gated gelu, a separate output table, no scaling). The cached decoder keeps encoder keys and values once per user:
+the beams of a user are the queries of one attention.
+"""
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.models.layers import (
+    Attention,
+    Dropout,
+    DropoutKey,
+    Embedding,
+    FeedForward,
+    RelativePositionBias,
+    RMSNorm,
+)
+
+FEED_FORWARDS = ("relu", "gated-gelu")
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class T5Config:
+    """The shape of a T5; names follow transformers where both have the field.
+
+    `num_layers` counts encoder blocks, `num_decoder_layers` decoder blocks. `dropout_rate` is a fraction, rounded to
+    a multiple of 1/256 when applied. `initializer_factor` multiplies every initial scale. `compute_dtype` is the
+    dtype of activations; parameters are always float32. Raises InputError on an impossible value.
+    """
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_decoder_layers: int
+    num_heads: int
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    dropout_rate: float = 0.1
+    layer_norm_epsilon: float = 1e-6
+    feed_forward: str = "relu"
+    tie_word_embeddings: bool = True
+    pad_token_id: int = 0
+    eos_token_id: int = 1
+    decoder_start_token_id: int = 0
+    initializer_factor: float = 1.0
+    compute_dtype: str = "float32"
+
+    def __post_init__(self):
+        """Checks every field; the message of the InputError names the field, the value and what it may be."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("token_id"):
+                if not 0 <= value < self.vocab_size:
+                    raise InputError(f"T5 {field.name} is {value}; it must be within 0 .. {self.vocab_size - 1}")
+            elif field.type is int and value < 1:
+                raise InputError(f"T5 {field.name} is {value}; it must be at least 1")
+        if self.feed_forward not in FEED_FORWARDS:
+            raise InputError(f"T5 feed_forward is {self.feed_forward!r}; it must be one of {', '.join(FEED_FORWARDS)}")
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            expected = ", ".join(COMPUTE_DTYPES)
+            raise InputError(f"T5 compute_dtype is {self.compute_dtype!r}; it must be one of {expected}")
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise InputError(f"T5 dropout_rate is {self.dropout_rate}; it must be at least 0 and less than 1")
+        buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if buckets < 4 or buckets % 2:
+            raise InputError(f"T5 relative_attention_num_buckets is {buckets}; it must be even and at least 4")
+        if distance <= buckets // 2:
+            raise InputError(
+                f"T5 relative_attention_max_distance is {distance}; for {buckets} buckets it must exceed {buckets // 2}"
+            )
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """`compute_dtype` as a dtype."""
+        return jnp.dtype(self.compute_dtype)
+
+
+class DecodingCache(NamedTuple):
+    """What the token-by-token decoder remembers, a tuple entry per layer, in the compute dtype.
+
+    `self_keys`, `self_values`: positions written so far, zeros after them. `cross_keys`, `cross_values`: one set per
+    user, shared by that user's beams.
+    """
+
+    self_keys: tuple[Float[Array, "batch beams length heads d_kv"], ...]
+    self_values: tuple[Float[Array, "batch beams length heads d_kv"], ...]
+    cross_keys: tuple[Float[Array, "batch source heads d_kv"], ...]
+    cross_values: tuple[Float[Array, "batch source heads d_kv"], ...]
+    encoder_mask: Bool[Array, "batch source"]
+
+    def select_beams(self, beam_indices: Int[Array, "batch beams"]) -> "DecodingCache":
+        """The cache in which beam k of each user continues what beam `beam_indices[user, k]` has written."""
+        rows = beam_indices[:, :, None, None, None]
+
+        def select(caches: tuple[Array, ...]) -> tuple[Array, ...]:
+            return tuple(jnp.take_along_axis(cache, rows, axis=1) for cache in caches)
+
+        return self._replace(self_keys=select(self.self_keys), self_values=select(self.self_values))
+
+
+def shift_right(targets: Int[Array, "batch target"], start_token: int) -> Int[Array, "batch target"]:
+    """Decoder inputs for teacher forcing: `start_token`, then the targets without their last."""
+    start = jnp.full((targets.shape[0], 1), start_token, targets.dtype)
+    return jnp.concatenate([start, targets[:, :-1]], axis=1)
+
+
+class EncoderBlock(nnx.Module):
+    """Self-attention, then feed-forward; each normed before and added to the residual stream after."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        """One block of the shape in `config`."""
+        factor = config.initializer_factor
+        self.self_attention_norm = _norm(config)
+        self.self_attention = Attention(config.d_model, config.d_kv, config.num_heads, factor=factor, rngs=rngs)
+        self.feed_forward_norm = _norm(config)
+        self.feed_forward = FeedForward(
+            config.d_model, config.d_ff, gated=config.feed_forward == "gated-gelu", factor=factor, rngs=rngs
+        )
+
+    def attend_self(
+        self,
+        hidden: Float[Array, "batch length d_model"],
+        mask: Bool[Array, "#batch 1 #length length"],
+        bias: Float[Array, "1 heads length length"],
+        dropout: Dropout,
+    ) -> Float[Array, "batch length d_model"]:
+        """The residual stream after self-attention over a whole sequence."""
+        normed = self.self_attention_norm(hidden)
+        keys, values = self.self_attention.keys_values(normed)
+        return hidden + dropout(self.self_attention(normed, keys, values, mask=mask, bias=bias, dropout=dropout))
+
+    def feed(self, hidden: Float[Array, "*batch d_model"], dropout: Dropout) -> Float[Array, "*batch d_model"]:
+        """The residual stream after the feed-forward network."""
+        return hidden + dropout(self.feed_forward(self.feed_forward_norm(hidden), dropout))
+
+
+class DecoderBlock(EncoderBlock):
+    """An encoder block with cross-attention between its self-attention and its feed-forward network."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        """One block of the shape in `config`."""
+        super().__init__(config, rngs=rngs)
+        self.cross_attention_norm = _norm(config)
+        self.cross_attention = Attention(
+            config.d_model, config.d_kv, config.num_heads, factor=config.initializer_factor, rngs=rngs
+        )
+
+    def attend_encoder(
+        self,
+        hidden: Float[Array, "batch queries d_model"],
+        keys: Float[Array, "batch source heads d_kv"],
+        values: Float[Array, "batch source heads d_kv"],
+        encoder_mask: Bool[Array, "batch source"],
+        dropout: Dropout,
+    ) -> Float[Array, "batch queries d_model"]:
+        """The residual stream after cross-attention; the queries are target positions or one user's beams."""
+        normed = self.cross_attention_norm(hidden)
+        mask = encoder_mask[:, None, None, :]
+        return hidden + dropout(self.cross_attention(normed, keys, values, mask=mask, bias=None, dropout=dropout))
+
+    def attend_cache(
+        self,
+        hidden: Float[Array, "batch beams d_model"],
+        position: Int[Array, ""],
+        keys: Float[Array, "batch beams length heads d_kv"],
+        values: Float[Array, "batch beams length heads d_kv"],
+        bias: Float[Array, "1 heads 1 length"],
+    ) -> tuple[
+        Float[Array, "batch beams d_model"],
+        Float[Array, "batch beams length heads d_kv"],
+        Float[Array, "batch beams length heads d_kv"],
+    ]:
+        """Self-attention of one new token per beam over what its beam has written; also the extended cache."""
+        normed = self.self_attention_norm(hidden)
+        new_keys, new_values = self.self_attention.keys_values(normed)
+        keys = jax.lax.dynamic_update_slice_in_dim(keys, new_keys[:, :, None], position, axis=2)
+        values = jax.lax.dynamic_update_slice_in_dim(values, new_values[:, :, None], position, axis=2)
+        # A beam attends to its own past only, so for this attention every beam is a sequence with one query.
+        gathered = self.self_attention(
+            normed.reshape(-1, 1, normed.shape[-1]),
+            keys.reshape(-1, *keys.shape[2:]),
+            values.reshape(-1, *values.shape[2:]),
+            mask=(jnp.arange(keys.shape[2]) <= position)[None, None, None, :],
+            bias=bias,
+            dropout=Dropout(0.0, None),
+        )
+        return hidden + gathered.reshape(hidden.shape), keys, values
+
+
+class Stack(nnx.Module):
+    """The blocks of an encoder or a decoder, the position bias they share, and the norm after the last."""
+
+    def __init__(self, config: T5Config, *, is_decoder: bool, rngs: nnx.Rngs):
+        """Blocks are unrolled; the decoder's bias looks backwards only."""
+        block, count = (
+            (DecoderBlock, config.num_decoder_layers) if is_decoder else (EncoderBlock, config.num_layers)
+        )
+        self.position_bias = RelativePositionBias(
+            config.num_heads,
+            num_buckets=config.relative_attention_num_buckets,
+            max_distance=config.relative_attention_max_distance,
+            bidirectional=not is_decoder,
+            scale=config.initializer_factor * config.d_model**-0.5,
+            rngs=rngs,
+        )
+        self.blocks = nnx.List([block(config, rngs=rngs) for _ in range(count)])
+        self.final_norm = _norm(config)
+
+
+class T5(nnx.Module):
+    """The encoder-decoder; see the module docstring for the variants and T5Config for the shape."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        """Random parameters from `rngs.params`, at the scales of the T5 paper times `config.initializer_factor`."""
+        self.config = config
+        factor = config.initializer_factor
+        self.shared = Embedding(config.vocab_size, config.d_model, scale=factor, rngs=rngs)
+        self.encoder = Stack(config, is_decoder=False, rngs=rngs)
+        self.decoder = Stack(config, is_decoder=True, rngs=rngs)
+        tied = config.tie_word_embeddings
+        self.lm_head = None if tied else Embedding(config.vocab_size, config.d_model, scale=factor, rngs=rngs)
+
+    @property
+    def output_table(self) -> Float[Array, "vocab d_model"]:
+        """The float32 vectors whose products with the final states are the logits."""
+        return (self.shared if self.lm_head is None else self.lm_head).table[...]
+
+    def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch d_model"]:
+        """The rows of the shared input table, in the compute dtype."""
+        return self.shared(tokens).astype(self.config.dtype)
+
+    def encode(
+        self,
+        tokens: Int[Array, "batch source"] | None,
+        mask: Bool[Array, "batch source"],
+        *,
+        embeddings: Float[Array, "batch source d_model"] | None = None,
+        dropout_key: DropoutKey | None = None,
+    ) -> Float[Array, "batch source d_model"]:
+        """The encoder's final states from tokens, or from `embeddings` that stand in for them.
+
+        `mask` is True at real positions, which may be on either side; states elsewhere mean nothing. Raises
+        ValueError unless exactly one of `tokens` and `embeddings` is given.
+        """
+        if (tokens is None) == (embeddings is None):
+            raise ValueError("encode takes exactly one of tokens and embeddings")
+        inputs = self.embed(tokens) if embeddings is None else embeddings.astype(self.config.dtype)
+        dropout = Dropout(self.config.dropout_rate, dropout_key)
+        hidden = dropout(inputs)
+        bias = self.encoder.position_bias.square(mask.shape[1])
+        for block in self.encoder.blocks:
+            hidden = block.attend_self(hidden, mask[:, None, None, :], bias, dropout)
+            hidden = block.feed(hidden, dropout)
+        return dropout(self.encoder.final_norm(hidden))
+
+    def decode(
+        self,
+        decoder_tokens: Int[Array, "batch target"],
+        encoded: Float[Array, "batch source d_model"],
+        encoder_mask: Bool[Array, "batch source"],
+        *,
+        decoder_mask: Bool[Array, "batch target"] | None = None,
+        dropout_key: DropoutKey | None = None,
+    ) -> Float[Array, "batch target d_model"]:
+        """The decoder's final states at all positions at once; `logits` turns them into logits.
+
+        Normed, and when the tables are tied already scaled by d_model**-0.5. `decoder_mask` is True at real
+        positions and is needed only when padding comes before real tokens.
+        """
+        dropout = Dropout(self.config.dropout_rate, dropout_key)
+        hidden = dropout(self.embed(decoder_tokens))
+        encoded = encoded.astype(self.config.dtype)
+        length = decoder_tokens.shape[1]
+        mask = jnp.tril(jnp.ones((1, 1, length, length), bool))
+        if decoder_mask is not None:
+            mask = mask & decoder_mask[:, None, None, :]
+        bias = self.decoder.position_bias.square(length)
+        for block in self.decoder.blocks:
+            hidden = block.attend_self(hidden, mask, bias, dropout)
+            keys, values = block.cross_attention.keys_values(encoded)
+            hidden = block.attend_encoder(hidden, keys, values, encoder_mask, dropout)
+            hidden = block.feed(hidden, dropout)
+        return self._scale(dropout(self.decoder.final_norm(hidden)))
+
+    def logits(self, hidden: Float[Array, "*batch d_model"]) -> Float[Array, "*batch vocab"]:
+        """Float32 logits over the whole vocabulary from the final states of `decode` or `decode_step`."""
+        dtype = self.config.dtype
+        table = self.output_table.astype(dtype)
+        return jnp.einsum("...d,vd->...v", hidden.astype(dtype), table, preferred_element_type=jnp.float32)
+
+    def start_decoding(
+        self,
+        encoded: Float[Array, "batch source d_model"],
+        encoder_mask: Bool[Array, "batch source"],
+        *,
+        num_beams: int,
+        max_length: int,
+    ) -> DecodingCache:
+        """An empty cache for `max_length` decoder inputs (the start token counts) on `num_beams` beams per user."""
+        config = self.config
+        encoded = encoded.astype(config.dtype)
+        pairs = [block.cross_attention.keys_values(encoded) for block in self.decoder.blocks]
+        shape = (encoded.shape[0], num_beams, max_length, config.num_heads, config.d_kv)
+        empty = tuple(jnp.zeros(shape, config.dtype) for _ in self.decoder.blocks)
+        return DecodingCache(
+            self_keys=empty,
+            self_values=empty,
+            cross_keys=tuple(keys for keys, _ in pairs),
+            cross_values=tuple(values for _, values in pairs),
+            encoder_mask=encoder_mask,
+        )
+
+    def decode_step(
+        self, tokens: Int[Array, "batch beams"], position: Int[Array, ""], cache: DecodingCache
+    ) -> tuple[Float[Array, "batch beams d_model"], DecodingCache]:
+        """The final states after one more decoder input per beam, at `position` (0 for the start token).
+
+        Equals column `position` of `decode` on all inputs so far, without dropout. The cache must hold the positions
+        before, and have room for this one.
+        """
+        hidden = self.embed(tokens)
+        bias = self.decoder.position_bias.row(position, cache.self_keys[0].shape[2])
+        self_keys, self_values = [], []
+        for block, keys, values, cross_keys, cross_values in zip(
+            self.decoder.blocks, cache.self_keys, cache.self_values, cache.cross_keys, cache.cross_values, strict=True
+        ):
+            hidden, keys, values = block.attend_cache(hidden, position, keys, values, bias)
+            self_keys.append(keys)
+            self_values.append(values)
+            hidden = block.attend_encoder(hidden, cross_keys, cross_values, cache.encoder_mask, Dropout(0.0, None))
+            hidden = block.feed(hidden, Dropout(0.0, None))
+        extended = cache._replace(self_keys=tuple(self_keys), self_values=tuple(self_values))
+        return self._scale(self.decoder.final_norm(hidden)), extended
+
+    def _scale(self, hidden: Float[Array, "*batch d_model"]) -> Float[Array, "*batch d_model"]:
+        """v1.0 scales the states that meet the shared table, which was initialised to serve as an input table."""
+        return hidden * self.config.d_model**-0.5 if self.config.tie_word_embeddings else hidden
+
+
+def _norm(config: T5Config) -> RMSNorm:
+    """A norm over d_model."""
+    return RMSNorm(config.d_model, epsilon=config.layer_norm_epsilon, initial_scale=config.initializer_factor)

@@ -1,0 +1,55 @@
+"""Progress with rate and time left: one moving line at a terminal, plain lines in a log file."""
+
+import sys
+import time
+from typing import TextIO
+
+
+class Progress:
+    """Reports how much of a known amount of work is done.
+
+    At a terminal one line is rewritten at most five times a second; elsewhere a plain line is printed when the work
+    ends and every `log_seconds` before.
+    """
+
+    def __init__(
+        self, title: str, total: int, unit: str, *, done: int = 0, stream: TextIO | None = None, log_seconds: float = 20.0
+    ):
+        """Start the clock; `total` and `done` count `unit`s."""
+        self._title, self._total, self._unit = title, total, unit
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._interval = 0.2 if self._terminal else log_seconds
+        self._first_done = self._done = done
+        self._start = self._last = time.monotonic()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say that `done` units are finished now; `note` follows the figures."""
+        self._done = done
+        now = time.monotonic()
+        if now - self._last >= self._interval:
+            self._last = now
+            self._write(self._line(now, note), end="" if self._terminal else "\n")
+
+    def close(self, note: str = "") -> None:
+        """Print the last line, with the whole time taken."""
+        seconds = time.monotonic() - self._start
+        rate = (self._done - self._first_done) / max(seconds, 1e-9)
+        text = f"{self._title}: {self._done}/{self._total} {self._unit}s in {_clock(seconds)}, {rate:.1f} {self._unit}s/s"
+        self._write(text + (f", {note}" if note else ""), end="\n")
+
+    def _line(self, now: float, note: str) -> str:
+        rate = (self._done - self._first_done) / max(now - self._start, 1e-9)
+        left = _clock((self._total - self._done) / rate) if rate > 0 else "?"
+        text = f"{self._title}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, {left} left"
+        return text + (f", {note}" if note else "")
+
+    def _write(self, text: str, *, end: str) -> None:
+        self._stream.write(f"\r\x1b[K{text}{end}" if self._terminal else text + end)
+        self._stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

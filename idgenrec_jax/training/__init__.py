@@ -1,0 +1,1 @@
+"""Losses, steps, phases and checkpoints."""

@@ -1,0 +1,344 @@
+"""Rounds and phases: the alternating training of ID generator and recommender, resumable at any step.
+
+The run is a list of phases. A cursor (phase, epoch, step) names the next step to take; together with both train
+states it is a checkpoint, and everything after it is a pure function of the checkpoint, the configuration and the
+data. What ends a phase (new IDs, a validation) is done again when a run was killed within it.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import nnx
+
+from idgenrec_jax.config import Config
+from idgenrec_jax.data.batches import BucketedBatches, IdBatches, PromptSource, recommender_epoch, recommender_widths
+from idgenrec_jax.ids.rounds import RoundIds
+from idgenrec_jax.progress import Progress
+from idgenrec_jax.training.checkpoints import Checkpoints
+from idgenrec_jax.training.optimizer import make_optimizer, warmup_linear_decay
+from idgenrec_jax.training.records import MetricsLog
+from idgenrec_jax.training.steps import TrainState, create_train_state, make_id_step, make_recommender_step, seed_key
+from idgenrec_jax.training.warm_start import warm_start_batches, warm_start_words
+
+WARM_START, ID, RECOMMENDER = "warm_start", "id", "recommender"
+SELECTION_METRIC = "ndcg@10"
+
+Validate = Callable[[Any, PromptSource, str], dict[str, float]]
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training of one model; `round` counts from 1, the warm start is round 0."""
+
+    kind: str
+    round: int
+    epochs: int
+
+    @property
+    def title(self) -> str:
+        """Name for progress lines."""
+        return "warm start" if self.kind == WARM_START else f"round {self.round}, {self.kind} phase"
+
+
+def phases(config: Config, *, pretrained_generator: bool) -> tuple[Phase, ...]:
+    """Return the phases of a run; the first makes the IDs of round 0, without training where none is needed."""
+    training = config.training
+    needs_words = not pretrained_generator and (training.id_epochs > 0 or not config.ids.table)
+    result = [Phase(WARM_START, 0, training.warm_start_epochs if needs_words else 0)]
+    for number in range(1, training.rounds + 1):
+        id_phase = [Phase(ID, number, training.id_epochs)] if training.id_epochs else []
+        recommender_phase = [Phase(RECOMMENDER, number, training.recommender_epochs)]
+        first = training.order == "id_first"
+        result += id_phase + recommender_phase if first else recommender_phase + id_phase
+    return tuple(result)
+
+
+@dataclasses.dataclass
+class RunState:
+    """Everything that changes during a run; `to_meta` is the part that is not arrays."""
+
+    generator: TrainState
+    recommender: TrainState
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    global_step: int = 0
+    loss_sum: float = 0.0
+    id_round: int = -1
+    best: dict[str, Any] | None = None
+    misses: int = 0
+    records: int = 0
+    seconds: float = 0.0
+
+    def to_meta(self) -> dict[str, Any]:
+        """Return the fields that are plain JSON."""
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("generator", "recommender")]
+        return {name: getattr(self, name) for name in names}
+
+    def arrays(self) -> dict[str, TrainState]:
+        """Return the fields that are arrays."""
+        return {"generator": self.generator, "recommender": self.recommender}
+
+
+class Alternation:
+    """Trains both models by the configured phases and keeps the best by validation NDCG@10."""
+
+    def __init__(
+        self,
+        config: Config,
+        ids: RoundIds,
+        *,
+        workdir: Path,
+        generator: tuple[nnx.GraphDef, Any],
+        recommender: tuple[nnx.GraphDef, Any],
+        vocab_size: int,
+        pretrained_generator: bool,
+        validate: Validate,
+        should_stop: Callable[[], bool],
+        place_batch: Callable[[Any], Any],
+    ):
+        """Prepare the run in `workdir`, from its newest whole checkpoint where there is one.
+
+        `generator` and `recommender` are (graphdef, params) already placed on the mesh; `validate(recommender params,
+        prompts, title)` returns the metrics of the validation split; `place_batch` puts a numpy batch on the mesh.
+        """
+        self._config, self._ids = config, ids
+        self._validate, self._should_stop, self._place_batch = validate, should_stop, place_batch
+        self._phases = phases(config, pretrained_generator=pretrained_generator)
+        self._latest = Checkpoints(workdir / "checkpoints" / "latest", keep=2)
+        self._best = Checkpoints(workdir / "checkpoints" / "best", keep=2)
+        training = config.training
+        self._optimizer = make_optimizer(clip_norm=training.gradient_clip, weight_decay=training.weight_decay)
+        create = jax.jit(lambda params: create_train_state(params, self._optimizer))
+        self._create_state = create
+        self.state = RunState(create(generator[1]), create(recommender[1]))
+        self._resume()
+        self._log = MetricsLog(workdir / "metrics.jsonl", records=self.state.records)
+        self._clock = time.monotonic() - self.state.seconds
+        self._generator_step = make_recommender_step(generator[0], self._optimizer)
+        self._recommender_step = make_recommender_step(recommender[0], self._optimizer)
+        self._id_step = make_id_step(
+            generator[0],
+            recommender[0],
+            self._optimizer,
+            jnp.asarray(ids.no_embedding(vocab_size)),
+            config.ids.soft_length,
+        )
+        self._warm_start_words: list[str] | None = None
+        self._keys = {kind: seed_key(training.seed * 3 + index) for index, kind in enumerate((WARM_START, ID, RECOMMENDER))}
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end and return the description of the best state: step, round, phase, id_round, metrics.
+
+        Raises:
+            Interrupted: `should_stop` said so; the state was saved.
+        """
+        every = self._config.training.validate_every_epochs
+        while self.state.phase < len(self._phases) and not self._patience_spent():
+            phase = self._phases[self.state.phase]
+            if self.state.epoch < phase.epochs:
+                self._train_epoch(phase)
+                within = phase.kind == RECOMMENDER and every and self.state.epoch < phase.epochs
+                if within and self.state.epoch % every == 0:
+                    self._validate_now(phase)
+            else:
+                self._end_phase(phase)
+            self._save()
+        return self.state.best
+
+    def best_params(self) -> dict[str, Any]:
+        """Return the parameters of both models at the best validation, as {"generator", "recommender"}."""
+        like = {name: state.params for name, state in self.state.arrays().items()}
+        return self._best.restore(self.state.best["step"], like)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, earlier sittings included."""
+        return time.monotonic() - self._clock
+
+    def _resume(self) -> None:
+        for step in reversed(self._latest.steps()):
+            meta = self._latest.meta(step)
+            arrays = self._latest.restore(step, self.state.arrays())
+            self.state = RunState(**arrays, **meta)
+            if self.state.id_round >= 0:
+                self._ids.load(self.state.id_round)
+            logging.info("resuming from step %d: %s", step, {name: meta[name] for name in ("phase", "epoch", "step")})
+            return
+
+    def _save(self) -> None:
+        self.state.records = self._log.records
+        self.state.seconds = self.seconds
+        self.state.loss_sum = float(self.state.loss_sum)
+        self._latest.save(self._checkpoint_number(), self.state.arrays(), self.state.to_meta())
+
+    def _checkpoint_number(self) -> int:
+        # The end of a phase saves once more at the same global step, so phases finished count as well.
+        return self.state.global_step + self.state.phase
+
+    def _patience_spent(self) -> bool:
+        patience = self._config.training.early_stop_patience
+        return bool(patience) and self.state.misses >= patience
+
+    def _train_epoch(self, phase: Phase) -> None:
+        batches = self._batches(phase)
+        total = len(batches)
+        epoch_number = self.state.epoch + 1
+        progress = Progress(f"{phase.title}, epoch {epoch_number}/{phase.epochs}", total, "step", done=self.state.step)
+        every = self._config.training.checkpoint_every_steps
+        while self.state.step < total:
+            self._train_step(phase, batches, total)
+            progress.update(self.state.step)
+            stop = self._should_stop()
+            if stop or (every and self.state.step % every == 0 and self.state.step < total):
+                self._save()
+            if stop:
+                raise Interrupted
+        loss = float(self.state.loss_sum) / max(total, 1)
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"{phase.title}, epoch {epoch_number}: the loss is {loss}; lower the learning rate")
+        progress.close(f"loss {loss:.4f}")
+        self.state.epoch, self.state.step, self.state.loss_sum = epoch_number, 0, 0.0
+        self._record(phase, "train", {"loss": loss})
+
+    def _train_step(self, phase: Phase, batches: BucketedBatches | IdBatches, total: int) -> None:
+        state = self.state
+        rate = np.float32(self._learning_rate(phase, (state.step + 0.5) / total))
+        batch = self._place_batch(batches.batch(state.step))
+        key = self._keys[phase.kind]
+        if phase.kind == RECOMMENDER:
+            state.recommender, metrics = self._recommender_step(state.recommender, batch, rate, key)
+        elif phase.kind == ID:
+            state.generator, metrics = self._id_step(state.generator, state.recommender.params, batch, rate, key)
+        else:
+            state.generator, metrics = self._generator_step(state.generator, batch, rate, key)
+        state.loss_sum = state.loss_sum + metrics["loss"]
+        state.step += 1
+        state.global_step += 1
+
+    def _learning_rate(self, phase: Phase, share_of_epoch: float) -> float:
+        """One schedule per kind of phase, over all its phases of the run."""
+        training = self._config.training
+        peaks = {
+            WARM_START: training.warm_start_learning_rate,
+            ID: training.id_learning_rate,
+            RECOMMENDER: training.recommender_learning_rate,
+        }
+        total = sum(other.epochs for other in self._phases if other.kind == phase.kind)
+        progress = (self._epochs_before(phase) + self.state.epoch + share_of_epoch) / total
+        return warmup_linear_decay(progress, peaks[phase.kind], training.warmup_fraction)
+
+    def _epochs_before(self, phase: Phase) -> int:
+        return sum(other.epochs for other in self._phases[: self.state.phase] if other.kind == phase.kind)
+
+    def _batches(self, phase: Phase) -> BucketedBatches | IdBatches:
+        training, data = self._config.training, self._config.data
+        epoch = self._epochs_before(phase) + self.state.epoch
+        if phase.kind == WARM_START:
+            if self._warm_start_words is None:
+                self._warm_start_words = warm_start_words(self._ids, self._config)
+            return warm_start_batches(self._ids, self._config, self._warm_start_words, epoch=epoch)
+        if phase.kind == RECOMMENDER:
+            source = self._ids.source(max_history=data.max_history)
+            widths, target_width = recommender_widths(source, training.num_buckets)
+            return recommender_epoch(
+                source,
+                seed=training.seed,
+                epoch=epoch,
+                batch_size=training.recommender_batch_size,
+                num_examples=training.recommender_examples_per_epoch,
+                widths=widths,
+                target_width=target_width,
+            )
+        source = self._ids.source(max_history=data.id_max_history)
+        return IdBatches(
+            source,
+            self._ids.text_tokens,
+            seed=training.seed,
+            epoch=epoch,
+            num_examples=training.id_examples_per_epoch,
+            batch_size=training.id_batch_size,
+            items_per_batch=training.id_items_per_batch,
+            id_length=self._config.ids.soft_length,
+            target_width=recommender_widths(source, 1)[1],
+        )
+
+    def _end_phase(self, phase: Phase) -> None:
+        if phase.kind != RECOMMENDER:
+            given = self._ids.given if phase.kind == WARM_START else None
+            self._ids.regenerate(
+                self.state.generator.params, phase.round, on_progress=self._id_progress(phase), given=given
+            )
+            self.state.id_round = phase.round
+        if phase.kind == WARM_START:
+            # The ID phases follow another objective: they start with fresh moments.
+            self.state.generator = self._create_state(self.state.generator.params)
+        else:
+            self._validate_now(phase)
+        self.state.phase, self.state.epoch = self.state.phase + 1, 0
+
+    def _id_progress(self, phase: Phase) -> Callable[[int, int], None]:
+        progress: Progress | None = None
+
+        def report(done: int, total: int) -> None:
+            nonlocal progress
+            if progress is None or done == 0:
+                progress = Progress(f"{phase.title}: writing IDs", total, "item")
+            progress.update(done)
+            self.check_stop()
+
+        return report
+
+    def check_stop(self) -> None:
+        """Raise `Interrupted` when the run was asked to stop; outside an epoch its end is already saved."""
+        if self._should_stop():
+            raise Interrupted
+
+    def _validate_now(self, phase: Phase) -> None:
+        source = self._ids.source(max_history=self._config.data.max_history, evaluation=True)
+        metrics = self._validate(self.state.recommender.params, source, f"{phase.title}: validation")
+        self._record(phase, "validation", metrics)
+        value = metrics[SELECTION_METRIC]
+        logging.info("%s, epoch %d: validation %s", phase.title, self.state.epoch, _brief(metrics))
+        if self.state.best is not None and value <= self.state.best["metrics"][SELECTION_METRIC]:
+            self.state.misses += 1
+            return
+        self.state.misses = 0
+        self.state.best = {
+            "step": self.state.global_step,
+            "round": phase.round,
+            "phase": phase.kind,
+            "epoch": self.state.epoch,
+            "id_round": self.state.id_round,
+            "metrics": metrics,
+        }
+        params = {name: state.params for name, state in self.state.arrays().items()}
+        self._best.save(self.state.global_step, params, self.state.best)
+
+    def _record(self, phase: Phase, split: str, values: dict[str, float]) -> None:
+        self._log.append(
+            {
+                "step": self.state.global_step,
+                "round": phase.round,
+                "phase": phase.kind,
+                "epoch": self.state.epoch,
+                "split": split,
+                **values,
+                "seconds": round(self.seconds, 3),
+            }
+        )
+
+
+def _brief(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

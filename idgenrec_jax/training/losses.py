@@ -1,0 +1,270 @@
+"""The two losses: the recommender's (supervised cross-entropy) and the ID generator's (DESIGN, "ID loss")."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from idgenrec_jax.decoding.beam import greedy_search
+from idgenrec_jax.models.layers import DropoutKey
+from idgenrec_jax.models.t5 import T5, shift_right
+from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE, soft_embedding
+
+
+class RecommenderBatch(NamedTuple):
+    """Prompts and the tokens to be written for them; a warm start's texts and words have the same form.
+
+    `target_tokens` are the ID's tokens with EOS at the end, padded. `weight` is 1 for a real row and 0 for a row that
+    only fills the batch.
+    """
+
+    prompt_tokens: Int[Array, "batch source"]
+    prompt_mask: Bool[Array, "batch source"]
+    target_tokens: Int[Array, "batch target"]
+    target_mask: Bool[Array, "batch target"]
+    weight: Float[Array, " batch"]
+
+
+class IdBatch(NamedTuple):
+    """Prompts with empty slots for the soft IDs of their histories, and the texts of the histories' distinct items.
+
+    `slot_item` is the row of `item_tokens` whose ID stands at a prompt position, -1 at an ordinary token;
+    `slot_position` is the position within that ID. Rows of `item_tokens` that no slot names fill the shape only.
+    """
+
+    item_tokens: Int[Array, "items text"]
+    item_mask: Bool[Array, "items text"]
+    prompt_tokens: Int[Array, "batch source"]
+    prompt_mask: Bool[Array, "batch source"]
+    slot_item: Int[Array, "batch source"]
+    slot_position: Int[Array, "batch source"]
+    target_tokens: Int[Array, "batch target"]
+    target_mask: Bool[Array, "batch target"]
+    weight: Float[Array, " batch"]
+
+
+class SoftIds(NamedTuple):
+    """The IDs of a batch's distinct items: soft embeddings, the greedy tokens, and which positions carry anything."""
+
+    embeddings: Float[Array, "items length d_model"]
+    mask: Bool[Array, "items length"]
+    tokens: Int[Array, "items length"]
+
+
+def token_weights(
+    target_mask: Bool[Array, "batch target"], weight: Float[Array, " batch"]
+) -> Float[Array, "batch target"]:
+    """Return the weight of every target token: that of its row, and zero for padding."""
+    return target_mask.astype(jnp.float32) * weight[:, None]
+
+
+def token_cross_entropy(
+    logits: Float[Array, "batch target vocab"],
+    targets: Int[Array, "batch target"],
+    weights: Float[Array, "batch target"],
+) -> Float[Array, ""]:
+    """Return the weighted mean of the tokens' negative log-likelihoods in nats, float32; 0 where all weights are 0.
+
+    Written as logsumexp minus the target's logit: the log-probabilities of the other tokens are never formed.
+    """
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    losses = jax.nn.logsumexp(logits, axis=-1) - chosen
+    total = weights.sum()
+    return jnp.where(weights > 0, losses * weights, 0.0).sum() / jnp.where(total > 0, total, 1.0)
+
+
+def recommender_loss(model: T5, batch: RecommenderBatch, dropout_key: DropoutKey | None = None) -> Float[Array, ""]:
+    """Return the mean cross-entropy of the target tokens given the prompts, in nats per real token.
+
+    `dropout_key=None` means no dropout.
+    """
+    encoder_key, decoder_key = _split_key(dropout_key)
+    encoded = model.encode(batch.prompt_tokens, batch.prompt_mask, dropout_key=encoder_key)
+    return _target_loss(model, encoded, batch.prompt_mask, batch, decoder_key)
+
+
+def generator_loss(model: T5, batch: RecommenderBatch, dropout_key: DropoutKey | None = None) -> Float[Array, ""]:
+    """Return the warm start's loss: the cross-entropy of an item's telling words given its text (DESIGN, "Warm start").
+
+    The arithmetic is the recommender's; `prompt_tokens` hold the texts, `target_tokens` the words.
+    """
+    return recommender_loss(model, batch, dropout_key)
+
+
+def id_loss(
+    generator: T5,
+    recommender: T5,
+    batch: IdBatch,
+    no_embedding: Bool[Array, " vocab"],
+    *,
+    id_length: int,
+    dropout_key: DropoutKey | None = None,
+    block_size: int = DEFAULT_BLOCK_SIZE,
+) -> Float[Array, ""]:
+    """Return the recommender's loss on prompts whose history is spelled in the generator's soft IDs.
+
+    Differentiable in the generator's parameters only: every parameter of the recommender is under stop_gradient.
+    `no_embedding` marks the punctuation tokens, which leave no trace in an ID. `id_length` is the longest ID in
+    tokens, EOS included. `dropout_key` drops out in the generator's differentiated pass; the greedy IDs and the
+    recommender are deterministic. DESIGN, "ID loss".
+    """
+    soft_ids = generate_soft_ids(
+        generator,
+        recommender.shared.table[...],
+        batch.item_tokens,
+        batch.item_mask,
+        no_embedding,
+        id_length=id_length,
+        dropout_key=dropout_key,
+        block_size=block_size,
+    )
+    return loss_of_soft_ids(recommender, soft_ids.embeddings, soft_ids.mask, batch)
+
+
+def generate_soft_ids(
+    generator: T5,
+    table: Float[Array, "vocab d_embed"],
+    item_tokens: Int[Array, "items text"],
+    item_mask: Bool[Array, "items text"],
+    no_embedding: Bool[Array, " vocab"],
+    *,
+    id_length: int,
+    dropout_key: DropoutKey | None = None,
+    block_size: int = DEFAULT_BLOCK_SIZE,
+) -> SoftIds:
+    """Write each item's ID greedily and return its softmax-weighted mean of `table`, differentiable in the generator.
+
+    The greedy tokens come from a loop without gradient; one teacher-forced pass over them gives the same
+    logits with gradient. Without dropout the two share one encoder pass.
+
+    Raises ValueError when the generator's vocabulary is not that of `table`.
+    """
+    if generator.output_table.shape[0] != table.shape[0]:
+        raise ValueError(
+            f"the generator's vocabulary has {generator.output_table.shape[0]} tokens, the recommender's "
+            f"{table.shape[0]}; soft IDs need one vocabulary for both"
+        )
+    encoder_key, decoder_key = _split_key(dropout_key)
+    encoded = generator.encode(item_tokens, item_mask, dropout_key=encoder_key)
+    frozen = without_gradient(generator)
+    greedy_encoded = encoded if dropout_key is None else frozen.encode(item_tokens, item_mask)
+    tokens = greedy_ids(frozen, jax.lax.stop_gradient(greedy_encoded), item_mask, id_length=id_length)
+
+    decoder_inputs = shift_right(tokens, generator.config.decoder_start_token_id)
+    hidden = generator.decode(decoder_inputs, encoded, item_mask, dropout_key=decoder_key)
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    embeddings = soft_embedding(flat, generator.output_table, table, block_size=block_size)
+    mask = carries_embedding(tokens, no_embedding, generator.config.eos_token_id, generator.config.pad_token_id)
+    return SoftIds(embeddings.reshape(*tokens.shape, table.shape[1]), mask, tokens)
+
+
+def greedy_ids(
+    generator: T5,
+    encoded: Float[Array, "items text d_model"],
+    item_mask: Bool[Array, "items text"],
+    *,
+    id_length: int,
+) -> Int[Array, "items length"]:
+    """Decode `id_length` tokens per item greedily from its encoded text: EOS kept, padding after it."""
+    config = generator.config
+    # The last token is written, never read: start token and tokens fill `id_length` decoder inputs.
+    cache = generator.start_decoding(encoded, item_mask, num_beams=1, max_length=id_length)
+
+    def step(tokens, position, cache):
+        hidden, cache = generator.decode_step(tokens, position, cache)
+        return generator.logits(hidden), cache
+
+    return greedy_search(
+        step,
+        cache,
+        batch_size=encoded.shape[0],
+        max_length=id_length + 1,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        start_token_id=config.decoder_start_token_id,
+    )
+
+
+def carries_embedding(
+    tokens: Int[Array, "items length"], no_embedding: Bool[Array, " vocab"], eos_token_id: int, pad_token_id: int
+) -> Bool[Array, "items length"]:
+    """Tell which positions of an ID are part of it: those before EOS that are neither padding nor punctuation."""
+    ended = jnp.cumsum(tokens == eos_token_id, axis=-1) > 0
+    return ~ended & (tokens != pad_token_id) & ~no_embedding[tokens]
+
+
+def loss_of_soft_ids(
+    recommender: T5,
+    embeddings: Float[Array, "items length d_model"],
+    mask: Bool[Array, "items length"],
+    batch: IdBatch,
+) -> Float[Array, ""]:
+    """Return the frozen recommender's cross-entropy of the targets, given the embeddings of the items' IDs.
+
+    With the recommender's own embedding rows as `embeddings` this is the loss of the discrete prompt.
+    """
+    recommender = without_gradient(recommender)
+    prompt, prompt_mask = place_ids(
+        recommender, embeddings, mask, batch.prompt_tokens, batch.prompt_mask, batch.slot_item, batch.slot_position
+    )
+    encoded = recommender.encode(None, prompt_mask, embeddings=prompt)
+    return _target_loss(recommender, encoded, prompt_mask, batch, None)
+
+
+def place_ids(
+    recommender: T5,
+    embeddings: Float[Array, "items length d_model"],
+    mask: Bool[Array, "items length"],
+    prompt_tokens: Int[Array, "batch source"],
+    prompt_mask: Bool[Array, "batch source"],
+    slot_item: Int[Array, "batch source"],
+    slot_position: Int[Array, "batch source"],
+) -> tuple[Float[Array, "batch source d_model"], Bool[Array, "batch source"]]:
+    """Embed the prompts with the ID embeddings in their slots, and return them with their mask.
+
+    Slots that carry nothing move behind the kept positions, whose order stays: a discrete prompt has no holes, and the
+    recommender's relative positions must equal the discrete prompt's.
+    """
+    is_slot = slot_item >= 0
+    item = jnp.maximum(slot_item, 0)
+    kept = prompt_mask & jnp.where(is_slot, mask[item, slot_position], True)
+    order = jnp.argsort(~kept, axis=-1, stable=True)
+
+    def reorder(values):
+        return jnp.take_along_axis(values, order, axis=-1)
+
+    # The integers are put in order, not the embeddings: one gather of rows instead of two.
+    soft_rows = embeddings[reorder(item), reorder(slot_position)]
+    token_rows = recommender.embed(reorder(prompt_tokens))
+    placed = jnp.where(reorder(is_slot)[..., None], soft_rows.astype(token_rows.dtype), token_rows)
+    return placed, reorder(kept)
+
+
+def without_gradient(model: T5) -> T5:
+    """Return the same model with every parameter under stop_gradient."""
+    graphdef, state = nnx.split(model)
+    return nnx.merge(graphdef, jax.tree.map(jax.lax.stop_gradient, state))
+
+
+def _target_loss(
+    model: T5,
+    encoded: Float[Array, "batch source d_model"],
+    encoder_mask: Bool[Array, "batch source"],
+    batch: RecommenderBatch | IdBatch,
+    dropout_key: DropoutKey | None,
+) -> Float[Array, ""]:
+    """Return the cross-entropy of a batch's targets given encoded prompts."""
+    decoder_inputs = shift_right(batch.target_tokens, model.config.decoder_start_token_id)
+    hidden = model.decode(decoder_inputs, encoded, encoder_mask, dropout_key=dropout_key)
+    weights = token_weights(batch.target_mask, batch.weight)
+    return token_cross_entropy(model.logits(hidden), batch.target_tokens, weights)
+
+
+def _split_key(dropout_key: DropoutKey | None) -> tuple[DropoutKey | None, DropoutKey | None]:
+    """Return one dropout key for the encoder and one for the decoder, or none for either."""
+    if dropout_key is None:
+        return None, None
+    return jax.random.fold_in(dropout_key, 0), jax.random.fold_in(dropout_key, 1)

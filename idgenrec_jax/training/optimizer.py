@@ -1,0 +1,64 @@
+"""AdamW and the learning-rate schedule."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+CLIP_NORM = 1.0
+WEIGHT_DECAY = 0.01
+
+
+def decay_mask(params: PyTree) -> PyTree:
+    """Return a tree of booleans like `params`: False for the scales of layer norms, recognised by their path."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path).lower(), params)
+
+
+def make_optimizer(
+    *,
+    clip_norm: float = CLIP_NORM,
+    weight_decay: float = WEIGHT_DECAY,
+    first_decay: float = 0.9,
+    second_decay: float = 0.999,
+    epsilon: float = 1e-8,
+) -> optax.GradientTransformation:
+    """Return AdamW *without* its learning rate: clip by global norm, Adam, decoupled weight decay except on norms.
+
+    The rate is given to each `apply_gradients`, so that the optimizer's state holds no schedule and a resumed run
+    needs none. `clip_norm` is the largest global gradient norm; `weight_decay` is per unit of learning rate.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.scale_by_adam(b1=first_decay, b2=second_decay, eps=epsilon),
+        optax.add_decayed_weights(weight_decay, mask=decay_mask),
+    )
+
+
+def apply_gradients(
+    optimizer: optax.GradientTransformation,
+    gradients: PyTree,
+    optimizer_state: PyTree,
+    params: PyTree,
+    learning_rate: Float[Array, ""] | float,
+) -> tuple[PyTree, PyTree]:
+    """Return the parameters after one step of `-learning_rate` times the optimizer's update, and its new state."""
+    updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+    rate = jnp.asarray(learning_rate, jnp.float32)
+    params = jax.tree.map(lambda value, update: value - (rate * update).astype(value.dtype), params, updates)
+    return params, optimizer_state
+
+
+def warmup_linear_decay(progress: float, peak: float, warmup_fraction: float = 0.05) -> float:
+    """Return the learning rate at a share `progress` of the training: a linear rise to `peak`, then a linear fall to 0.
+
+    Give (step + 0.5) / total_steps for step = 0, 1, ..: then neither the first step nor the last has a rate of zero.
+
+    Raises ValueError when `progress` is outside [0, 1] or `warmup_fraction` outside [0, 1).
+    """
+    if not 0.0 <= progress <= 1.0:
+        raise ValueError(f"progress is {progress}, expected a share of the training between 0 and 1")
+    if not 0.0 <= warmup_fraction < 1.0:
+        raise ValueError(f"warmup_fraction is {warmup_fraction}, expected at least 0 and less than 1")
+    if progress < warmup_fraction:
+        return peak * progress / warmup_fraction
+    return peak * (1.0 - progress) / (1.0 - warmup_fraction)

@@ -1,0 +1,102 @@
+"""What the programs share: the configuration's flags, errors in one line, logging, and the compilation cache."""
+
+import difflib
+import logging as python_logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+from idgenrec_jax.config import PRESETS, Config, fields_with_help, preset
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.files import is_disk_full
+
+USER_ERROR = 2
+
+_DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
+
+
+def define_config_flags() -> None:
+    """Define --preset and one flag --config.SECTION.FIELD for every field of the configuration."""
+    flags.DEFINE_string("preset", None, f"named configuration to start from: {', '.join(PRESETS)}")
+    for name, kind, text in fields_with_help():
+        _DEFINE[kind](f"config.{name}", None, text)
+
+
+def config_from_flags(default_preset: str) -> Config:
+    """Return the preset with every --config flag that was given applied to it."""
+    values = flags.FLAGS.flag_values_dict()
+    overrides = {name: values[f"config.{name}"] for name, _, _ in fields_with_help()}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return preset(values["preset"] or default_preset).override(given)
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Parse flags, run `main`, and turn a user's mistakes into one line and exit code 2."""
+    app.run(lambda arguments: sys.exit(_guarded(main, arguments[1:])), flags_parser=_parse_flags)
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs between runs, in $XDG_CACHE_HOME/idgenrec_jax unless JAX is told another place."""
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idgenrec_jax" / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def stop_on_terminate() -> Callable[[], bool]:
+    """Return a function that tells whether SIGTERM or SIGINT (once) has asked the process to stop."""
+    received: list[int] = []
+
+    def note(number, _frame):
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        logging.warning("%s: saving, then stopping", signal.Signals(number).name)
+
+    signal.signal(signal.SIGTERM, note)
+    signal.signal(signal.SIGINT, note)
+    return lambda: bool(received)
+
+
+def _parse_flags(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except flags.UnrecognizedFlagError as error:
+        nearest = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1, cutoff=0.0)
+        _fail(f"--{error.flagname}: no such flag; the nearest valid one is --{nearest[0]}")
+    except flags.Error as error:
+        _fail(str(error).replace("\n", " "))
+
+
+def _guarded(main: Callable[[], Any], surplus: list[str]) -> int:
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_is_ours)
+    if surplus:
+        _fail(f"found the argument {surplus[0]!r}, expected flags only, as --NAME=VALUE")
+    try:
+        main()
+    except InputError as error:
+        _fail(str(error))
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        _fail("no space left on the disk; free some and run the same command again, it goes on where it was")
+    return 0
+
+
+def _is_ours(record: python_logging.LogRecord) -> bool:
+    """Drop what libraries log below a warning: Orbax alone writes 30 lines a checkpoint."""
+    return record.levelno >= python_logging.WARNING or "site-packages" not in record.pathname
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.stderr.flush()
+    sys.exit(USER_ERROR)

@@ -1,0 +1,43 @@
+"""Score a trained run on a held-out split: python -m launch.evaluate --workdir=DIR [--split=validation|test]."""
+
+import json
+
+from absl import flags
+
+from launch.command_line import run, use_compilation_cache
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run of launch.train", required=True)
+_SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "which held-out item to predict")
+_DATA = flags.DEFINE_string("data", None, "data folder, where it is no longer the one the run was trained on")
+
+
+def main() -> None:
+    """Rank the whole catalogue for every user, print the metrics beside popularity's, and write them to the workdir."""
+    use_compilation_cache()
+
+    from idgenrec_jax.evaluation import metrics_table, popularity_metrics
+    from idgenrec_jax.experiment import protocol
+    from idgenrec_jax.files import write_json
+    from idgenrec_jax.recommender import Recommender
+
+    split = _SPLIT.value
+    recommender = Recommender(_WORKDIR.value, data=_DATA.value)
+    metrics = recommender.evaluate(split).metrics()
+    popularity = popularity_metrics(recommender.dataset, split)
+    print(metrics_table({split: metrics, f"popularity, {split}": popularity}, list(metrics)))
+    path = f"{_WORKDIR.value}/evaluation_{split}.json"
+    write_json(
+        path,
+        {
+            split: metrics,
+            "popularity": popularity,
+            "selected": recommender.selected,
+            "protocol": protocol(recommender.config),
+            "data": recommender.config.data.path,
+        },
+    )
+    print(json.dumps({"written": path}))
+
+
+if __name__ == "__main__":
+    run(main)

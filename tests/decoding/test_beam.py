@@ -1,0 +1,163 @@
+"""The constrained beam search and the greedy search on models small enough to enumerate."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+from idgenrec_jax.decoding.beam import available_results, constrained_beam_search, greedy_search
+from idgenrec_jax.decoding.trie import build_trie
+from idgenrec_jax.errors import InputError
+
+VOCAB_SIZE, EOS, PAD = 24, 1, 0
+
+
+class Memory(NamedTuple):
+    """A model whose logits depend on all earlier tokens of the beam: a table row per token, summed with decay."""
+
+    table: Array
+    sums: Array
+
+    def select_beams(self, beam_indices):
+        return self._replace(sums=jnp.take_along_axis(self.sums, beam_indices[..., None], axis=1))
+
+
+def step(tokens, position, cache):
+    sums = 0.7 * cache.sums + cache.table[jnp.arange(tokens.shape[0])[:, None], tokens]
+    return sums + 0.1 * position, cache._replace(sums=sums)
+
+
+def random_memory(seed, batch_size, num_beams):
+    """A different model for every row of the batch."""
+    table = 2 * np.random.default_rng(seed).standard_normal((batch_size, VOCAB_SIZE, VOCAB_SIZE))
+    return Memory(jnp.asarray(table, jnp.float32), jnp.zeros((batch_size, num_beams, VOCAB_SIZE)))
+
+
+def log_probability(table, sequence):
+    """The sum of log-probabilities of a sequence and EOS, in numpy."""
+    total, sums, last = 0.0, np.zeros(VOCAB_SIZE), PAD
+    for position, token in enumerate((*sequence, EOS)):
+        sums = 0.7 * sums + table[last]
+        logits = sums + 0.1 * position
+        total += logits[token] - np.log(np.exp(logits).sum())
+        last = token
+    return total
+
+
+def random_sequences(seed, count):
+    rng = np.random.default_rng(seed)
+    found = {tuple(rng.integers(2, VOCAB_SIZE, rng.integers(1, 5)).tolist()): None for _ in range(3 * count)}
+    return list(found)[:count]
+
+
+def search(cache, trie, num_beams, num_results, length_penalty=0.0, max_length=None):
+    return constrained_beam_search(
+        step, cache, trie, batch_size=cache.table.shape[0], num_beams=num_beams, num_results=num_results,
+        start_token_id=PAD, length_penalty=length_penalty, max_length=max_length,
+    )
+
+
+@pytest.mark.parametrize("layout", ["csr", "dense"])
+def test_with_a_beam_per_item_the_ranking_is_exhaustive(layout):
+    sequences = random_sequences(0, 30)
+    trie = build_trie(sequences, vocab_size=VOCAB_SIZE, eos_token_id=EOS, layout=layout)
+    cache = random_memory(1, 3, 32)
+    # 30 items, 32 beams: nothing is pruned, so the search must equal the scores of all items, sorted.
+    result = search(cache, trie, 32, 32)
+    for row in range(3):
+        totals = np.array([log_probability(np.asarray(cache.table[row], np.float64), ids) for ids in sequences])
+        order = np.argsort(-totals)
+        np.testing.assert_array_equal(np.asarray(result.items[row]), [*order, -1, -1])
+        np.testing.assert_allclose(np.asarray(result.scores[row, :30]), totals[order], atol=1e-4)
+        assert np.isneginf(np.asarray(result.scores[row, 30:])).all()
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_layouts_agree_and_no_item_comes_twice(length_penalty):
+    sequences = random_sequences(2, 400)
+    results = []
+    for layout in ("csr", "dense"):
+        trie = build_trie(sequences, vocab_size=VOCAB_SIZE, eos_token_id=EOS, layout=layout)
+        results.append(search(random_memory(3, 4, 7), trie, 7, 5, length_penalty))
+    csr, dense = results
+    np.testing.assert_array_equal(np.asarray(csr.items), np.asarray(dense.items))
+    np.testing.assert_allclose(np.asarray(csr.scores), np.asarray(dense.scores), atol=1e-5)
+    assert csr.items.shape == (4, 5)
+    for row in np.asarray(csr.items):
+        assert len(set(row)) == 5 and (row >= 0).all() and (row < 400).all()
+
+
+def test_scores_are_sums_over_a_power_of_the_length_with_eos():
+    sequences = random_sequences(4, 12)
+    trie = build_trie(sequences, vocab_size=VOCAB_SIZE, eos_token_id=EOS)
+    cache = random_memory(5, 1, 12)
+    result = search(cache, trie, 12, 12, length_penalty=0.5)
+    for item, score in zip(np.asarray(result.items[0]), np.asarray(result.scores[0]), strict=True):
+        total = log_probability(np.asarray(cache.table[0], np.float64), sequences[item])
+        assert abs(score - total / (len(sequences[item]) + 1) ** 0.5) < 1e-4
+
+
+def test_exact_ties_return_each_item_once_in_token_order():
+    # A constant model: items of one length have the very same score.
+    trie = build_trie([(9, 3), (4,), (2, 5), (2, 4), (7,)], vocab_size=VOCAB_SIZE, eos_token_id=EOS)
+    cache = Memory(jnp.zeros((1, VOCAB_SIZE, VOCAB_SIZE)), jnp.zeros((1, 5, VOCAB_SIZE)))
+    result = search(cache, trie, 5, 5)
+    assert np.asarray(result.items).tolist() == [[1, 4, 3, 2, 0]]
+
+
+def test_items_longer_than_max_length_are_left_out():
+    trie = build_trie([(2, 3, 4), (5,), (6, 7)], vocab_size=VOCAB_SIZE, eos_token_id=EOS)
+    # Start token, two tokens and EOS.
+    result = search(random_memory(6, 2, 3), trie, 3, 3, max_length=4)
+    assert all(sorted(row) == [-1, 1, 2] for row in np.asarray(result.items).tolist())
+
+
+def test_asking_for_more_results_than_items_says_so(caplog):
+    trie = build_trie([(2,), (3,)], vocab_size=VOCAB_SIZE, eos_token_id=EOS)
+    with caplog.at_level("WARNING", logger="absl"):
+        assert available_results(trie, 2) == 2
+        assert not caplog.records
+        assert available_results(trie, 10) == 2
+    assert "10 results were asked for, but the catalogue has 2 items" in caplog.text
+
+
+def test_more_results_than_beams_are_refused():
+    trie = build_trie([(2,), (3,)], vocab_size=VOCAB_SIZE, eos_token_id=EOS)
+    with pytest.raises(InputError, match="num_results: found 3 with num_beams 2"):
+        search(random_memory(0, 1, 2), trie, 2, 3)
+
+
+def test_a_new_catalogue_of_similar_size_does_not_recompile():
+    traces = []
+
+    @jax.jit
+    def run(cache, trie):
+        traces.append(trie.layout)
+        return search(cache, trie, 4, 4)
+
+    cache = random_memory(7, 2, 4)
+    for seed, count in ((0, 30), (1, 40), (2, 20)):
+        trie = build_trie(random_sequences(seed, count), vocab_size=VOCAB_SIZE, eos_token_id=EOS)
+        assert (np.asarray(run(cache, trie).items) < count).all()
+    assert traces == ["csr"]
+
+
+def test_greedy_takes_the_best_token_until_eos_and_pads():
+    cache = random_memory(8, 6, 1)
+    cache = cache._replace(table=cache.table.at[..., EOS].add(1.0))
+    found = np.asarray(
+        greedy_search(step, cache, batch_size=6, max_length=9, eos_token_id=EOS, pad_token_id=PAD, start_token_id=PAD)
+    )
+    expected = np.full((6, 8), PAD)
+    for row, table in enumerate(np.asarray(cache.table)):
+        sums, last = np.zeros(VOCAB_SIZE), PAD
+        for position in range(8):
+            sums = 0.7 * sums + table[last]
+            last = expected[row, position] = sums.argmax()
+            if last == EOS:
+                break
+    np.testing.assert_array_equal(found, expected)
+    assert (found == EOS).any() and (found[:, -1] != PAD).any(), "the case must hold ended and unended sequences"

@@ -1,0 +1,165 @@
+"""Both layouts of the trie against a dictionary of prefixes, at every node, and the errors of its constructor."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from idgenrec_jax.decoding.trie import WIDTHS, build_trie
+from idgenrec_jax.errors import InputError
+
+EOS = 1
+
+
+def random_sequences(rng, count, max_length, vocab_size):
+    """Different sequences, a third of them prefixes of another."""
+    found = {}
+    while len(found) < count:
+        sequence = tuple(rng.integers(2, vocab_size, rng.integers(1, max_length + 1)).tolist())
+        if rng.random() < 0.33:
+            found[sequence[: rng.integers(1, len(sequence) + 1)]] = None
+        found[sequence] = None
+    return list(found)[:count]
+
+
+def dictionary_edges(sequences):
+    """{prefix: {token: next prefix, or item after EOS}}, the plain trie."""
+    edges = {}
+    for item, sequence in enumerate(sequences):
+        for length, token in enumerate(sequence):
+            edges.setdefault(sequence[:length], {})[token] = sequence[: length + 1]
+        edges.setdefault(sequence, {})[EOS] = item
+    return edges
+
+
+def check_against_dictionary(sequences, vocab_size, tries):
+    """Numbers the dictionary's prefixes breadth first and compares every node's allowed tokens and next states."""
+    edges = dictionary_edges(sequences)
+    prefixes = sorted(edges, key=lambda prefix: (len(prefix), prefix))
+    node_of = {prefix: node for node, prefix in enumerate(prefixes)}
+    num_nodes = len(prefixes)
+    expected = sorted(
+        (node_of[prefix], token, num_nodes + target if token == EOS else node_of[target])
+        for prefix, children in edges.items()
+        for token, target in children.items()
+    )
+    parents, tokens, targets = np.array(expected).T
+    for trie in tries:
+        assert (trie.num_nodes, trie.num_items) == (num_nodes, len(sequences))
+        assert trie.depth == max(map(len, sequences)) + 1
+        next_states = jax.jit(lambda trie, states, tokens: trie.next_states(states, tokens))
+        np.testing.assert_array_equal(np.asarray(next_states(trie, jnp.asarray(parents), jnp.asarray(tokens))), targets)
+        allowed_tokens = jax.jit(lambda trie, states: trie.allowed_tokens(states))
+        states = np.arange(num_nodes + len(sequences))
+        for chunk in np.array_split(states, -(-len(states) // 20_000)):
+            nodes, allowed = np.nonzero(np.asarray(allowed_tokens(trie, jnp.asarray(chunk))))
+            inside = (parents >= chunk[0]) & (parents <= chunk[-1])
+            np.testing.assert_array_equal(chunk[nodes], parents[inside])
+            np.testing.assert_array_equal(allowed, tokens[inside])
+        # Every token that is not allowed leads nowhere: one random token per state, wrong or right.
+        guesses = np.random.default_rng(0).integers(0, vocab_size, len(states))
+        lookup = {(parent, token): target for parent, token, target in expected}
+        found = np.asarray(next_states(trie, jnp.asarray(states), jnp.asarray(guesses)))
+        pairs = zip(states.tolist(), guesses.tolist(), strict=True)
+        np.testing.assert_array_equal(found, [lookup.get(pair, -1) for pair in pairs])
+
+
+@pytest.mark.parametrize(
+    ("count", "max_length", "vocab_size"),
+    [
+        (1, 1, 3),
+        (1, 30, 9),
+        (40, 3, 33),
+        (300, 6, 5),
+        (2000, 8, 700),
+        pytest.param(50_000, 30, 97, marks=pytest.mark.slow),
+    ],
+)
+def test_layouts_equal_a_dictionary_at_every_node(count, max_length, vocab_size):
+    rng = np.random.default_rng(count)
+    sequences = random_sequences(rng, count, max_length, vocab_size)
+    tries = [build_trie(sequences, vocab_size=vocab_size, eos_token_id=EOS, layout=name) for name in ("csr", "dense")]
+    assert [trie.layout for trie in tries] == ["csr", "dense"]
+    check_against_dictionary(sequences, vocab_size, tries)
+
+
+@pytest.mark.parametrize("eos_token_id", [1, 19])
+def test_children_are_contiguous_and_fit_the_width_of_their_level(eos_token_id):
+    sequences = [(5, 6), (5,), (7, 8, 9), (5, 2), (3,), *((10, token) for token in range(2, 19))]
+    trie = build_trie(sequences, vocab_size=20, eos_token_id=eos_token_id)
+    assert trie.widths == WIDTHS[:2]
+    # Only level 1 has a family (of node 10) with more than eight children.
+    assert np.asarray(trie.level_widths)[: trie.depth].tolist() == [0, 1, 0, 0]
+    tokens, states, is_child = (np.asarray(array)[0] for array in trie.children(jnp.array([0]), 8))
+    assert tokens[is_child].tolist() == [3, 5, 7, 10]
+    assert states[is_child].tolist() == [1, 2, 3, 4]
+    assert (np.asarray(trie.children(jnp.array([4]), trie.widths[1])[2]).sum()) == 17
+    # The last step of item i leads to state num_nodes + i.
+    for item, sequence in enumerate(sequences):
+        state = jnp.array([0])
+        for token in (*sequence, eos_token_id):
+            state = trie.next_states(state, jnp.array([token]))
+        assert int(state[0]) == trie.num_nodes + item
+        assert not np.asarray(trie.allowed_tokens(state)).any()
+
+
+def test_nbytes_is_what_the_arrays_hold_and_auto_is_the_smaller_layout():
+    sequences = random_sequences(np.random.default_rng(4), 3000, 6, 500)
+    auto, csr, dense = (
+        build_trie(sequences, vocab_size=32_128, eos_token_id=EOS, layout=name) for name in ("auto", "csr", "dense")
+    )
+    for trie in (auto, dense):
+        assert trie.nbytes == sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(trie))
+    assert auto.layout == "csr" and auto.nbytes == csr.nbytes
+    assert dense.nbytes > dense.num_nodes * 32_128 / 8 > 100 * csr.nbytes
+    # Rounding sizes up costs at most a sixteenth, apart from the fixed part.
+    num_edges = csr.num_nodes - 1 + csr.num_items
+    assert csr.nbytes <= (4 * csr.num_nodes + 8 * num_edges) * 17 / 16 + 2048
+
+
+def test_is_a_pytree_whose_leaves_may_be_anything():
+    trie = build_trie([(2, 3), (4,)], vocab_size=8, eos_token_id=EOS)
+    kinds = jax.tree.map(lambda leaf: str(leaf.dtype), trie)
+    assert kinds.edge_states == "int32" and kinds.layout == "csr"
+    moved = jax.device_put(trie, jax.devices()[0])
+    assert moved.num_items == 2 and moved.depth == 3
+
+
+def test_similar_catalogues_share_a_compiled_program():
+    traces = []
+
+    @jax.jit
+    def first_tokens(trie):
+        traces.append(trie.layout)
+        return trie.allowed_tokens(jnp.zeros(1, jnp.int32))
+
+    rng = np.random.default_rng(0)
+    for count in (10, 20, 30):
+        trie = build_trie(random_sequences(rng, count, 3, 50), vocab_size=50, eos_token_id=EOS, layout="dense")
+        assert np.asarray(first_tokens(trie)).any()
+    assert traces == ["dense"]
+
+
+@pytest.mark.parametrize(
+    ("sequences", "message"),
+    [
+        ([], "no sequences"),
+        ([(2,), ()], "item 1 is empty"),
+        ([(2, 3), (4,), (2, 3)], r"items 0 and 2 have the same sequence \[2, 3\]"),
+        ([(2,), (3, 8)], "item 1 holds token 8, expected tokens from 0 to 7"),
+        ([(2,), (3,), (-1,)], "item 2 holds token -1"),
+        ([(2, 1, 3)], r"item 0 holds token 1, .* EOS \(1\)"),
+        ([(2,), (0, 2)], r"item 1 holds token 0, .* padding \(0\)"),
+    ],
+)
+def test_mistakes_are_named(sequences, message):
+    with pytest.raises(InputError, match=message):
+        build_trie(sequences, vocab_size=8, eos_token_id=EOS)
+
+
+def test_a_dense_mask_over_the_limit_and_an_unknown_layout_are_refused():
+    sequences = [(2, 3), (4,)]
+    with pytest.raises(InputError, match="expected at most 1000; use layout csr"):
+        build_trie(sequences, vocab_size=8, eos_token_id=EOS, layout="dense", dense_limit_bytes=1000)
+    with pytest.raises(InputError, match="found 'sparse', expected one of auto, dense, csr"):
+        build_trie(sequences, vocab_size=8, eos_token_id=EOS, layout="sparse")

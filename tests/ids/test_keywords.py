@@ -1,0 +1,107 @@
+import random
+import re
+
+import pytest
+
+from idgenrec_jax.ids.keywords import telling_words
+
+PHONES = [
+    "title: Vtech CS6114 Cordless Phone, White, 1 Handset; brand: VTech; categories: Electronics, Cordless Phones",
+    "title: Panasonic KX12 Cordless Phones with Answering; brand: Panasonic; categories: Electronics, Cordless Phones",
+    "title: Vtech Loud Cordless Phone; brand: VTech; categories: Electronics, Cordless Phones; description: For all.",
+    "title: AT&amp;T Corded Phone, Loud; brand: AT&amp;T; categories: Electronics, Corded Phones",
+]
+PENS = [
+    f"title: {brand} {kind} Pens, {color} Ink, 12-Pack; brand: {brand}; categories: Office Supplies, Gel Pens"
+    for brand in ("Pilot", "Bic", "Zebra")
+    for kind in ("Retractable", "Rolling")
+    for color in ("Black", "Blue")
+]
+STAPLERS = [
+    f"title: {brand} Desktop Stapler {number}; brand: {brand}; categories: Office Supplies, Staplers, Desktop Staplers"
+    for number, brand in enumerate(["Swingline", "Bostitch", "Acme", "Swingline", "Bostitch", "Acme"], 300)
+]
+CATALOGUE = PHONES + PENS + STAPLERS
+
+
+def test_targets_are_words_of_the_item_general_before_specific():
+    targets = telling_words(CATALOGUE, max_words=3)
+    assert targets[0].split()[:2] == ["phones", "cordless"]
+    assert "vtech" in targets[0].split()
+    assert targets[4].split()[0] == targets[9].split()[0] == "pens"
+    assert {"pilot", "retractable"} & set(targets[4].split())
+    for text, target in zip(CATALOGUE, targets, strict=True):
+        own = {word.rstrip("s") for word in re.findall(r"\w+", text.lower())}
+        assert {word.rstrip("s") for word in target.split()} <= own
+        assert 1 <= len(target.split()) <= 3
+
+
+def test_items_of_one_category_share_their_first_word():
+    targets = telling_words(CATALOGUE)
+    for group in (targets[:3], targets[4:16], targets[16:]):
+        assert len({target.split()[0] for target in group}) == 1
+
+
+def test_field_names_units_numbers_and_single_letters_are_left_out():
+    words = {word for target in telling_words(CATALOGUE, max_words=20) for word in target.split()}
+    assert not words & {"title", "brand", "categories", "description", "pack", "amp", "for", "all"}
+    assert not any(word.isdigit() or len(word) < 2 for word in words)
+
+
+def test_model_numbers_and_words_of_one_item_come_last():
+    target = telling_words(CATALOGUE, max_words=4)[1]
+    assert "kx12" not in target.split()
+    everything = telling_words(CATALOGUE, max_words=20)[1].split()
+    assert {"kx12", "answering", "panasonic"} <= set(everything)
+
+
+def test_singular_and_plural_are_one_word_written_as_in_most_of_the_catalogue():
+    targets = telling_words(["red pens", "blue pen", "green pens", "old pens pen"])
+    assert all(target.split().count("pens") == 1 and "pen" not in target.split() for target in targets)
+
+
+def test_the_budget_is_kept(tokenizer):
+    targets = telling_words(CATALOGUE, max_words=5, max_tokens=9, tokenizer=tokenizer)
+    lengths = [len(tokenizer.encode(target)) for target in targets]
+    assert max(lengths) <= 9
+    assert all("item" not in target for target in targets)
+    wider = telling_words(CATALOGUE, max_words=5, max_tokens=25, tokenizer=tokenizer)
+    assert sum(map(len, wider)) > sum(map(len, targets))
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("", "item"),
+        ("  ?! ", "item"),
+        ("title: ; brand: ", "item"),
+        ("title: the of; brand: ", "the of"),
+        ("12 34", "12 34"),
+        ("Wooden desk lamp", "wooden desk lamp"),
+        ("<b>Steel</b> &quot;desk&quot;", "steel desk"),
+        ("note: a lamp", "lamp"),
+        ("\u674e\u767d \u8bd7\u96c6", "\u674e\u767d \u8bd7\u96c6"),
+    ],
+)
+def test_single_texts(text, target):
+    assert telling_words([text]) == [target]
+
+
+def test_nothing_in_nothing_out():
+    assert telling_words([]) == []
+
+
+def test_colons_and_semicolons_inside_a_value_are_text():
+    texts = [f"title: Lamp {index}; description: warm light; really: bright steel" for index in range(1)]
+    texts += [
+        f"title: Lamp {word}; description: steel"
+        for word in ("oak", "elm", "ash", "fir", "yew", "teak", "pine", "beech", "birch", "maple", "cedar")
+    ]
+    assert {"really", "bright"} & set(telling_words(texts, max_words=9)[0].split())
+
+
+def test_the_order_of_the_catalogue_and_repetition_change_nothing_of_an_item():
+    order = list(range(len(CATALOGUE)))
+    random.Random(3).shuffle(order)
+    targets = telling_words(CATALOGUE)
+    assert telling_words([CATALOGUE[index] for index in order]) == [targets[index] for index in order]

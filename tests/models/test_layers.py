@@ -1,0 +1,142 @@
+"""The layers under T5, one at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from idgenrec_jax.models.layers import (
+    Attention,
+    Dropout,
+    Embedding,
+    RelativePositionBias,
+    RMSNorm,
+    distance_buckets,
+    random_bytes,
+)
+
+
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
+def test_dropout_rate_scale_and_keys(kind):
+    key = jax.random.key(3, impl=kind)
+    inputs = jnp.ones((301, 1001))
+    dropout = Dropout(0.1, key)
+    first, second = dropout(inputs), dropout(inputs)
+    dropped = float(jnp.mean(first == 0))
+    # 26 / 256, the multiple of 1/256 next to 0.1; the standard error of the mean is 0.00055.
+    assert dropped == pytest.approx(26 / 256, abs=0.003)
+    np.testing.assert_allclose(jnp.unique(first), [0, 256 / 230], rtol=1e-6)
+    assert float(jnp.mean(first)) == pytest.approx(1.0, abs=0.003)
+    # Independent masks agree on 1 - 2 p (1 - p) of the elements.
+    assert float(jnp.mean(first == second)) == pytest.approx(1 - 2 * dropped * (1 - dropped), abs=0.005)
+    np.testing.assert_array_equal(Dropout(0.1, key)(inputs), first)
+    # No two columns (bytes of one word, or the same byte of two words) repeat each other.
+    assert np.abs(np.corrcoef(np.asarray(first[:, :12]).T) - np.eye(12)).max() < 0.3
+
+
+def test_dropout_without_key_or_rate_is_the_identity():
+    inputs = jnp.arange(6.0).reshape(2, 3)
+    assert Dropout(0.5, None)(inputs) is inputs
+    assert Dropout(0.0, jax.random.key(0))(inputs) is inputs
+
+
+@pytest.mark.parametrize(("rate", "levels"), [(0.0001, 1), (0.25, 64), (0.5, 128), (0.9999, 255)])
+def test_dropout_levels(rate, levels):
+    dropped = jnp.mean(Dropout(rate, jax.random.key(0))(jnp.ones((1000, 1000))) == 0)
+    assert float(dropped) == pytest.approx(levels / 256, abs=0.002)
+
+
+def test_dropout_keeps_the_dtype_and_passes_gradients_through_kept_elements():
+    inputs = jnp.linspace(1, 2, 4000, dtype=jnp.bfloat16).reshape(2, -1)
+    key = jax.random.key(0)
+    output = Dropout(0.25, key)(inputs)
+    assert output.dtype == jnp.bfloat16
+    gradient = jax.grad(lambda inputs: jnp.sum(Dropout(0.25, key)(inputs)).astype(jnp.float32))(inputs)
+    np.testing.assert_array_equal(gradient, jnp.where(output == 0, 0, jnp.bfloat16(256 / 192)))
+
+
+def test_random_bytes_are_uniform_for_any_last_axis():
+    for last in (1, 2, 3, 5, 8):
+        drawn = np.asarray(random_bytes(jax.random.key(0), (100_000, last)))
+        assert drawn.shape == (100_000, last) and drawn.dtype == np.uint8
+        counts = np.bincount(drawn.ravel(), minlength=256)
+        assert np.abs(counts / counts.mean() - 1).max() < 0.35
+
+
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (16, 128), (8, 14), (6, 100), (64, 512)])
+def test_buckets_equal_transformers_at_every_distance(buckets, distance):
+    torch = pytest.importorskip("torch")
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    distances = torch.arange(3000)
+    for bidirectional, ours in ((False, buckets), (True, buckets // 2)):
+        expected = T5Attention._relative_position_bucket(-distances, bidirectional, buckets, distance)
+        np.testing.assert_array_equal(distance_buckets(3000, ours, distance), expected)
+
+
+def test_bucket_borders():
+    # Sixteen buckets, eight of them exact, then steps of 128 ** (1/8): the powers of two are exact borders.
+    found = distance_buckets(200, 16, 128)
+    assert found[:9].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert [found[border] - found[border - 1] for border in (16, 32, 64)] == [1, 1, 1]
+    assert found[[16, 32, 64, 127, 128, 199]].tolist() == [10, 12, 14, 15, 15, 15]
+
+
+def position_bias(bidirectional: bool) -> RelativePositionBias:
+    """A small bias with distinct rows."""
+    return RelativePositionBias(
+        3, num_buckets=8, max_distance=14, bidirectional=bidirectional, scale=1.0, rngs=nnx.Rngs(0)
+    )
+
+
+def test_square_bias_is_the_table_at_every_pair_and_so_is_its_gradient():
+    bias = position_bias(bidirectional=True)
+    length = 23
+    offsets = np.arange(length)[None, :] - np.arange(length)[:, None]
+    buckets = distance_buckets(length, 4, 14)[np.abs(offsets)] + 4 * (offsets > 0)
+    np.testing.assert_array_equal(bias.square(length)[0], np.asarray(bias.table[...])[buckets].transpose(2, 0, 1))
+    weights = np.asarray(jax.random.normal(jax.random.key(1), (3, length, length)))
+    gradient = nnx.grad(lambda bias: jnp.sum(bias.square(length)[0] * weights))(bias).table[...]
+    expected = np.zeros((8, 3))
+    np.add.at(expected, buckets, weights.transpose(1, 2, 0))
+    np.testing.assert_allclose(gradient, expected, atol=1e-4)
+    assert bias.square(1).shape == (1, 3, 1, 1)
+
+
+def test_bias_of_one_position_is_a_row_of_the_square_bias():
+    bias = position_bias(bidirectional=False)
+    square = bias.square(20)
+    for position in (0, 1, 7, 19):
+        row = bias.row(jnp.int32(position), 20)
+        np.testing.assert_array_equal(row[0, :, 0, : position + 1], square[0, :, position, : position + 1])
+
+
+def test_norm_is_computed_in_float32():
+    norm = RMSNorm(64, epsilon=1e-6, initial_scale=1.5)
+    inputs = 1000 * jax.random.normal(jax.random.key(0), (5, 64))
+    expected = 1.5 * inputs / np.sqrt(np.mean(np.square(inputs), -1, keepdims=True))
+    np.testing.assert_allclose(norm(inputs), expected, rtol=1e-5)
+    rounded = norm(inputs.astype(jnp.bfloat16))
+    assert rounded.dtype == jnp.bfloat16
+    exact = norm(inputs.astype(jnp.bfloat16).astype(jnp.float32))
+    np.testing.assert_array_equal(rounded, exact.astype(jnp.bfloat16))
+
+
+def test_attention_ignores_masked_keys_and_shares_keys_among_queries():
+    attention = Attention(8, 4, 2, factor=1.0, rngs=nnx.Rngs(0))
+    inputs = jax.random.normal(jax.random.key(0), (2, 3, 8))
+    keys, values = attention.keys_values(jax.random.normal(jax.random.key(1), (2, 5, 8)))
+    mask = jnp.asarray([[1, 1, 0, 1, 0], [1, 1, 1, 0, 0]], bool)[:, None, None]
+    quiet = Dropout(0.0, None)
+    found = attention(inputs, keys, values, mask=mask, bias=None, dropout=quiet)
+    changed = jnp.where(mask[:, 0, 0, :, None, None], keys, 7.0)
+    np.testing.assert_array_equal(attention(inputs, changed, values, mask=mask, bias=None, dropout=quiet), found)
+    one = attention(inputs[:, 1:2], keys, values, mask=mask, bias=None, dropout=quiet)
+    np.testing.assert_allclose(one, found[:, 1:2], atol=1e-6)
+
+
+def test_a_token_past_the_table_shows():
+    embedding = Embedding(4, 2, scale=1.0, rngs=nnx.Rngs(0))
+    found = embedding(jnp.asarray([3, 4]))
+    assert jnp.all(jnp.isfinite(found[0])) and jnp.all(jnp.isnan(found[1]))

@@ -1,0 +1,414 @@
+"""The recommender's loss and the ID loss, against direct computations one example at a time and without padding."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.training.losses import (
+    IdBatch,
+    RecommenderBatch,
+    carries_embedding,
+    generate_soft_ids,
+    generator_loss,
+    greedy_ids,
+    id_loss,
+    loss_of_soft_ids,
+    place_ids,
+    recommender_loss,
+    token_cross_entropy,
+)
+
+VOCABULARY, ID_LENGTH, PAD, EOS = 64, 4, 0, 1
+SLOT = "slot"
+
+ITEM_TEXTS = ([5, 9, 13, 2, 1], [40, 41, 1], [23, 7, 55, 1], [31, 60, 12, 33, 8, 1])
+# Prompts as lists of tokens and (SLOT, item); item 1 is in two histories, item 3 twice in one.
+EXAMPLES = (
+    ([10, 11, (SLOT, 0), 12, (SLOT, 1), 13, 1], [20, 21, 1]),
+    ([10, (SLOT, 1), 12, (SLOT, 2), 1], [22, 1]),
+    ([14, (SLOT, 3), 12, (SLOT, 3), 12, (SLOT, 0), 15, 16, 1], [23, 24, 25, 1]),
+)
+
+
+def make_model(seed, *, tied=True, eos=EOS):
+    config = T5Config(
+        vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2,
+        feed_forward="relu" if tied else "gated-gelu", tie_word_embeddings=tied, eos_token_id=eos,
+    )  # fmt: skip
+    return T5(config, rngs=nnx.Rngs(seed))
+
+
+def padded(rows, width, fill=PAD):
+    return np.array([list(row) + [fill] * (width - len(row)) for row in rows], np.int32)
+
+
+def lengths_mask(rows, width):
+    return np.arange(width) < np.array([len(row) for row in rows])[:, None]
+
+
+def recommender_batch(prompts, targets, weight=None, source=None, target=None):
+    source = source or max(map(len, prompts))
+    target = target or max(map(len, targets))
+    return RecommenderBatch(
+        jnp.asarray(padded(prompts, source)),
+        jnp.asarray(lengths_mask(prompts, source)),
+        jnp.asarray(padded(targets, target)),
+        jnp.asarray(lengths_mask(targets, target)),
+        jnp.asarray(weight if weight is not None else [1.0] * len(prompts), jnp.float32),
+    )
+
+
+def id_batch(examples=EXAMPLES, texts=ITEM_TEXTS, *, extra_items=0, extra_rows=0, extra_source=0, extra_text=0):
+    """The batch of `examples`, with as many rows and columns of padding as asked for."""
+    tokens, slot_items, slot_positions = [], [], []
+    for prompt, _ in examples:
+        columns = []
+        for part in prompt:
+            if isinstance(part, tuple):
+                columns += [(PAD, part[1], position) for position in range(ID_LENGTH)]
+            else:
+                columns.append((part, -1, 0))
+        for rows, values in zip((tokens, slot_items, slot_positions), zip(*columns, strict=True), strict=True):
+            rows.append(values)
+    empty = [()] * extra_rows
+    prompts = recommender_batch(
+        tokens + empty,
+        [target for _, target in examples] + empty,
+        weight=[1.0] * len(examples) + [0.0] * extra_rows,
+        source=max(map(len, tokens)) + extra_source,
+    )
+    source, text = prompts.prompt_tokens.shape[1], max(map(len, texts)) + extra_text
+    all_texts = list(texts) + [()] * extra_items
+    return IdBatch(
+        item_tokens=jnp.asarray(padded(all_texts, text)),
+        item_mask=jnp.asarray(lengths_mask(all_texts, text)),
+        slot_item=jnp.asarray(padded(slot_items + empty, source, fill=-1)),
+        slot_position=jnp.asarray(padded(slot_positions + empty, source, fill=0)),
+        **prompts._asdict(),
+    )
+
+
+@nnx.jit
+def jitted_recommender_loss(model, batch, dropout_key=None):
+    return recommender_loss(model, batch, dropout_key)
+
+
+def direct_target_loss(recommender, encoded, source_length, target):
+    """Summed negative log-likelihood of one target, from log_softmax."""
+    inputs = jnp.asarray([[PAD, *target[:-1]]])
+    hidden = recommender.decode(inputs, encoded, jnp.ones((1, source_length), bool))
+    log_probabilities = jax.nn.log_softmax(hidden[0] @ recommender.output_table.T)
+    return -sum(log_probabilities[index, token] for index, token in enumerate(target))
+
+
+def direct_recommender_loss(recommender, prompts, targets):
+    total = 0.0
+    for prompt, target in zip(prompts, targets, strict=True):
+        encoded = recommender.encode(jnp.asarray([prompt]), jnp.ones((1, len(prompt)), bool))
+        total = total + direct_target_loss(recommender, encoded, len(prompt), target)
+    return total / sum(map(len, targets))
+
+
+def direct_greedy(generator, text):
+    """ID_LENGTH greedy tokens of one item, each from a full pass over those before it; EOS does not stop it."""
+    mask = jnp.ones((1, len(text)), bool)
+
+    @jax.jit
+    def hidden_states(inputs):
+        return generator.decode(inputs, generator.encode(jnp.asarray([text]), mask), mask) @ generator.output_table.T
+
+    inputs = np.zeros((1, ID_LENGTH + 1), np.int32)
+    for position in range(ID_LENGTH):
+        inputs[0, position + 1] = hidden_states(jnp.asarray(inputs))[0, position].argmax()
+    return inputs[0, 1:].tolist()
+
+
+def direct_kept(tokens, eos, punctuation):
+    """The positions of an ID before its EOS whose tokens are not punctuation."""
+    before_eos = tokens.index(eos) if eos in tokens else len(tokens)
+    return [position for position in range(before_eos) if tokens[position] not in (*punctuation, PAD)]
+
+
+def direct_id_loss(generator, recommender, greedy, kept):
+    """The ID loss with dense softmaxes and Python lists: one item, then one prompt, at a time; no padding anywhere."""
+    soft_ids = []
+    for text, tokens, positions in zip(ITEM_TEXTS, greedy, kept, strict=True):
+        mask = jnp.ones((1, len(text)), bool)
+        encoded = generator.encode(jnp.asarray([text]), mask)
+        hidden = generator.decode(jnp.asarray([[PAD, *tokens[:-1]]]), encoded, mask)
+        probabilities = jax.nn.softmax(hidden[0] @ generator.output_table.T)
+        soft = probabilities @ recommender.shared.table[...]
+        soft_ids.append([soft[position] for position in positions])
+    total = 0.0
+    for prompt, target in EXAMPLES:
+        vectors = []
+        for part in prompt:
+            vectors += soft_ids[part[1]] if isinstance(part, tuple) else [recommender.shared.table[...][part]]
+        mask = jnp.ones((1, len(vectors)), bool)
+        encoded = recommender.encode(None, mask, embeddings=jnp.stack(vectors)[None])
+        total = total + direct_target_loss(recommender, encoded, len(vectors), target)
+    return total / sum(len(target) for _, target in EXAMPLES)
+
+
+def make_generator(tied, eos=EOS):
+    """A generator whose items get different IDs; `eos` changes when they end and nothing else."""
+    generator = make_model(2 if tied else 6, tied=tied, eos=eos)
+    if tied:
+        # A random tied T5 repeats its start token, whose embedding dominates: make the embeddings small.
+        generator.shared.table[...] *= 0.2
+        generator.decoder.final_norm.scale[...] *= 20.0
+    return generator
+
+
+class Case(NamedTuple):
+    generator: T5
+    recommender: T5
+    tokens: list
+    kept: list
+    no_embedding: jax.Array
+    id_loss: Callable
+    loss: jax.Array
+    gradients: tuple
+
+
+def with_gradients(loss, generator, recommender):
+    """Jit `loss(generator, recommender, *rest)` as a function of the parameters; gradients are those of both models."""
+    generator_graph, recommender_graph = nnx.graphdef(generator), nnx.graphdef(recommender)
+
+    def loss_of(generator_params, recommender_params, *rest):
+        models = nnx.merge(generator_graph, generator_params), nnx.merge(recommender_graph, recommender_params)
+        return loss(*models, *rest)
+
+    return jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1)))
+
+
+def params_of(model):
+    return nnx.state(model, nnx.Param)
+
+
+def assert_same_gradients(gradients, expected, tolerance=1e-4):
+    """Compare every parameter's gradient by the norm of the difference relative to the norm."""
+    expected = jax.tree_util.tree_leaves_with_path(expected)
+    for gradient, (path, reference) in zip(jax.tree.leaves(gradients), expected, strict=True):
+        error = np.linalg.norm(gradient - reference) / max(np.linalg.norm(reference), 1e-12)
+        assert error < tolerance, f"{jax.tree_util.keystr(path)}: {error}"
+
+
+def hard_prompts(case):
+    """The examples' prompts as token lists, with the greedy IDs spelled out."""
+    words = [[tokens[position] for position in kept] for tokens, kept in zip(case.tokens, case.kept, strict=True)]
+    prompts = []
+    for prompt, _ in EXAMPLES:
+        prompts.append([])
+        for part in prompt:
+            prompts[-1] += words[part[1]] if isinstance(part, tuple) else [part]
+    return prompts
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def case(request):
+    """Models of one variant, with EOS and punctuation chosen among the greedy tokens to make the IDs below."""
+    tied = request.param == "tied"
+    greedy = [direct_greedy(make_generator(tied), text) for text in ITEM_TEXTS]
+    eos, punctuation = (34, 48) if tied else (20, 17)
+    kept = [direct_kept(tokens, eos, (punctuation,)) for tokens in greedy]
+    # An empty ID, one or two that EOS ends early, punctuation between words, and full length without EOS.
+    assert kept == ([[0, 1], [], [0, 1, 3], [0, 1, 2, 3]] if tied else [[], [0, 1], [0, 1, 2], [0, 2, 3]])
+    no_embedding = jnp.zeros(VOCABULARY, bool).at[punctuation].set(True)
+
+    def loss(generator, recommender, batch):
+        # A block that does not divide the vocabulary.
+        return id_loss(generator, recommender, batch, no_embedding, id_length=ID_LENGTH, block_size=24)
+
+    generator, recommender = make_generator(tied, eos), make_model(3, tied=tied)
+    jitted = with_gradients(loss, generator, recommender)
+    result = jitted(params_of(generator), params_of(recommender), id_batch())
+    return Case(generator, recommender, greedy, kept, no_embedding, jitted, *result)
+
+
+@pytest.mark.slow
+def test_id_loss_equals_the_direct_computation_in_value_and_gradients(case):
+    def direct(generator, recommender):
+        return direct_id_loss(generator, recommender, case.tokens, case.kept)
+
+    models = case.generator, case.recommender
+    expected, (generator_gradients, _) = with_gradients(direct, *models)(*map(params_of, models))
+    np.testing.assert_allclose(case.loss, expected, rtol=1e-5)
+    assert_same_gradients(case.gradients[0], generator_gradients)
+
+
+def test_id_loss_moves_every_generator_parameter_and_no_recommender_parameter(case):
+    generator_gradients, recommender_gradients = case.gradients
+    for path, gradient in jax.tree_util.tree_leaves_with_path(generator_gradients):
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0, jax.tree_util.keystr(path)
+    for path, gradient in jax.tree_util.tree_leaves_with_path(recommender_gradients):
+        assert not np.any(gradient), jax.tree_util.keystr(path)
+
+
+def test_a_step_against_the_gradient_lowers_the_id_loss(case):
+    rate = 0.05 / np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(case.gradients[0])))
+    params = jax.tree.map(lambda value, slope: value - rate * slope, params_of(case.generator), case.gradients[0])
+    after, _ = case.id_loss(params, params_of(case.recommender), id_batch())
+    assert after < case.loss
+
+
+def test_padding_of_items_rows_texts_and_prompts_changes_nothing(case):
+    batch = id_batch(extra_items=2, extra_rows=2, extra_source=3, extra_text=4)
+    loss, (gradients, _) = case.id_loss(params_of(case.generator), params_of(case.recommender), batch)
+    np.testing.assert_allclose(loss, case.loss, rtol=1e-5)
+    assert_same_gradients(gradients, case.gradients[0])
+
+
+def test_hard_logits_give_the_loss_of_the_discrete_prompt(case):
+    certain = jax.tree.map(jnp.copy, params_of(case.generator))
+    certain["decoder"]["final_norm"]["scale"][...] *= 1e5
+    loss, _ = case.id_loss(certain, params_of(case.recommender), id_batch())
+    discrete = recommender_batch(hard_prompts(case), [target for _, target in EXAMPLES])
+    np.testing.assert_allclose(loss, jitted_recommender_loss(case.recommender, discrete), rtol=1e-5)
+    assert abs(loss - case.loss) > 1e-3, "the soft prompt must differ, or this test would show nothing"
+
+
+ID_TOKENS = {
+    "empty": [61, 5, 6, 7],
+    "ended": [5, 6, 61, 7],
+    "full": [5, 6, 7, 8],
+    "gap": [5, 49, 49, 6],
+    "pads": [0, 5, 0, 6],
+    "punctuation only": [49, 49, 61, 0],
+}
+ID_WORDS = {"empty": [], "ended": [5, 6], "full": [5, 6, 7, 8], "gap": [5, 6], "pads": [5, 6], "punctuation only": []}
+
+
+def masked_ids(names):
+    tokens = jnp.asarray([ID_TOKENS[name] for name in names])
+    no_embedding = jnp.zeros(VOCABULARY, bool).at[49].set(True)
+    return tokens, carries_embedding(tokens, no_embedding, eos_token_id=61, pad_token_id=0)
+
+
+def test_eos_padding_and_punctuation_carry_no_embedding():
+    tokens, mask = masked_ids(ID_TOKENS)
+    for row, kept, words in zip(np.asarray(tokens), np.asarray(mask), ID_WORDS.values(), strict=True):
+        assert row[kept].tolist() == words
+
+
+# Every kind of ID first, in the middle and last in a history.
+@pytest.mark.parametrize("names", [("empty", "ended", "full", "gap"), ("punctuation only", "gap", "empty", "pads")])
+def test_given_hard_embeddings_the_loss_is_that_of_the_discrete_prompt(names):
+    recommender = make_model(3)
+    tokens, mask = masked_ids(names)
+    loss = nnx.jit(loss_of_soft_ids)(recommender, recommender.embed(tokens), mask, id_batch())
+    prompts = []
+    for prompt, _ in EXAMPLES:
+        prompts.append([])
+        for part in prompt:
+            prompts[-1] += ID_WORDS[names[part[1]]] if isinstance(part, tuple) else [part]
+    discrete = recommender_batch(prompts, [target for _, target in EXAMPLES])
+    np.testing.assert_allclose(loss, jitted_recommender_loss(recommender, discrete), rtol=1e-5)
+
+
+def test_masked_slots_close_up_and_the_kept_positions_stay_in_order():
+    recommender = make_model(3)
+    vectors = jnp.arange(2 * 3 * 16, dtype=jnp.float32).reshape(2, 3, 16)
+    placed, mask = place_ids(
+        recommender,
+        vectors,
+        mask=jnp.asarray([[True, False, True], [False, False, False]]),
+        prompt_tokens=jnp.asarray([[7, 0, 0, 0, 8, 0, 0, 0, 9, 0]]),
+        prompt_mask=jnp.asarray([[True] * 9 + [False]]),
+        slot_item=jnp.asarray([[-1, 0, 0, 0, -1, 1, 1, 1, -1, -1]]),
+        slot_position=jnp.asarray([[0, 0, 1, 2, 0, 0, 1, 2, 0, 0]]),
+    )
+    assert mask.tolist() == [[True] * 5 + [False] * 5]
+    table = recommender.shared.table[...]
+    expected = jnp.stack([table[7], vectors[0, 0], vectors[0, 2], table[8], table[9]])
+    np.testing.assert_array_equal(placed[0, :5], expected)
+
+
+def test_greedy_ids_stay_deterministic_under_dropout_and_the_soft_ids_do_not():
+    generator, table = make_generator(tied=True, eos=34), make_model(3).shared.table[...]
+    batch = id_batch()
+
+    @jax.jit
+    def soft_ids(key):
+        no_embedding = jnp.zeros(VOCABULARY, bool)
+        return generate_soft_ids(
+            generator, table, batch.item_tokens, batch.item_mask, no_embedding, id_length=ID_LENGTH, dropout_key=key
+        )
+
+    plain = soft_ids(None)
+    first, again, other = (soft_ids(jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(plain.tokens, first.tokens)
+    np.testing.assert_array_equal(plain.tokens, other.tokens)
+    np.testing.assert_array_equal(first.embeddings, again.embeddings)
+    assert np.abs(first.embeddings - plain.embeddings).max() > 0.01
+    assert np.abs(first.embeddings - other.embeddings).max() > 0.01
+
+
+def test_greedy_ids_are_those_of_repeated_full_passes(case):
+    batch = id_batch()
+
+    @nnx.jit
+    def written(generator):
+        encoded = generator.encode(batch.item_tokens, batch.item_mask)
+        return greedy_ids(generator, encoded, batch.item_mask, id_length=ID_LENGTH)
+
+    eos = case.generator.config.eos_token_id
+    for row, tokens in zip(written(case.generator).tolist(), case.tokens, strict=True):
+        end = tokens.index(eos) + 1 if eos in tokens else len(tokens)
+        assert row == tokens[:end] + [PAD] * (ID_LENGTH - end)
+
+
+def test_models_of_different_vocabularies_are_refused():
+    batch = id_batch()
+    with pytest.raises(ValueError, match="64 tokens, the recommender's 60"):
+        generate_soft_ids(
+            make_model(0), jnp.zeros((60, 16)), batch.item_tokens, batch.item_mask, jnp.zeros(60, bool), id_length=2
+        )
+
+
+PROMPTS, TARGETS = [[5, 6, 7, 1], [8, 9, 1], [30, 31, 32, 33, 34, 1]], [[20, 21, 1], [22, 1], [23, 24, 25, 1]]
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_recommender_loss_is_the_mean_over_real_target_tokens(tied):
+    model = make_model(3, tied=tied)
+    graphdef, params = nnx.split(model, nnx.Param)
+    batch = recommender_batch([*PROMPTS, [9, 9, 9]], [*TARGETS, [9, 9]], weight=[1, 1, 1, 0], source=9, target=7)
+
+    def loss_and_gradients(loss):
+        return jax.jit(jax.value_and_grad(lambda params: loss(nnx.merge(graphdef, params))))(params)
+
+    loss, gradients = loss_and_gradients(lambda model: recommender_loss(model, batch))
+    expected = loss_and_gradients(lambda model: direct_recommender_loss(model, PROMPTS, TARGETS))
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
+    assert_same_gradients(gradients, expected[1])
+    np.testing.assert_allclose(nnx.jit(generator_loss)(model, batch), loss, rtol=1e-5)
+
+
+def test_dropout_needs_a_key_and_follows_it():
+    model, batch = make_model(3), recommender_batch(PROMPTS, TARGETS)
+    losses = [float(jitted_recommender_loss(model, batch, key)) for key in (None, *map(jax.random.key, (0, 1, 0)))]
+    assert losses[1] == losses[3] and len(set(losses)) == 3
+
+
+def test_token_cross_entropy_weighs_tokens_and_ignores_those_of_weight_zero():
+    logits = np.random.default_rng(0).normal(size=(2, 3, 5)) * 10
+    targets = np.array([[1, 2, 0], [4, 0, 0]])
+    weights = np.array([[1.0, 1.0, 0.0], [0.5, 0.0, 0.0]])
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    expected = -(log_probabilities[0, 0, 1] + log_probabilities[0, 1, 2] + 0.5 * log_probabilities[1, 0, 4]) / 2.5
+    logits[0, 2] = -np.inf
+    arrays = jnp.asarray(logits, jnp.float32), jnp.asarray(targets), jnp.asarray(weights, jnp.float32)
+    loss = token_cross_entropy(*arrays)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_a_batch_of_padding_only_has_loss_zero():
+    zeros = jnp.zeros((2, 3))
+    assert token_cross_entropy(jnp.ones((2, 3, 5)), zeros.astype(jnp.int32), zeros) == 0.0

@@ -1,0 +1,171 @@
+"""Train steps: they learn, repeat themselves, donate their state, and compile once per shape."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.training.losses import IdBatch, RecommenderBatch, recommender_loss
+from idgenrec_jax.training.optimizer import make_optimizer
+from idgenrec_jax.training.steps import (
+    create_train_state,
+    make_id_step,
+    make_loss_step,
+    make_recommender_step,
+    seed_key,
+)
+
+RATE = np.float32(0.01)
+CONFIG = T5Config(vocab_size=48, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2)
+OPTIMIZER = make_optimizer()
+
+
+def new_model(seed):
+    """The graph definition and the parameters of a random model."""
+    return nnx.split(T5(CONFIG, rngs=nnx.Rngs(seed)), nnx.Param)
+
+
+GRAPHDEF = new_model(0)[0]
+
+
+def new_state(seed=0):
+    return create_train_state(new_model(seed)[1], OPTIMIZER)
+
+
+def recommender_batch(rows=3, seed=0):
+    generator = np.random.default_rng(seed)
+    target_mask = np.arange(4) < generator.integers(1, 5, (rows, 1))
+    return RecommenderBatch(
+        jnp.asarray(generator.integers(2, 48, (rows, 6)), jnp.int32),
+        jnp.asarray(np.arange(6) < generator.integers(2, 7, (rows, 1))),
+        jnp.asarray(generator.integers(2, 48, (rows, 4)) * target_mask, jnp.int32),
+        jnp.asarray(target_mask),
+        jnp.ones(rows, jnp.float32),
+    )
+
+
+def id_batch():
+    """Three prompts of one ordinary token, two IDs of two slots, and one ordinary token."""
+    batch = recommender_batch()._replace(prompt_mask=jnp.ones((3, 6), bool))
+    generator = np.random.default_rng(5)
+    pairs = generator.integers(0, 3, (3, 2))
+    ordinary = np.full((3, 1), -1)
+    return IdBatch(
+        item_tokens=jnp.asarray(generator.integers(2, 48, (3, 5)), jnp.int32),
+        item_mask=jnp.ones((3, 5), bool),
+        slot_item=jnp.asarray(np.hstack([ordinary, np.repeat(pairs, 2, axis=1), ordinary]), jnp.int32),
+        slot_position=jnp.asarray(np.tile([0, 0, 1, 0, 1, 0], (3, 1)), jnp.int32),
+        **batch._asdict(),
+    )
+
+
+@pytest.fixture(scope="module")
+def recommender_step():
+    return make_recommender_step(GRAPHDEF, OPTIMIZER)
+
+
+@pytest.fixture(scope="module")
+def id_step():
+    return make_id_step(GRAPHDEF, GRAPHDEF, OPTIMIZER, jnp.zeros(48, bool), 2)
+
+
+def assert_same_trees(left, right):
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def differs(left, right):
+    return any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+
+
+def test_recommender_steps_lower_the_loss_on_their_batch(recommender_step):
+    state, losses = new_state(), []
+    for _ in range(12):
+        state, metrics = recommender_step(state, recommender_batch(), RATE, seed_key(0))
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.5
+    assert int(state.step) == 12
+
+
+def test_id_steps_lower_the_loss_and_leave_the_recommender_alone(id_step):
+    recommender = new_model(1)[1]
+    before = jax.tree.map(np.array, recommender)
+    state, losses = new_state(), []
+    for _ in range(12):
+        state, metrics = id_step(state, recommender, id_batch(), RATE, seed_key(0))
+        losses.append(float(metrics["loss"]))
+    assert losses[1] < losses[0] and losses[-1] < losses[0] - 0.05
+    assert_same_trees(recommender, before)
+
+
+def test_the_state_is_donated_and_what_is_only_read_is_not(recommender_step, id_step):
+    state, recommender, batch = new_state(), new_model(1)[1], id_batch()
+    id_step(state, recommender, batch, RATE, seed_key(0))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((recommender, batch)))
+
+    state, batch = new_state(), recommender_batch()
+    recommender_step(state, batch, RATE, seed_key(0))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(batch))
+
+
+def test_one_set_of_shapes_compiles_once():
+    step = make_recommender_step(GRAPHDEF, OPTIMIZER)
+    state = new_state()
+    for count in range(4):
+        state, _ = step(state, recommender_batch(seed=count), np.float32(0.01 * count), seed_key(count))
+    assert step._cache_size() == 1
+    step(state, recommender_batch(rows=2), RATE, seed_key(0))
+    assert step._cache_size() == 2
+
+
+def test_a_step_is_a_function_of_state_batch_and_seed(recommender_step):
+    first, first_metrics = recommender_step(new_state(), recommender_batch(), RATE, seed_key(0))
+    again, again_metrics = recommender_step(new_state(), recommender_batch(), RATE, seed_key(0))
+    other, other_metrics = recommender_step(new_state(), recommender_batch(), RATE, seed_key(1))
+    assert_same_trees((first, first_metrics), (again, again_metrics))
+    assert differs(first.params, other.params) and differs(first_metrics, other_metrics)
+
+
+def test_dropout_changes_with_the_step_counter_alone(recommender_step):
+    _, metrics = recommender_step(new_state(), recommender_batch(), RATE, seed_key(0))
+    later = dataclasses.replace(new_state(), step=jnp.int32(1))
+    _, later_metrics = recommender_step(later, recommender_batch(), RATE, seed_key(0))
+    assert metrics["loss"] != later_metrics["loss"]
+
+
+def test_metrics_without_dropout_are_the_loss_and_the_unclipped_gradient_norm():
+    step = make_recommender_step(GRAPHDEF, OPTIMIZER, dropout=False)
+    batch = recommender_batch()
+    differentiated = jax.value_and_grad(lambda params: recommender_loss(nnx.merge(GRAPHDEF, params), batch))
+    loss, gradients = jax.jit(differentiated)(new_model(0)[1])
+    state, metrics = step(new_state(), batch, np.float32(0.0), seed_key(0))
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.global_norm(gradients), rtol=1e-5)
+    assert metrics["gradient_norm"] > 1.0, "the batch must be one whose gradient is clipped"
+    assert_same_trees(state.params, new_model(0)[1])
+
+
+def test_losses_of_batches_weighted_by_tokens_give_the_loss_of_the_whole():
+    step, params, batch = make_loss_step(GRAPHDEF), new_model(0)[1], recommender_batch(rows=6)
+    whole = step(params, batch)
+    parts = [step(params, RecommenderBatch(*(values[start : start + 2] for values in batch))) for start in (0, 2, 4)]
+    tokens = [float(part["tokens"]) for part in parts]
+    mean = sum(float(part["loss"]) * count for part, count in zip(parts, tokens, strict=True)) / sum(tokens)
+    assert sum(tokens) == whole["tokens"] == batch.target_mask.sum() and len(set(tokens)) > 1
+    assert mean == pytest.approx(float(whole["loss"]), rel=1e-5)
+
+
+def test_a_row_of_weight_zero_counts_for_nothing(recommender_step):
+    batch = recommender_batch()
+    dropped = batch._replace(weight=jnp.asarray([1.0, 1.0, 0.0]))
+    changed = dropped._replace(target_tokens=dropped.target_tokens.at[2].set(9))
+    first, _ = recommender_step(new_state(), dropped, RATE, seed_key(0))
+    second, _ = recommender_step(new_state(), changed, RATE, seed_key(0))
+    assert_same_trees(first.params, second.params)
