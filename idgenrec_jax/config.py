@@ -22,8 +22,8 @@ class DataConfig:
     """What is learned from, and how it is put into prompts."""
 
     path: str = _field("sample", "'sample' (the embedded catalogue) or a data folder; --data sets it")
-    tokenizer: str = _field("", "Hugging Face tokenizer folder or name; empty: the recommender's folder, the sample's own")
-    prompts: str = _field("", "prompt file, lines 'task; seen|unseen; input; target'; empty: the ten built-in templates")
+    tokenizer: str = _field("", "tokenizer folder or name; empty: the recommender's folder, or the sample's own")
+    prompts: str = _field("", "prompt file, lines 'task; seen|unseen; input; target'; empty: ten built-in templates")
     eval_prompt: str = _field("seen:0", "template that validation and test use, as GROUP:NUMBER")
     user_ids: str = _field(
         "none",
@@ -51,14 +51,16 @@ class ModelConfig:
     tie_word_embeddings: bool = _field(True, "one table for input and output embeddings (T5 v1.0)")
     dropout_rate: float = _field(0.1, "dropout probability in training", low=0.0, high=0.95)
     vocab_size: int = _field(0, "rows of the embedding table; 0: the tokenizer's size rounded up to 128", low=0)
-    compute_dtype: str = _field("float32", "float32 or bfloat16; parameters are float32", choices=("float32", "bfloat16"))
+    compute_dtype: str = _field(
+        "float32", "dtype of the arithmetic; parameters are float32", choices=("float32", "bfloat16")
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class IdsConfig:
     """How textual IDs are made."""
 
-    table: str = _field("", "file with given IDs (jsonl of this program, or lines 'ITEM words ...'); empty: generate them")
+    table: str = _field("", "file of given IDs (jsonl of this program, or lines 'ITEM words ...'); empty: generate")
     num_groups: int = _field(10, "groups of diverse beam search, one beam each", low=1)
     max_penalty: int = _field(9, "diversity penalties 1, 2, .. up to this are tried for a unique ID", low=1)
     num_lengths: int = _field(2, "minimum lengths 1, 11, 21, .. tried for a unique ID", low=1)
@@ -92,12 +94,12 @@ class TrainingConfig:
     warmup_fraction: float = _field(0.05, "share of training over which the learning rate rises", low=0.0, high=1.0)
     weight_decay: float = _field(0.01, "AdamW weight decay, norms excepted", low=0.0)
     gradient_clip: float = _field(1.0, "largest global gradient norm", low=0.0)
-    warm_start_epochs: int = _field(30, "epochs of the ID generator's warm start (skipped when it is pretrained)", low=0)
+    warm_start_epochs: int = _field(30, "epochs of the ID generator's warm start; none when it is pretrained", low=0)
     warm_start_learning_rate: float = _field(1e-3, "peak learning rate of the warm start", low=0.0)
     warm_start_batch_size: int = _field(32, "items in a warm-start step", low=1)
     warm_start_words: int = _field(5, "most words in a warm-start ID", low=1)
     num_buckets: int = _field(4, "prompt lengths that a recommender epoch is padded to", low=1)
-    validate_every_epochs: int = _field(0, "recommender epochs between validations; 0: at the end of the phase only", low=0)
+    validate_every_epochs: int = _field(0, "recommender epochs between validations; 0: at a phase's end only", low=0)
     early_stop_patience: int = _field(0, "stop after this many validations without a better NDCG@10; 0: never", low=0)
     checkpoint_every_steps: int = _field(1000, "steps between checkpoints inside an epoch; 0: at its end only", low=0)
 

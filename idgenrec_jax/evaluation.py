@@ -31,8 +31,8 @@ class Ranking:
     `scores` their log-probabilities divided by length**length_penalty.
     """
 
-    users: Int[np.ndarray, "users"]
-    targets: Int[np.ndarray, "users"]
+    users: Int[np.ndarray, " users"]
+    targets: Int[np.ndarray, " users"]
     items: Int[np.ndarray, "users results"]
     scores: Float[np.ndarray, "users results"]
 
@@ -42,14 +42,14 @@ class Ranking:
 
 
 def target_ranks(
-    items: Int[np.ndarray, "users results"], targets: Int[np.ndarray, "users"]
-) -> Int[np.ndarray, "users"]:
+    items: Int[np.ndarray, "users results"], targets: Int[np.ndarray, " users"]
+) -> Int[np.ndarray, " users"]:
     """Return each target's place in its user's ranking, from 0; -1 where it was not recommended."""
     hits = items == targets[:, None]
     return np.where(hits.any(axis=1), hits.argmax(axis=1), -1)
 
 
-def ranking_metrics(ranks: Int[np.ndarray, "users"], num_results: int) -> dict[str, float]:
+def ranking_metrics(ranks: Int[np.ndarray, " users"], num_results: int) -> dict[str, float]:
     """Return the mean over users of HR@k, NDCG@k and the reciprocal rank (0 below `num_results` places).
 
     Each user has one relevant item, so NDCG@k is 1 / log2(rank + 2) within the cut-off and 0 beyond it.
@@ -133,7 +133,8 @@ class Ranker:
         """Return the items recommended after each prompt, best first, and their scores."""
         # A multiple, so that the tries of successive rounds share a compiled program.
         cache_length = round_up(trie.depth, CACHE_MULTIPLE)
-        result = self._search(params, self._place_batch(prompt_tokens), self._place_batch(prompt_mask), trie, cache_length)
+        tokens, mask = self._place_batch(prompt_tokens), self._place_batch(prompt_mask)
+        result = self._search(params, tokens, mask, trie, cache_length)
         return np.asarray(result.items), np.asarray(result.scores)
 
     def rank(

@@ -125,8 +125,8 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     if recommender.config.vocab_size != generator.config.vocab_size:
         raise InputError(
             f"the recommender's table has {recommender.config.vocab_size} rows, the ID generator's "
-            f"{generator.config.vocab_size}; soft IDs need the same vocabulary: set --config.recommender.vocab_size and "
-            "--config.id_generator.vocab_size, or give weights that agree"
+            f"{generator.config.vocab_size}; soft IDs need the same vocabulary: set "
+            "--config.recommender.vocab_size and --config.id_generator.vocab_size, or give weights that agree"
         )
     prompts = load_prompts(config.data, tokenizer, dataset.name)
     ids = RoundIds(config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder=workdir / "ids")
@@ -176,7 +176,9 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
     params = alternation.best_params()
     experiment.ids.load(best["id_round"])
     source = experiment.ids.source(max_history=config.data.max_history, evaluation=True)
-    test = experiment.ranker.rank(params["recommender"], source, "test", title="test", check_stop=alternation.check_stop)
+    test = experiment.ranker.rank(
+        params["recommender"], source, "test", title="test", check_stop=alternation.check_stop
+    )
     results = {
         "validation": best["metrics"],
         "test": test.metrics(),

@@ -13,7 +13,14 @@ class Progress:
     """
 
     def __init__(
-        self, title: str, total: int, unit: str, *, done: int = 0, stream: TextIO | None = None, log_seconds: float = 20.0
+        self,
+        title: str,
+        total: int,
+        unit: str,
+        *,
+        done: int = 0,
+        stream: TextIO | None = None,
+        log_seconds: float = 20.0,
     ):
         """Start the clock; `total` and `done` count `unit`s."""
         self._title, self._total, self._unit = title, total, unit
@@ -35,7 +42,7 @@ class Progress:
         """Print the last line, with the whole time taken."""
         seconds = time.monotonic() - self._start
         rate = (self._done - self._first_done) / max(seconds, 1e-9)
-        text = f"{self._title}: {self._done}/{self._total} {self._unit}s in {_clock(seconds)}, {rate:.1f} {self._unit}s/s"
+        text = f"{self._title}: {self._done}/{self._total} {self._unit}s in {_clock(seconds)}, {rate:.1f}/s"
         self._write(text + (f", {note}" if note else ""), end="\n")
 
     def _line(self, now: float, note: str) -> str:

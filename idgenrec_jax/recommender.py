@@ -36,7 +36,7 @@ class Recommendation:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """The best state of a run, whatever data it is used on: `params` and `graphdefs` have "generator" and "recommender"."""
+    """The best state of a run; `params` and `graphdefs` have the keys "generator" and "recommender"."""
 
     config: Config
     tokenizer: Tokenizer
@@ -119,7 +119,7 @@ class Recommender:
         """
         beams = self.config.evaluation.num_beams
         if count > beams:
-            raise InputError(f"{count} recommendations asked for, the run searches with {beams} beams; ask for at most those")
+            raise InputError(f"{count} recommendations asked for, the run has {beams} beams; ask for at most as many")
         index = {name: number for number, name in enumerate(self.dataset.items)}
         unknown = [item for history in histories for item in history if item not in index]
         if unknown:

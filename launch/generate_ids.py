@@ -1,10 +1,10 @@
-"""Write a unique textual ID for every item of a catalogue: python -m launch.generate_ids --workdir=DIR --data=DIR ..."""
+"""Write a unique textual ID for every item of a catalogue: python -m launch.generate_ids --workdir=DIR ..."""
 
 from absl import flags
 
 from launch.command_line import run, use_compilation_cache
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "run of launch.train whose ID generator (at its best validation) writes")
+_WORKDIR = flags.DEFINE_string("workdir", None, "run of launch.train; its ID generator at the best validation writes")
 _GENERATOR = flags.DEFINE_string("id_generator", None, "Hugging Face T5 folder or name, instead of --workdir")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "tokenizer folder or name for --id_generator; default: its own")
 _DATA = flags.DEFINE_string("data", None, "'sample' or a data folder: the items to name", required=True)

@@ -25,7 +25,7 @@ class RecommenderBatch(NamedTuple):
     prompt_mask: Bool[Array | np.ndarray, "batch source"]
     target_tokens: Int[Array | np.ndarray, "batch target"]
     target_mask: Bool[Array | np.ndarray, "batch target"]
-    weight: Float[Array | np.ndarray, "batch"]
+    weight: Float[Array | np.ndarray, " batch"]
 
 
 class IdBatch(NamedTuple):
@@ -42,7 +42,7 @@ class IdBatch(NamedTuple):
     slot_position: Int[Array | np.ndarray, "batch source"]
     target_tokens: Int[Array | np.ndarray, "batch target"]
     target_mask: Bool[Array | np.ndarray, "batch target"]
-    weight: Float[Array | np.ndarray, "batch"]
+    weight: Float[Array | np.ndarray, " batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +61,14 @@ class PromptSource:
     max_history: int
     max_prompt_length: int
 
-    def prompt(self, user: int, history: Int[np.ndarray, "history"], template: int) -> list[int]:
+    def prompt(self, user: int, history: Int[np.ndarray, " history"], template: int) -> list[int]:
         """Return the tokens of one prompt, EOS included: the last `max_history` items, fewer where they do not fit."""
         ids = [self.item_ids[item] for item in history[-self.max_history :]]
         return self.templates[template].render_input(ids, self._user_id(user), self.max_prompt_length)
 
     def slots(
-        self, user: int, history: Int[np.ndarray, "history"], template: int, id_length: int
-    ) -> tuple[list[int], list[int], list[int], Int[np.ndarray, "kept"]]:
+        self, user: int, history: Int[np.ndarray, " history"], template: int, id_length: int
+    ) -> tuple[list[int], list[int], list[int], Int[np.ndarray, " kept"]]:
         """Return tokens, slot items and slot positions of an ID-phase prompt, and the history items it kept."""
         history = history[-self.max_history :]
         tokens, slot_item, slot_position = self.templates[template].render_slots(
@@ -134,7 +134,7 @@ class BucketedBatches:
         if len(lengths) and lengths.max() > widths[-1]:
             raise ValueError(f"a prompt of {lengths.max()} tokens does not fit the widest bucket, {widths[-1]}")
         order = np.argsort(lengths, kind="stable") if generator is None else generator.permutation(len(lengths))
-        self._plan: list[tuple[int, Int[np.ndarray, "rows"]]] = []
+        self._plan: list[tuple[int, Int[np.ndarray, " rows"]]] = []
         carried = np.zeros(0, order.dtype)
         for bucket, width in enumerate(widths):
             rows = np.concatenate([carried, order[buckets[order] == bucket]])
@@ -155,7 +155,7 @@ class BucketedBatches:
         real = sum(len(self._prompts[row]) for _, rows in self._plan for row in rows)
         return 1.0 - real / max(1, sum(width * self._batch_size for width, _ in self._plan))
 
-    def rows(self, step: int) -> Int[np.ndarray, "rows"]:
+    def rows(self, step: int) -> Int[np.ndarray, " rows"]:
         """Return which examples batch `step` holds, in row order; fewer than the batch size where it is not full."""
         return self._plan[step][1]
 
@@ -215,7 +215,7 @@ def recommender_epoch(
 
 def held_out_batches(
     source: PromptSource, split: str, *, template: int, batch_size: int, num_buckets: int
-) -> tuple[BucketedBatches, Int[np.ndarray, "users"], Int[np.ndarray, "users"]]:
+) -> tuple[BucketedBatches, Int[np.ndarray, " users"], Int[np.ndarray, " users"]]:
     """Return the prompts of a held-out split by length, the user of each example, and its target item."""
     users = np.asarray(source.dataset.evaluation_users)
     prompts, targets = [], []

@@ -77,7 +77,7 @@ class RoundIds:
             max_prompt_length=self._config.data.max_prompt_length,
         )
 
-    def no_embedding(self, vocab_size: int) -> Bool[np.ndarray, "vocab"]:
+    def no_embedding(self, vocab_size: int) -> Bool[np.ndarray, " vocab"]:
         """Return which rows of the vocabulary leave no trace in a soft ID: pure punctuation."""
         marks = np.zeros(vocab_size, bool)
         marks[sorted(self.tokenizer.punctuation_ids)] = True

@@ -12,59 +12,60 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jaxtyping import Bool, Float, Int, Key, UInt
+from jaxtyping import Bool, Float, Int, Key, UInt, UInt32
 
 MASKED_SCORE = -1e9
 """Score of a forbidden position: finite, so that a row in which nothing is allowed stays free of NaN."""
-
-DROPOUT_LEVELS = 256
-"""Dropout masks come from 8-bit random numbers, so rates are multiples of 1/256."""
 
 DropoutKey = Key[Array, ""] | UInt[Array, "..."]
 """A typed jax.random.key or a raw PRNGKey."""
 
 
-def dropout_threshold(rate: float) -> int:
-    """How many of the 256 random levels are dropped at `rate`; the true rate is threshold / 256.
+def mix_bits(words: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """A bijection of 32-bit words in which every input bit flips every output bit with probability near one half.
 
-    Any positive rate drops at least one level, and at least one level is always kept.
+    Two rounds of multiply and shift; the constants are from a public-domain search for low-bias hashes.
     """
-    if rate == 0.0:
-        return 0
-    return min(max(round(rate * DROPOUT_LEVELS), 1), DROPOUT_LEVELS - 1)
+    words = (words ^ (words >> 16)) * jnp.uint32(0x21F0AAAD)
+    words = (words ^ (words >> 15)) * jnp.uint32(0x735A2D97)
+    return words ^ (words >> 15)
 
 
-def random_bytes(key: DropoutKey, shape: tuple[int, ...]) -> UInt[Array, "..."]:
-    """Uniform uint8 numbers, four from every 32-bit random word.
+def position_words(first: UInt32[Array, ""], second: UInt32[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+    """A random word for each position of `shape`, a pure function of the two seed words and the position.
 
-    The generators work on 32-bit words, and some spend a whole word on each smaller number they are asked for.
+    A counter-based generator of a dozen elementwise operations: it fuses into what uses it, compiles in a tenth of
+    the time of a Threefry mask, and gives each element the same word however the array is sharded.
     """
-    *outer, last = shape
-    words = jax.random.bits(key, (*outer, -(-last // 4)), jnp.uint32)
-    return jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*outer, -1)[..., :last]
+    counter = jnp.zeros(shape, jnp.uint32)
+    for axis, size in enumerate(shape):
+        counter = counter * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return mix_bits(mix_bits(counter * jnp.uint32(0x9E3779B9) + first) ^ second)
 
 
 class Dropout:
     """One forward pass's source of dropout masks: a rate, a key, and a counter of the masks drawn so far.
 
-    The n-th mask of a pass comes from `fold_in(key, n)`, so that a pass is a pure function of its key. Without a key
-    every call returns its input unchanged.
+    The n-th mask of a pass follows from (key, n), so that a pass is a pure function of its key. Without a key every
+    call returns its input unchanged.
     """
 
     def __init__(self, rate: float, key: DropoutKey | None):
         """Masks at `rate` (a fraction, 0 <= rate < 1) from `key`; None makes the pass deterministic."""
-        self.threshold = 0 if key is None else dropout_threshold(rate)
-        self.key = key
+        self.rate = 0.0 if key is None else rate
         self.count = 0
+        if self.rate:
+            words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+            self.first, self.second = words.reshape(-1)[0], words.reshape(-1)[-1]
 
     def __call__(self, inputs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Zeroes elements at the quantised rate and scales the others by 1 / (1 - rate) for the same rate."""
-        if self.threshold == 0:
+        """Zeroes elements with probability `rate` and scales the others by 1 / (1 - rate)."""
+        if self.rate == 0.0:
             return inputs
-        key = jax.random.fold_in(self.key, self.count)
         self.count += 1
-        keep = random_bytes(key, inputs.shape) >= self.threshold
-        scale = DROPOUT_LEVELS / (DROPOUT_LEVELS - self.threshold)
+        first = mix_bits(self.first + jnp.uint32(self.count))
+        keep = position_words(first, self.second, inputs.shape) >= jnp.uint32(round(self.rate * 2**32))
+        scale = 1.0 / (1.0 - self.rate)
         return jnp.where(keep, inputs * jnp.asarray(scale, inputs.dtype), jnp.zeros((), inputs.dtype))
 
 

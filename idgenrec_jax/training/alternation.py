@@ -19,6 +19,7 @@ from flax import nnx
 
 from idgenrec_jax.config import Config
 from idgenrec_jax.data.batches import BucketedBatches, IdBatches, PromptSource, recommender_epoch, recommender_widths
+from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.progress import Progress
 from idgenrec_jax.training.checkpoints import Checkpoints
@@ -136,7 +137,8 @@ class Alternation:
             config.ids.soft_length,
         )
         self._warm_start_words: list[str] | None = None
-        self._keys = {kind: seed_key(training.seed * 3 + index) for index, kind in enumerate((WARM_START, ID, RECOMMENDER))}
+        kinds = (WARM_START, ID, RECOMMENDER)
+        self._keys = {kind: seed_key(len(kinds) * training.seed + index) for index, kind in enumerate(kinds)}
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the description of the best state: step, round, phase, id_round, metrics.
@@ -207,7 +209,7 @@ class Alternation:
                 raise Interrupted
         loss = float(self.state.loss_sum) / max(total, 1)
         if not np.isfinite(loss):
-            raise FloatingPointError(f"{phase.title}, epoch {epoch_number}: the loss is {loss}; lower the learning rate")
+            raise InputError(f"{phase.title}, epoch {epoch_number}: the loss is {loss}; lower the learning rate")
         progress.close(f"loss {loss:.4f}")
         self.state.epoch, self.state.step, self.state.loss_sum = epoch_number, 0, 0.0
         self._record(phase, "train", {"loss": loss})

@@ -7,42 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from idgenrec_jax.data.batches import IdBatch, RecommenderBatch
 from idgenrec_jax.decoding.beam import greedy_search
 from idgenrec_jax.models.layers import DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
 from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE, soft_embedding
-
-
-class RecommenderBatch(NamedTuple):
-    """Prompts and the tokens to be written for them; a warm start's texts and words have the same form.
-
-    `target_tokens` are the ID's tokens with EOS at the end, padded. `weight` is 1 for a real row and 0 for a row that
-    only fills the batch.
-    """
-
-    prompt_tokens: Int[Array, "batch source"]
-    prompt_mask: Bool[Array, "batch source"]
-    target_tokens: Int[Array, "batch target"]
-    target_mask: Bool[Array, "batch target"]
-    weight: Float[Array, " batch"]
-
-
-class IdBatch(NamedTuple):
-    """Prompts with empty slots for the soft IDs of their histories, and the texts of the histories' distinct items.
-
-    `slot_item` is the row of `item_tokens` whose ID stands at a prompt position, -1 at an ordinary token;
-    `slot_position` is the position within that ID. Rows of `item_tokens` that no slot names fill the shape only.
-    """
-
-    item_tokens: Int[Array, "items text"]
-    item_mask: Bool[Array, "items text"]
-    prompt_tokens: Int[Array, "batch source"]
-    prompt_mask: Bool[Array, "batch source"]
-    slot_item: Int[Array, "batch source"]
-    slot_position: Int[Array, "batch source"]
-    target_tokens: Int[Array, "batch target"]
-    target_mask: Bool[Array, "batch target"]
-    weight: Float[Array, " batch"]
 
 
 class SoftIds(NamedTuple):

@@ -10,6 +10,8 @@ from tests.decoding.tiny_t5 import assert_same_items, build_model, search_items
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "beam.npz"
 VOCAB_SIZE, EOS = 48, 1
+# (sequences, longest, different tokens, beams): fewer items than beams (twice), wide, nested prefixes, deep
+LIVE_CASES = ((2, 3, 9, 3), (4, 6, 2, 6), (50, 4, 44, 3), (60, 7, 2, 6), (150, 9, 6, 6))
 
 
 @pytest.mark.parametrize("layout", ["csr", "dense"])
@@ -43,10 +45,11 @@ def test_live_transformers_finds_the_same(tied, tmp_path):
     reference_model = reference.reference_model(tied=tied, seed=3 + tied)
     model = build_model(reference.tensors_of(reference_model), tmp_path)
     num_prompts = 0
-    # (sequences, longest, different tokens, beams): fewer items than beams, wide, nested prefixes, deep
-    for count, longest, num_tokens, num_beams in ((2, 3, 9, 3), (4, 6, 2, 6), (50, 4, 44, 3), (60, 7, 2, 6), (150, 9, 6, 6)):
+    for count, longest, num_tokens, num_beams in LIVE_CASES:
         sequences = reference.random_sequences(rng, count, longest, num_tokens)
-        tries = [build_trie(sequences, vocab_size=VOCAB_SIZE, eos_token_id=EOS, layout=name) for name in ("csr", "dense")]
+        tries = [
+            build_trie(sequences, vocab_size=VOCAB_SIZE, eos_token_id=EOS, layout=layout) for layout in ("csr", "dense")
+        ]
         for length_penalty in (0.0, 1.0):
             tokens, mask = reference.random_prompts(rng, 11, 7)
             items, scores = reference.reference_beam_search(

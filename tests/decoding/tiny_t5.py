@@ -85,7 +85,7 @@ def search_items(
 
 
 def assert_same_items(found: BeamResult, items: np.ndarray, scores: np.ndarray) -> None:
-    """Same items in the same order, scores within 1e-4; items whose scores are within 1e-5 may stand in either order."""
+    """Same items in the same order, scores within 1e-4; items with scores within 1e-5 may stand in either order."""
     is_item = items >= 0
     np.testing.assert_array_equal(found.items >= 0, is_item)
     np.testing.assert_array_equal(np.isneginf(found.scores), ~is_item)

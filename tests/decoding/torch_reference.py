@@ -20,7 +20,7 @@ EOS, PAD, START = 1, 0, 0
 
 
 def reference_model(*, tied: bool, seed: int) -> T5ForConditionalGeneration:
-    """A random T5 whose next-token distributions are neither flat nor certain (standard deviation of logits: about 2)."""
+    """A random T5 whose next-token distributions are neither flat nor certain (logits deviate by about 2)."""
     config = T5Config(
         **SHAPE,
         feed_forward_proj="relu" if tied else "gated-gelu",
@@ -45,9 +45,7 @@ def _random_tensor(name: str, shape: tuple[int, ...], tied: bool, rng: np.random
     noise = rng.standard_normal(shape)
     if "layer_norm" in name:
         values = 1 + 0.1 * noise
-    elif "relative_attention_bias" in name:
-        values = 0.5 * noise
-    elif name == "lm_head.weight":
+    elif "relative_attention_bias" in name or name == "lm_head.weight":
         values = 0.5 * noise
     elif name == "shared.weight":
         values = (2.0 if tied else 1.0) * noise
@@ -91,7 +89,7 @@ def reference_beam_search(
     num_beams: int,
     length_penalty: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Items and scores [batch, num_beams] of `generate` restricted to the sequences; item -1 where it is none of them."""
+    """Items and scores [batch, num_beams] of `generate` restricted to the sequences; item -1 where none is left."""
     children: dict[tuple[int, ...], set[int]] = {}
     for sequence in sequences:
         ended = (*sequence, EOS)

@@ -22,7 +22,7 @@ NUM_PROMPTS = 6
 def main() -> None:
     """Decodes the same prompts under every combination and saves the weights, prompts, sequences and scores."""
     rng = np.random.default_rng(5)
-    model = reference_model(tied=True, seed=5)
+    model = reference_model(tied=False, seed=29)
     arrays = {f"tensor/{name}": value for name, value in tensors_of(model).items()}
     tokens, mask = random_prompts(rng, NUM_PROMPTS, 9)
     arrays |= {"tokens": tokens, "mask": mask}

@@ -94,6 +94,15 @@ def id_batch(examples=EXAMPLES, texts=ITEM_TEXTS, *, extra_items=0, extra_rows=0
     )
 
 
+# Padding in every place where a batch may have it; the direct computations have none.
+PADDED_BATCH = id_batch(extra_items=2, extra_rows=2, extra_source=3, extra_text=4)
+
+
+def dropout_key(seed):
+    """A key of the kind whose random bits compile fastest."""
+    return jax.random.key(seed, impl="rbg")
+
+
 @nnx.jit
 def jitted_recommender_loss(model, batch, dropout_key=None):
     return recommender_loss(model, batch, dropout_key)
@@ -228,12 +237,12 @@ def case(request):
 
     generator, recommender = make_generator(tied, eos), make_model(3, tied=tied)
     jitted = with_gradients(loss, generator, recommender)
-    result = jitted(params_of(generator), params_of(recommender), id_batch())
+    result = jitted(params_of(generator), params_of(recommender), PADDED_BATCH)
     return Case(generator, recommender, greedy, kept, no_embedding, jitted, *result)
 
 
 @pytest.mark.slow
-def test_id_loss_equals_the_direct_computation_in_value_and_gradients(case):
+def test_id_loss_of_a_padded_batch_equals_the_direct_computation_in_value_and_gradients(case):
     def direct(generator, recommender):
         return direct_id_loss(generator, recommender, case.tokens, case.kept)
 
@@ -252,23 +261,16 @@ def test_id_loss_moves_every_generator_parameter_and_no_recommender_parameter(ca
 
 
 def test_a_step_against_the_gradient_lowers_the_id_loss(case):
-    rate = 0.05 / np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(case.gradients[0])))
+    rate = 0.005 / np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(case.gradients[0])))
     params = jax.tree.map(lambda value, slope: value - rate * slope, params_of(case.generator), case.gradients[0])
-    after, _ = case.id_loss(params, params_of(case.recommender), id_batch())
+    after, _ = case.id_loss(params, params_of(case.recommender), PADDED_BATCH)
     assert after < case.loss
-
-
-def test_padding_of_items_rows_texts_and_prompts_changes_nothing(case):
-    batch = id_batch(extra_items=2, extra_rows=2, extra_source=3, extra_text=4)
-    loss, (gradients, _) = case.id_loss(params_of(case.generator), params_of(case.recommender), batch)
-    np.testing.assert_allclose(loss, case.loss, rtol=1e-5)
-    assert_same_gradients(gradients, case.gradients[0])
 
 
 def test_hard_logits_give_the_loss_of_the_discrete_prompt(case):
     certain = jax.tree.map(jnp.copy, params_of(case.generator))
     certain["decoder"]["final_norm"]["scale"][...] *= 1e5
-    loss, _ = case.id_loss(certain, params_of(case.recommender), id_batch())
+    loss, _ = case.id_loss(certain, params_of(case.recommender), PADDED_BATCH)
     discrete = recommender_batch(hard_prompts(case), [target for _, target in EXAMPLES])
     np.testing.assert_allclose(loss, jitted_recommender_loss(case.recommender, discrete), rtol=1e-5)
     assert abs(loss - case.loss) > 1e-3, "the soft prompt must differ, or this test would show nothing"
@@ -330,6 +332,7 @@ def test_masked_slots_close_up_and_the_kept_positions_stay_in_order():
     np.testing.assert_array_equal(placed[0, :5], expected)
 
 
+@pytest.mark.slow
 def test_greedy_ids_stay_deterministic_under_dropout_and_the_soft_ids_do_not():
     generator, table = make_generator(tied=True, eos=34), make_model(3).shared.table[...]
     batch = id_batch()
@@ -342,7 +345,7 @@ def test_greedy_ids_stay_deterministic_under_dropout_and_the_soft_ids_do_not():
         )
 
     plain = soft_ids(None)
-    first, again, other = (soft_ids(jax.random.key(seed)) for seed in (0, 0, 1))
+    first, again, other = (soft_ids(dropout_key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(plain.tokens, first.tokens)
     np.testing.assert_array_equal(plain.tokens, other.tokens)
     np.testing.assert_array_equal(first.embeddings, again.embeddings)
@@ -375,9 +378,9 @@ def test_models_of_different_vocabularies_are_refused():
 PROMPTS, TARGETS = [[5, 6, 7, 1], [8, 9, 1], [30, 31, 32, 33, 34, 1]], [[20, 21, 1], [22, 1], [23, 24, 25, 1]]
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_recommender_loss_is_the_mean_over_real_target_tokens(tied):
-    model = make_model(3, tied=tied)
+@pytest.mark.slow
+def test_recommender_loss_is_the_mean_over_real_target_tokens():
+    model = make_model(3)
     graphdef, params = nnx.split(model, nnx.Param)
     batch = recommender_batch([*PROMPTS, [9, 9, 9]], [*TARGETS, [9, 9]], weight=[1, 1, 1, 0], source=9, target=7)
 
@@ -393,7 +396,7 @@ def test_recommender_loss_is_the_mean_over_real_target_tokens(tied):
 
 def test_dropout_needs_a_key_and_follows_it():
     model, batch = make_model(3), recommender_batch(PROMPTS, TARGETS)
-    losses = [float(jitted_recommender_loss(model, batch, key)) for key in (None, *map(jax.random.key, (0, 1, 0)))]
+    losses = [float(jitted_recommender_loss(model, batch, key)) for key in (None, *map(dropout_key, (0, 1, 0)))]
     assert losses[1] == losses[3] and len(set(losses)) == 3
 
 

@@ -21,7 +21,11 @@ from idgenrec_jax.training.steps import (
 )
 
 RATE = np.float32(0.01)
-CONFIG = T5Config(vocab_size=48, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2)
+# Untied, for a random tied T5 writes nothing but its start token, which is padding: every ID would be empty.
+CONFIG = T5Config(
+    vocab_size=48, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2,
+    tie_word_embeddings=False,
+)  # fmt: skip
 OPTIMIZER = make_optimizer()
 
 
@@ -92,6 +96,7 @@ def test_recommender_steps_lower_the_loss_on_their_batch(recommender_step):
     assert int(state.step) == 12
 
 
+@pytest.mark.slow
 def test_id_steps_lower_the_loss_and_leave_the_recommender_alone(id_step):
     recommender = new_model(1)[1]
     before = jax.tree.map(np.array, recommender)
@@ -115,14 +120,13 @@ def test_the_state_is_donated_and_what_is_only_read_is_not(recommender_step, id_
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(batch))
 
 
-def test_one_set_of_shapes_compiles_once():
-    step = make_recommender_step(GRAPHDEF, OPTIMIZER)
+def test_one_set_of_shapes_compiles_once(recommender_step):
     state = new_state()
     for count in range(4):
-        state, _ = step(state, recommender_batch(seed=count), np.float32(0.01 * count), seed_key(count))
-    assert step._cache_size() == 1
-    step(state, recommender_batch(rows=2), RATE, seed_key(0))
-    assert step._cache_size() == 2
+        state, _ = recommender_step(state, recommender_batch(seed=count), np.float32(0.01 * count), seed_key(count))
+    assert recommender_step._cache_size() == 1
+    recommender_step(state, recommender_batch(rows=2), RATE, seed_key(0))
+    assert recommender_step._cache_size() == 2
 
 
 def test_a_step_is_a_function_of_state_batch_and_seed(recommender_step):

@@ -1,0 +1,467 @@
+"""Batches: pure, complete, of few shapes, and without a trace of what is held out."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from idgenrec_jax.data.batches import (
+    BucketedBatches,
+    IdBatches,
+    PromptSource,
+    bucket_widths,
+    held_out_batches,
+    recommender_epoch,
+    recommender_widths,
+)
+from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates
+from idgenrec_jax.data.sample import sample_tokenizer
+from idgenrec_jax.errors import InputError
+
+NUM_ITEMS, NUM_USERS = 30, 25
+# Tokens beyond every vocabulary, so that items and users can be read back from a prompt.
+ITEM, ITEM_END, USER = 10_000, 20_000, 40_000
+TOKENIZER = sample_tokenizer()
+# Between two and four tokens; the first names the item.
+ITEM_IDS = tuple((ITEM + item, *[ITEM_END + item] * (1 + item % 3)) for item in range(NUM_ITEMS))
+
+
+def make_dataset(seed=0):
+    """Sequences of one to fourteen items, repeats among them."""
+    generator = np.random.default_rng(seed)
+    lengths = [1, 2, 3, *generator.integers(3, 15, NUM_USERS - 3)]
+    return Dataset(
+        name="shop",
+        users=tuple(f"user{index}" for index in range(NUM_USERS)),
+        items=tuple(f"item{index}" for index in range(NUM_ITEMS)),
+        item_texts=tuple(f"text {index}" for index in range(NUM_ITEMS)),
+        sequences=tuple(generator.integers(0, NUM_ITEMS, length).astype(np.int32) for length in lengths),
+    )
+
+
+def user_ids_from_training_items(dataset):
+    """User IDs as `train_history` makes them: from the items of the training sequence."""
+    return tuple(
+        (USER + user, *(USER + 1000 + int(item) for item in dataset.training_sequence(user)))
+        for user in range(len(dataset.users))
+    )
+
+
+def plain_user_ids(dataset):
+    return tuple((USER + user,) for user in range(len(dataset.users)))
+
+
+def make_source(dataset, *, user_ids=plain_user_ids, templates=None, max_history=20, max_prompt_length=512):
+    if templates is None:
+        templates = [t for t in default_templates(with_user_ids=user_ids is not None) if t.group == "seen"]
+    return PromptSource(
+        dataset=dataset,
+        templates=tuple(PromptTokens(template, TOKENIZER, dataset.name) for template in templates),
+        item_ids=ITEM_IDS,
+        user_ids=None if user_ids is None else user_ids(dataset),
+        eos_id=TOKENIZER.eos_id,
+        max_history=max_history,
+        max_prompt_length=max_prompt_length,
+    )
+
+
+def recommender_batches(source, *, seed=0, epoch=0, batch_size=8, num_examples=0, num_buckets=3):
+    widths, target_width = recommender_widths(source, num_buckets)
+    return recommender_epoch(
+        source,
+        seed=seed,
+        epoch=epoch,
+        batch_size=batch_size,
+        num_examples=num_examples,
+        widths=widths,
+        target_width=target_width,
+    )
+
+
+def text_tokens():
+    """The text of each item: its own token, then as many as its number, and EOS."""
+    return [[50 + item, *range(100, 100 + item % 7), TOKENIZER.eos_id] for item in range(NUM_ITEMS)]
+
+
+def id_batches(source, *, seed=0, epoch=0, num_examples=0, batch_size=6, items_per_batch=16, id_length=3):
+    return IdBatches(
+        source,
+        text_tokens(),
+        seed=seed,
+        epoch=epoch,
+        num_examples=num_examples,
+        batch_size=batch_size,
+        items_per_batch=items_per_batch,
+        id_length=id_length,
+        target_width=8,
+    )
+
+
+def all_batches(batches):
+    return [batches.batch(step) for step in range(len(batches))]
+
+
+def assert_same_batches(left, right):
+    assert len(left) == len(right) > 0
+    for a, b in zip(left, right, strict=True):
+        for values, others in zip(a, b, strict=True):
+            assert values.dtype == others.dtype
+            np.testing.assert_array_equal(values, others)
+
+
+def differ(left, right):
+    return len(left) != len(right) or any(
+        values.shape != others.shape or not np.array_equal(values, others)
+        for a, b in zip(left, right, strict=True)
+        for values, others in zip(a, b, strict=True)
+    )
+
+
+def read_user(tokens):
+    return next(int(token) - USER for token in tokens if USER <= token < USER + 1000)
+
+
+def read_items(tokens):
+    """The items of a prompt in order, after checking that every ID in it is whole."""
+    of_ids = [int(token) for token in tokens if ITEM <= token < USER]
+    items = [token - ITEM for token in of_ids if token < ITEM_END]
+    assert of_ids == [token for item in items for token in ITEM_IDS[item]]
+    return tuple(items)
+
+
+def read_examples(batches):
+    """(user, history, target) of every row that counts, and checks of what every row must be."""
+    found = []
+    for batch in batches:
+        for row in range(len(batch.weight)):
+            prompt = batch.prompt_tokens[row][batch.prompt_mask[row]]
+            target = batch.target_tokens[row][batch.target_mask[row]]
+            if not batch.weight[row]:
+                assert len(prompt) == len(target) == 0
+                continue
+            assert batch.weight[row] == 1.0
+            assert prompt[-1] == target[-1] == TOKENIZER.eos_id
+            assert not batch.prompt_tokens[row][~batch.prompt_mask[row]].any()
+            (item,) = read_items(target)
+            assert tuple(target[:-1]) == ITEM_IDS[item]
+            found.append((read_user(prompt), read_items(prompt), item))
+    return found
+
+
+def expected_examples(dataset, max_history=20):
+    return [
+        (user, tuple(sequence[max(0, position - max_history) : position].tolist()), int(sequence[position]))
+        for user in range(NUM_USERS)
+        for sequence in [dataset.training_sequence(user)]
+        for position in range(1, len(sequence))
+    ]
+
+
+def test_an_epoch_is_a_pure_function_of_seed_and_epoch():
+    source = make_source(make_dataset())
+    first = recommender_batches(source, seed=3, epoch=1)
+    again = recommender_batches(source, seed=3, epoch=1)
+    again.batch(len(again) - 1)  # The order in which batches are asked for does not matter.
+    assert_same_batches(all_batches(first), all_batches(again))
+    assert differ(all_batches(first), all_batches(recommender_batches(source, seed=3, epoch=2)))
+    assert differ(all_batches(first), all_batches(recommender_batches(source, seed=4, epoch=1)))
+
+
+@pytest.mark.parametrize("max_history", [20, 4])
+def test_every_training_example_comes_once_in_an_epoch(max_history):
+    dataset = make_dataset()
+    batches = recommender_batches(make_source(dataset, max_history=max_history))
+    found = read_examples(all_batches(batches))
+    assert Counter(found) == Counter(expected_examples(dataset, max_history))
+    assert max(len(history) for _, history, _ in found) == min(max_history, 11)
+
+
+def test_templates_are_drawn_anew_each_epoch():
+    source = make_source(make_dataset())
+
+    def words_of_each_example(epoch):
+        return {
+            (read_user(prompt), read_items(prompt)): tuple(token for token in prompt if token < ITEM)
+            for batch in all_batches(recommender_batches(source, epoch=epoch))
+            for prompt in (tokens[mask].tolist() for tokens, mask in zip(batch.prompt_tokens, batch.prompt_mask, strict=True))
+            if prompt
+        }
+
+    first, second = words_of_each_example(0), words_of_each_example(1)
+    assert first.keys() == second.keys()
+    share_changed = np.mean([first[example] != second[example] for example in first])
+    assert share_changed > 0.7
+
+
+def test_history_that_does_not_fit_loses_its_oldest_items_and_the_target_stays():
+    dataset = make_dataset()
+    source = make_source(dataset, max_prompt_length=24)
+    batches = all_batches(recommender_batches(source))
+    whole = {(user, target): [] for user, _, target in expected_examples(dataset)}
+    for user, history, target in expected_examples(dataset):
+        whole[user, target].append(history)
+    found = read_examples(batches)
+    assert len(found) == len(expected_examples(dataset))
+    for user, history, target in found:
+        assert any(history == full[len(full) - len(history) :] for full in whole[user, target])
+    assert any(0 < len(history) < 4 for _, history, _ in found)
+    assert max(batch.prompt_tokens.shape[1] for batch in batches) <= 24
+
+
+@pytest.mark.parametrize("num_buckets", [1, 3])
+def test_shapes_are_few_and_wide_enough(num_buckets):
+    source = make_source(make_dataset())
+    widths, target_width = recommender_widths(source, num_buckets)
+    batches = all_batches(recommender_batches(source, num_buckets=num_buckets))
+    shapes = {(batch.prompt_tokens.shape, batch.target_tokens.shape) for batch in batches}
+    assert len(shapes) <= num_buckets
+    assert {shape[0][1] for shape in shapes} <= set(widths)
+    assert {shape[1] for shape in shapes} == {(8, target_width)}
+    assert num_buckets == 1 or len(shapes) > 1
+
+
+def test_only_the_last_batch_of_all_has_rows_that_fill():
+    source = make_source(make_dataset())
+    batches = recommender_batches(source)
+    weights = [batch.weight for batch in all_batches(batches)]
+    count = len(expected_examples(source.dataset))
+    assert count % 8, "the case must have an incomplete batch"
+    assert sum(weight.sum() for weight in weights) == count
+    assert sorted(weight.sum() for weight in weights)[1:] == [8.0] * (len(weights) - 1)
+    assert [len(batches.rows(step)) for step in range(len(batches))] == [int(weight.sum()) for weight in weights]
+
+
+def test_a_bucket_passes_its_remainder_to_the_next_wider_one():
+    prompts = [[1] * length for length in (3, 4, 5, 9, 10, 11, 12)]
+    batches = BucketedBatches(
+        prompts, [[1]] * 7, widths=(8, 16), target_width=1, batch_size=2, generator=None
+    )
+    assert [batch.prompt_tokens.shape[1] for batch in all_batches(batches)] == [8, 16, 16, 16]
+    assert [batches.rows(step).tolist() for step in range(4)] == [[0, 1], [2, 3], [4, 5], [6]]
+    assert batches.padding_share == pytest.approx(1 - sum(map(len, prompts)) / (16 + 3 * 32))
+
+
+def test_a_prompt_wider_than_every_bucket_is_refused():
+    with pytest.raises(ValueError, match="a prompt of 9 tokens does not fit the widest bucket, 8"):
+        BucketedBatches([[1] * 9], [[1]], widths=(8,), target_width=1, batch_size=2, generator=None)
+
+
+@pytest.mark.parametrize("num_buckets", [1, 2, 5])
+def test_bucket_widths_are_multiples_of_eight_up_to_the_longest(num_buckets):
+    widths = bucket_widths([3, 5, 9, 17, 40, 41], num_buckets)
+    assert widths[-1] == 48 and len(widths) <= num_buckets
+    assert list(widths) == sorted(set(widths)) and all(width % 8 == 0 for width in widths)
+
+
+def template_of(input_text):
+    return PromptTemplate("sequential", "seen", input_text, "{target}")
+
+
+def template_of_length(length, fields):
+    """A template whose fixed text has this many tokens, EOS included."""
+    for count in range(1, length + 1):
+        template = template_of(" ".join(["red"] * count) + " " + fields)
+        if len(PromptTokens(template, TOKENIZER, "shop").render_input([], (), 512)) == length:
+            return template
+    raise AssertionError(f"no template of {length} tokens")
+
+
+@pytest.mark.parametrize(
+    ("templates", "max_prompt_length"),
+    [
+        # The longest fixed text has no history, so the other template's prompts are longer.
+        ([template_of("red red red {user_id}"), template_of("{history}")], 512),
+        # The longest fixed text has no user ID, and user IDs are long.
+        ([template_of("red red red {history}"), template_of("{user_id} {history}")], 512),
+        # The longest fixed text leaves no room for an item, for which the other template has room.
+        ([template_of_length(16, "{history}"), template_of_length(13, "{history}")], 17),
+    ],
+)
+def test_every_prompt_of_every_template_fits_the_widths(templates, max_prompt_length):
+    dataset = make_dataset()
+    source = make_source(
+        dataset, user_ids=user_ids_from_training_items, templates=templates, max_prompt_length=max_prompt_length
+    )
+    for epoch in range(3):
+        batches = all_batches(recommender_batches(source, epoch=epoch))
+        assert sum(batch.weight.sum() for batch in batches) == len(dataset.training_examples())
+
+
+def test_data_without_a_training_example_is_an_input_error():
+    dataset = make_dataset()
+    short = Dataset("shop", dataset.users, dataset.items, dataset.item_texts, tuple(s[-3:] for s in dataset.sequences))
+    short = Dataset(
+        "shop", short.users[2:], short.items, short.item_texts, tuple(sequence[:3] for sequence in short.sequences[2:])
+    )
+    assert not short.training_examples() and len(short.evaluation_users)
+    with pytest.raises(InputError, match="training"):
+        recommender_batches(make_source(short))
+
+
+def test_data_without_a_user_to_evaluate_is_an_input_error():
+    dataset = make_dataset()
+    short = Dataset("shop", dataset.users, dataset.items, dataset.item_texts, tuple(s[:2] for s in dataset.sequences))
+    with pytest.raises(InputError, match="3"):
+        held_out_batches(make_source(short), "test", template=0, batch_size=4, num_buckets=2)
+
+
+def test_num_examples_are_drawn_without_replacement_and_anew_each_epoch():
+    dataset = make_dataset()
+    source = make_source(dataset)
+    available = Counter(expected_examples(dataset))
+    draws = [
+        Counter(read_examples(all_batches(recommender_batches(source, epoch=epoch, num_examples=40))))
+        for epoch in range(2)
+    ]
+    for draw in draws:
+        assert draw.total() == 40 and draw <= available
+    assert draws[0] != draws[1]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_held_out_batches_have_every_evaluated_user_once(split):
+    dataset = make_dataset()
+    source = make_source(dataset, max_history=5)
+    batches, users, targets = held_out_batches(source, split, template=0, batch_size=4, num_buckets=2)
+    np.testing.assert_array_equal(users, dataset.evaluation_users)
+    expected_targets = [dataset.sequences[user][-2 if split == "validation" else -1] for user in users]
+    np.testing.assert_array_equal(targets, expected_targets)
+    seen = []
+    for step in range(len(batches)):
+        batch, rows = batches.batch(step), batches.rows(step)
+        assert batch.prompt_tokens.shape[0] == 4 and batch.weight.sum() == len(rows)
+        for place, row in enumerate(rows):
+            prompt = batch.prompt_tokens[place][batch.prompt_mask[place]]
+            user = users[row]
+            before_target = dataset.sequences[user][: -2 if split == "validation" else -1]
+            assert read_user(prompt) == user
+            assert read_items(prompt) == tuple(before_target[-5:].tolist())
+            seen.append(row)
+    assert sorted(seen) == list(range(len(users)))
+    assert len({batches.batch(step).prompt_tokens.shape for step in range(len(batches))}) <= 2
+
+
+def read_slots(batch, row, id_length):
+    """The history items of an ID-phase prompt, read from the texts that its slots point to."""
+    slots = batch.slot_item[row]
+    items = []
+    for place in np.flatnonzero((slots >= 0) & (batch.slot_position[row] == 0)):
+        np.testing.assert_array_equal(slots[place : place + id_length], slots[place])
+        np.testing.assert_array_equal(batch.slot_position[row][place : place + id_length], range(id_length))
+        text = batch.item_tokens[slots[place]][batch.item_mask[slots[place]]].tolist()
+        assert text == text_tokens()[text[0] - 50]
+        items.append(text[0] - 50)
+    assert (slots >= 0).sum() == id_length * len(items)
+    return tuple(items)
+
+
+def test_id_batches_hold_every_example_once_with_slots_on_its_items():
+    dataset = make_dataset()
+    batches = all_batches(id_batches(make_source(dataset, max_history=4)))
+    found = []
+    for batch in batches:
+        assert batch.prompt_tokens.shape == batches[0].prompt_tokens.shape
+        assert batch.item_tokens.shape == (16, 8)
+        real = batch.item_mask.any(axis=1)
+        texts = [batch.item_tokens[row].tolist() for row in np.flatnonzero(real)]
+        assert len(texts) == len({tuple(text) for text in texts}), "an item is read once a batch"
+        assert set(batch.slot_item.ravel().tolist()) - {-1} == set(np.flatnonzero(real))
+        for row in np.flatnonzero(batch.weight):
+            prompt = batch.prompt_tokens[row][batch.prompt_mask[row]]
+            (target,) = read_items(batch.target_tokens[row][batch.target_mask[row]])
+            found.append((read_user(prompt), read_slots(batch, row, 3), target))
+        for row in np.flatnonzero(batch.weight == 0):
+            assert not batch.prompt_mask[row].any() and not batch.target_mask[row].any()
+            assert (batch.slot_item[row] == -1).all()
+    assert Counter(found) == Counter(expected_examples(dataset, max_history=4))
+
+
+def test_id_batches_are_pure_and_draw_without_replacement():
+    dataset = make_dataset()
+    source = make_source(dataset, max_history=4)
+    first = all_batches(id_batches(source, seed=1, epoch=2, num_examples=20))
+    assert_same_batches(first, all_batches(id_batches(source, seed=1, epoch=2, num_examples=20)))
+    assert differ(first, all_batches(id_batches(source, seed=1, epoch=3, num_examples=20)))
+    assert sum(batch.weight.sum() for batch in first) == 20
+    found = Counter(
+        (read_user(batch.prompt_tokens[row]), read_slots(batch, row, 3))
+        for batch in first
+        for row in np.flatnonzero(batch.weight)
+    )
+    assert found <= Counter((user, history) for user, history, _ in expected_examples(dataset, max_history=4))
+
+
+def test_slots_stand_where_ids_of_that_length_would_stand():
+    id_length = 3
+    dataset = make_dataset()
+    source = make_source(dataset, max_history=6, max_prompt_length=24)
+    full_ids = tuple((ITEM + item, ITEM_END + item, ITEM_END + item) for item in range(NUM_ITEMS))
+    source = PromptSource(**{**vars(source), "item_ids": full_ids})
+    dropped = 0
+    for user, position in dataset.training_examples():
+        history = dataset.training_sequence(user)[:position]
+        for number in (0, 4, 7):
+            tokens, slot_item, slot_position, kept = source.slots(user, history, number, id_length)
+            dropped += len(kept) < min(len(history), 6)
+            filled = [
+                token if item < 0 else full_ids[kept[item]][place]
+                for token, item, place in zip(tokens, slot_item, slot_position, strict=True)
+            ]
+            assert filled == source.prompt(user, history, number)
+    assert dropped, "some prompts must be cut"
+
+
+def test_an_id_batch_of_examples_with_more_items_than_fit_says_so():
+    source = make_source(make_dataset(), max_history=10)
+    with pytest.raises(ValueError, match="id_items_per_batch|items_per_batch"):
+        all_batches(id_batches(source, items_per_batch=4))
+
+
+def with_other_items(dataset, places):
+    """The same data with other items at these places, counted from the end, of every evaluated user's sequence."""
+    sequences = [sequence.copy() for sequence in dataset.sequences]
+    for user in dataset.evaluation_users:
+        for place in places:
+            sequences[user][place] = (sequences[user][place] + 1 + user % (NUM_ITEMS - 1)) % NUM_ITEMS
+    return Dataset(dataset.name, dataset.users, dataset.items, dataset.item_texts, tuple(sequences))
+
+
+def tokens_of(dataset, user_ids):
+    """Every input token of every split: training batches of both phases, validation and test prompts."""
+    source = make_source(dataset, user_ids=user_ids)
+    result = {
+        "recommender": [batch for epoch in range(2) for batch in all_batches(recommender_batches(source, epoch=epoch))],
+        "id": all_batches(id_batches(source, items_per_batch=24)),
+    }
+    for split in ("validation", "test"):
+        batches, users, targets = held_out_batches(source, split, template=0, batch_size=4, num_buckets=3)
+        result[split] = all_batches(batches)
+        result[split + " targets"] = [(users, targets)]
+    return result
+
+
+@pytest.mark.parametrize("user_ids", [None, user_ids_from_training_items])
+def test_held_out_items_leave_no_trace_in_any_split_before_them(user_ids):
+    dataset = make_dataset()
+    before = tokens_of(dataset, user_ids)
+
+    other_test = tokens_of(with_other_items(dataset, [-1]), user_ids)
+    for split in ("recommender", "id", "validation", "validation targets", "test"):
+        assert_same_batches(before[split], other_test[split])
+    assert differ(before["test targets"], other_test["test targets"])
+
+    other_both = tokens_of(with_other_items(dataset, [-1, -2]), user_ids)
+    for split in ("recommender", "id", "validation"):
+        assert_same_batches(before[split], other_both[split])
+    assert differ(before["validation targets"], other_both["validation targets"])
+    assert differ(before["test"], other_both["test"]), "the test prompt does read the validation item"
+
+
+def test_the_leak_test_sees_a_user_id_made_from_the_whole_sequence():
+    def leaking(dataset):
+        return tuple(tuple(USER + 1000 + int(item) for item in sequence) for sequence in dataset.sequences)
+
+    dataset = make_dataset()
+    before, after = tokens_of(dataset, leaking), tokens_of(with_other_items(dataset, [-1]), leaking)
+    assert differ(before["recommender"], after["recommender"]) and differ(before["validation"], after["validation"])

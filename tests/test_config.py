@@ -1,0 +1,149 @@
+"""Presets, overrides, limits and the JSON form of the configuration."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from idgenrec_jax.config import PRESETS, Config, EvaluationConfig, config_from_json, fields_with_help, preset
+from idgenrec_jax.errors import InputError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_set_every_field_that_they_name(name):
+    flat = {
+        f"{section}.{field}": value
+        for section, fields in preset(name).to_json().items()
+        for field, value in fields.items()
+    }
+    defaults = {
+        f"{section}.{field}": value for section, fields in Config().to_json().items() for field, value in fields.items()
+    }
+    assert flat == {**defaults, **PRESETS[name]}
+
+
+def test_the_paper_preset_is_as_published():
+    config = preset("paper")
+    assert (config.recommender.folder, config.training.rounds) == ("t5-small", 3)
+    assert (config.training.id_epochs, config.training.recommender_epochs) == (1, 10)
+    assert (config.training.recommender_learning_rate, config.training.id_learning_rate) == (1e-3, 1e-8)
+    assert (config.training.recommender_batch_size, config.evaluation.num_beams) == (256, 10)
+    assert (config.data.max_history, config.data.id_max_history) == (20, 10)
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(InputError, match=r"--preset: found 'papper', expected one of .*; nearest: paper$"):
+        preset("papper")
+
+
+def test_override_changes_what_it_names_and_nothing_else():
+    before = Config()
+    after = before.override({"training.rounds": 7, "data.user_ids": "published", "training.seed": 4})
+    assert (after.training.rounds, after.data.user_ids, after.training.seed) == (7, "published", 4)
+    assert before == Config()
+    assert after.override({"training.rounds": 3, "data.user_ids": "none", "training.seed": 0}) == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        ("training.recomender_epochs", "training.recommender_epochs"),
+        ("evaluation.numbeams", "evaluation.num_beams"),
+        ("trianing.seed", "training.seed"),
+        ("training.seed.more", "training.seed"),
+    ],
+)
+def test_an_unknown_field_suggests_the_nearest(wrong, nearest):
+    with pytest.raises(InputError, match=f"^--config.{wrong}: .* --config.{nearest}$"):
+        Config().override({wrong: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("training.rounds", 0, "found 0, expected at least 1"),
+        ("recommender.dropout_rate", 0.99, r"found 0.99, expected at least 0.0 and at most 0.95"),
+        ("training.rounds", True, "found True, expected a value of type int"),
+        ("data.user_ids", "publish", "expected one of none, train_history, published; nearest: published"),
+        ("evaluation.trie_layout", "cst", "expected one of auto, dense, csr; nearest: csr"),
+    ],
+)
+def test_a_value_outside_its_limits_names_the_flag(name, value, expected):
+    with pytest.raises(InputError, match=rf"^--config\.{name}: .*{expected}") as caught:
+        Config().override({name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_value_of_another_type_names_the_flag():
+    # In a process of its own: here the annotations themselves are checked, and would speak first.
+    program = """
+from idgenrec_jax.config import Config
+from idgenrec_jax.errors import InputError
+for name, value in [("training.rounds", "3"), ("training.rounds", 2.0), ("training.weight_decay", "no"),
+                    ("training.weight_decay", True), ("recommender.tie_word_embeddings", 1), ("data.path", None)]:
+    try:
+        Config().override({name: value})
+    except InputError as error:
+        print(error)
+print(Config().override({"training.weight_decay": 0}).training.weight_decay)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "--config.training.rounds: found '3', expected a value of type int",
+        "--config.training.rounds: found 2.0, expected a value of type int",
+        "--config.training.weight_decay: found 'no', expected a value of type float",
+        "--config.training.weight_decay: found True, expected a value of type float",
+        "--config.recommender.tie_word_embeddings: found 1, expected a value of type bool",
+        "--config.data.path: found None, expected a value of type str",
+        "0",
+    ]
+
+
+def test_a_section_made_outside_override_is_checked_as_well():
+    with pytest.raises(InputError, match=r"--config.evaluation.batch_size: found 0"):
+        Config(evaluation=EvaluationConfig(batch_size=0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused(value):
+    with pytest.raises(InputError, match="--config.training.recommender_learning_rate"):
+        Config().override({"training.recommender_learning_rate": value})
+
+
+def test_a_warm_up_over_the_whole_training_is_refused_as_the_schedule_refuses_it():
+    with pytest.raises(InputError, match="--config.training.warmup_fraction"):
+        Config().override({"training.warmup_fraction": 1.0})
+
+
+def test_an_id_batch_has_room_for_the_history_of_one_example():
+    with pytest.raises(InputError, match="--config.training.id_items_per_batch"):
+        Config().override({"training.id_items_per_batch": 4, "data.id_max_history": 10})
+
+
+def test_models_are_selected_by_ndcg_at_10_so_there_are_at_least_ten_beams():
+    with pytest.raises(InputError, match="--config.evaluation.num_beams"):
+        Config().override({"evaluation.num_beams": 9})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_round_trip(name):
+    config = preset(name).override({"training.seed": 11, "recommender.tie_word_embeddings": False})
+    assert config_from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_json_of_another_version_names_the_field():
+    values = Config().to_json()
+    values["training"]["round_count"] = 3
+    with pytest.raises(InputError, match=r"--config.training.round_count: no such field; .*--config.training.rounds$"):
+        config_from_json(values)
+
+
+def test_fields_with_help_lists_every_field_with_its_choices():
+    listed = {name: (kind, text) for name, kind, text in fields_with_help()}
+    sections = dataclasses.fields(Config)
+    assert len(listed) == sum(len(dataclasses.fields(section.type)) for section in sections)
+    assert listed["training.rounds"][0] is int and listed["evaluation.length_penalty"][0] is float
+    assert "one of auto, dense, csr" in listed["evaluation.trie_layout"][1]
+    assert all(text.strip() for _, text in listed.values())

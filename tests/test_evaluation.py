@@ -1,0 +1,215 @@
+"""Rankings against brute force, and metrics against their definitions."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from idgenrec_jax.config import EvaluationConfig
+from idgenrec_jax.data.batches import PromptSource
+from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens
+from idgenrec_jax.data.sample import sample_tokenizer
+from idgenrec_jax.evaluation import (
+    Ranker,
+    Ranking,
+    metrics_table,
+    popularity_metrics,
+    ranking_metrics,
+    target_ranks,
+)
+from idgenrec_jax.models.t5 import T5, T5Config, shift_right
+
+TOKENIZER = sample_tokenizer()
+NUM_ITEMS, NUM_BEAMS = 12, 16
+# Prefixes of one another, shared beginnings, unequal lengths.
+ITEM_IDS = ((5,), (5, 6), (5, 6, 7), (5, 8), (9,), (9, 9, 9, 9), (10, 5), (10, 6), (11,), (12, 5, 6), (12, 5, 7), (13,))
+CONFIG = T5Config(
+    vocab_size=TOKENIZER.size, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2
+)
+GRAPHDEF, PARAMS = nnx.split(T5(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)
+
+
+def make_dataset(num_items=NUM_ITEMS, num_users=7, seed=0):
+    """Users of 1 to 8 interactions, the first two too short to evaluate."""
+    generator = np.random.default_rng(seed)
+    lengths = [1, 2, *generator.integers(3, 9, num_users - 2)]
+    return Dataset(
+        name="shop",
+        users=tuple(f"user{index}" for index in range(num_users)),
+        items=tuple(f"item{index}" for index in range(num_items)),
+        item_texts=("",) * num_items,
+        sequences=tuple(generator.integers(0, num_items, length).astype(np.int32) for length in lengths),
+    )
+
+
+def make_source(target_text="{target}"):
+    template = PromptTemplate("sequential", "seen", "after {history} comes", target_text)
+    return PromptSource(
+        dataset=make_dataset(),
+        templates=(PromptTokens(template, TOKENIZER, "shop"),),
+        item_ids=ITEM_IDS,
+        user_ids=None,
+        eos_id=TOKENIZER.eos_id,
+        max_history=4,
+        max_prompt_length=64,
+    )
+
+
+def make_ranker(**fields):
+    config = dataclasses.replace(EvaluationConfig(num_beams=NUM_BEAMS, batch_size=4), **fields)
+    return Ranker(GRAPHDEF, config, vocab_size=CONFIG.vocab_size)
+
+
+@partial(jax.jit, static_argnames="length_penalty")
+def score_targets(prompts, prompt_mask, targets, target_mask, length_penalty):
+    """The log-probability of each target after its prompt, over its length ** length_penalty; teacher-forced."""
+    model = nnx.merge(GRAPHDEF, PARAMS)
+    hidden = model.decode(shift_right(targets, 0), model.encode(prompts, prompt_mask), prompt_mask)
+    log_probabilities = jax.nn.log_softmax(model.logits(hidden), axis=-1)
+    chosen = jnp.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
+    return (chosen * target_mask).sum(-1) / target_mask.sum(-1) ** length_penalty
+
+
+def padded(rows, width):
+    tokens, mask = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)], mask[index, : len(row)] = row, True
+    return jnp.asarray(tokens), jnp.asarray(mask)
+
+
+def brute_force(source, split, length_penalty):
+    """Scores [users, items], every item scored by itself."""
+    histories = [source.dataset.held_out(int(user), split)[0] for user in source.dataset.evaluation_users]
+    prompts = [
+        source.prompt(int(user), history, 0)
+        for user, history in zip(source.dataset.evaluation_users, histories, strict=True)
+    ]
+    rows = [prompt for prompt in prompts for _ in range(NUM_ITEMS)]
+    targets = [source.target(item, 0) for _ in prompts for item in range(NUM_ITEMS)]
+    scores = score_targets(*padded(rows, 40), *padded(targets, 12), length_penalty)
+    return np.asarray(scores).reshape(len(prompts), NUM_ITEMS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("split", "target_text", "fields"),
+    [
+        ("validation", "{target}", {"trie_layout": "csr", "length_penalty": 0.0}),
+        ("test", "{target}", {"trie_layout": "dense", "length_penalty": 1.0, "batch_size": 3}),
+        ("test", "the {target} red", {"length_penalty": 0.0}),
+    ],
+)
+def test_the_ranking_is_that_of_scoring_every_item(split, target_text, fields):
+    source = make_source(target_text)
+    ranking = make_ranker(**fields).rank(PARAMS, source, split, title="test")
+    expected = brute_force(source, split, fields["length_penalty"])
+    order = np.argsort(-expected, axis=1, kind="stable")
+    np.testing.assert_array_equal(ranking.users, source.dataset.evaluation_users)
+    held_out = [source.dataset.held_out(int(user), split)[1] for user in ranking.users]
+    np.testing.assert_array_equal(ranking.targets, held_out)
+    np.testing.assert_array_equal(ranking.items[:, :NUM_ITEMS], order)
+    np.testing.assert_allclose(
+        ranking.scores[:, :NUM_ITEMS], np.take_along_axis(expected, order, axis=1), atol=1e-4, rtol=0
+    )
+    # There are fewer items than beams.
+    assert (ranking.items[:, NUM_ITEMS:] == -1).all() and np.isneginf(ranking.scores[:, NUM_ITEMS:]).all()
+    assert len({tuple(row) for row in order.tolist()}) > 1, "users must differ for the test to see a mixed-up order"
+
+
+@pytest.mark.slow
+def test_a_ranking_does_not_depend_on_layout_or_batch_size_and_cut_offs_end_at_the_beams():
+    source = make_source()
+    rankings = [
+        make_ranker(num_beams=6, trie_layout=layout, batch_size=size).rank(PARAMS, source, "test", title="test")
+        for layout, size in (("csr", 5), ("dense", 2))
+    ]
+    np.testing.assert_array_equal(rankings[0].items, rankings[1].items)
+    np.testing.assert_allclose(rankings[0].scores, rankings[1].scores, atol=1e-5)
+    assert rankings[0].items.shape == (5, 6) and (rankings[0].items >= 0).all()
+    assert set(rankings[0].metrics()) == {"hr@1", "hr@5", "ndcg@5", "mrr"}
+
+
+@pytest.mark.slow
+def test_ranking_can_be_stopped_between_batches():
+    class Stop(Exception):
+        pass
+
+    calls = []
+
+    def check_stop():
+        calls.append(1)
+        if len(calls) == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        make_ranker(batch_size=1, num_beams=4).rank(PARAMS, make_source(), "test", title="test", check_stop=check_stop)
+    assert len(calls) == 2
+
+
+def plain_metrics(items, targets, cutoffs, gain_cutoffs):
+    """The definitions, one user at a time."""
+    result = {}
+    for k in cutoffs:
+        result[f"hr@{k}"] = sum(target in row[:k] for row, target in zip(items, targets, strict=True)) / len(items)
+    for k in gain_cutoffs:
+        gains = [
+            1 / np.log2(row[:k].index(target) + 2) if target in row[:k] else 0.0
+            for row, target in zip(items, targets, strict=True)
+        ]
+        result[f"ndcg@{k}"] = sum(gains) / len(items)
+    reciprocal = [
+        1 / (row.index(target) + 1) if target in row else 0.0 for row, target in zip(items, targets, strict=True)
+    ]
+    result["mrr"] = sum(reciprocal) / len(items)
+    return result
+
+
+def test_metrics_are_those_of_a_plain_computation():
+    generator = np.random.default_rng(0)
+    items = np.stack([generator.permutation(40)[:20] for _ in range(200)]).astype(np.int32)
+    targets = generator.integers(0, 40, 200).astype(np.int32)
+    items[:20, 5:] = -1
+    ranking = Ranking(np.arange(200, dtype=np.int32), targets, items, np.zeros((200, 20), np.float32))
+    expected = plain_metrics(items.tolist(), targets.tolist(), (1, 5, 10, 20), (5, 10, 20))
+    assert ranking.metrics() == pytest.approx(expected, abs=1e-12)
+    assert list(ranking.metrics()) == list(expected)
+    assert 0 < expected["hr@1"] < expected["hr@20"] < 1
+
+
+def test_metrics_of_known_places():
+    ranks = target_ranks(np.array([[4, 2, 3], [1, 2, 3], [7, 8, 9], [5, 6, -1]]), np.array([4, 3, 1, 5]))
+    assert ranks.tolist() == [0, 2, -1, 0]
+    metrics = ranking_metrics(np.array([0, 9, 10, -1]), 20)
+    assert metrics["hr@1"] == 0.25 and metrics["hr@10"] == 0.5 and metrics["hr@20"] == 0.75
+    assert metrics["ndcg@10"] == pytest.approx((1 + 1 / np.log2(11)) / 4)
+    assert metrics["mrr"] == pytest.approx((1 + 0.1 + 1 / 11) / 4)
+
+
+def test_cut_offs_above_the_number_of_results_are_not_reported():
+    assert set(ranking_metrics(np.array([0, -1]), 10)) == {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
+    assert set(ranking_metrics(np.array([0]), 1)) == {"hr@1", "mrr"}
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_popularity_is_that_of_training_alone(split):
+    dataset = make_dataset(num_items=30, num_users=60, seed=1)
+    training = [item for user in range(60) for item in dataset.training_sequence(user).tolist()]
+    ranked = sorted(range(30), key=lambda item: (-training.count(item), item))
+    targets = [dataset.held_out(int(user), split)[1] for user in dataset.evaluation_users]
+    expected = plain_metrics([ranked] * len(targets), targets, (1, 5, 10, 20), (5, 10, 20))
+    assert popularity_metrics(dataset, split) == pytest.approx(expected)
+
+
+def test_the_table_lines_up_and_dashes_what_is_missing():
+    rows = {"test": {"hr@1": 0.5, "mrr": 0.25}, "popularity, test": {"hr@1": 0.125}}
+    assert metrics_table(rows).split("\n") == [
+        "                      hr@1       mrr",
+        "test                0.5000    0.2500",
+        "popularity, test    0.1250         -",
+    ]
+    assert metrics_table(rows, ["mrr"]).split("\n")[1] == "test                0.2500"
