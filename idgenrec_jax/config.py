@@ -6,13 +6,20 @@ programs build their flags from, so a field's `help` is its one documentation.
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from idgenrec_jax.errors import InputError
 
 
-def _field(default: Any, help: str, choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None):
+def _field(
+    default: Any,
+    help: str,
+    choices: tuple[str, ...] = (),
+    low: int | float | None = None,
+    high: int | float | None = None,
+):
     """Declare one configuration field with its documentation and its limits."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
 
@@ -77,7 +84,7 @@ class IdsConfig:
 class TrainingConfig:
     """Rounds, phases and optimisation."""
 
-    seed: int = _field(0, "the run is a pure function of the configuration and this seed", low=0)
+    seed: int = _field(0, "the run is a pure function of the configuration and this seed", low=0, high=2**30)
     rounds: int = _field(3, "rounds of one ID phase and one recommender phase", low=1)
     order: str = _field(
         "id_first", "which phase opens a round", choices=("id_first", "recommender_first")
@@ -91,7 +98,7 @@ class TrainingConfig:
     id_items_per_batch: int = _field(256, "distinct history items in an ID step, at most", low=1)
     recommender_learning_rate: float = _field(1e-3, "peak learning rate of the recommender", low=0.0)
     id_learning_rate: float = _field(1e-4, "peak learning rate of the ID generator (published: 1e-8)", low=0.0)
-    warmup_fraction: float = _field(0.05, "share of training over which the learning rate rises", low=0.0, high=1.0)
+    warmup_fraction: float = _field(0.05, "share of training over which the learning rate rises", low=0.0, high=0.99)
     weight_decay: float = _field(0.01, "AdamW weight decay, norms excepted", low=0.0)
     gradient_clip: float = _field(1.0, "largest global gradient norm", low=0.0)
     warm_start_epochs: int = _field(30, "epochs of the ID generator's warm start; none when it is pretrained", low=0)
@@ -108,7 +115,7 @@ class TrainingConfig:
 class EvaluationConfig:
     """How users are ranked."""
 
-    num_beams: int = _field(20, "beams of the constrained search; cut-offs above it are not reported", low=1)
+    num_beams: int = _field(20, "beams of the constrained search; cut-offs above it are not reported", low=10)
     batch_size: int = _field(32, "users ranked at once", low=1)
     length_penalty: float = _field(0.0, "score = sum of log-probabilities / length**penalty (transformers' default: 1)")
     trie_layout: str = _field("auto", "layout of the trie on the device", choices=("auto", "dense", "csr"))
@@ -192,7 +199,7 @@ def _walk(config: Config) -> Iterator[tuple[str, dataclasses.Field, Any]]:
 def _check(name: str, field: dataclasses.Field, value: Any) -> None:
     number = field.type in (int, float)
     fits = isinstance(value, (int, float) if field.type is float else field.type)
-    if not fits or (number and isinstance(value, bool)):
+    if not fits or (number and (isinstance(value, bool) or not math.isfinite(value))):
         raise InputError(f"--config.{name}: found {value!r}, expected a value of type {field.type.__name__}")
     choices, low, high = field.metadata["choices"], field.metadata["low"], field.metadata["high"]
     if choices and value not in choices:
@@ -227,12 +234,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "tiny": {
         **_models(d_model=128, d_kv=32, d_ff=512, num_layers=2, num_decoder_layers=2, num_heads=4),
-        "data.max_text_length": 128,
+        "data.max_text_length": 64,
         "data.max_prompt_length": 256,
         "training.rounds": 2,
         "training.order": "recommender_first",
         "training.id_examples_per_epoch": 4096,
-        "training.recommender_batch_size": 128,
+        "training.recommender_epochs": 5,
+        "training.recommender_batch_size": 64,
+        "training.recommender_learning_rate": 2e-3,
+        "training.warm_start_epochs": 20,
+        "training.warm_start_learning_rate": 2e-3,
     },
     "small": {**_models(**_SMALL), "data.max_text_length": 256, "training.order": "recommender_first"},
     "base": {**_models(**_BASE), "training.order": "recommender_first"},

@@ -62,8 +62,11 @@ def ranking_metrics(ranks: Int[np.ndarray, " users"], num_results: int) -> dict[
     return metrics | {"mrr": float(np.mean(np.where(found, 1.0 / (places + 1.0), 0.0)))}
 
 
-def popularity_metrics(dataset: Dataset, split: str) -> dict[str, float]:
-    """Return the metrics of recommending everyone the items most frequent in training, most frequent first."""
+def popularity_metrics(dataset: Dataset, split: str, *, num_results: int) -> dict[str, float]:
+    """Return the metrics of recommending everyone the `num_results` items most frequent in training.
+
+    Items of equal frequency stand in the order of the catalogue.
+    """
     counts = np.zeros(len(dataset.items), np.int64)
     for user in range(len(dataset.users)):
         np.add.at(counts, dataset.training_sequence(user), 1)
@@ -72,7 +75,7 @@ def popularity_metrics(dataset: Dataset, split: str) -> dict[str, float]:
     place[order] = np.arange(len(order))
     users = dataset.evaluation_users
     ranks = np.asarray([place[dataset.held_out(int(user), split)[1]] for user in users], np.int64)
-    return ranking_metrics(ranks, len(dataset.items))
+    return ranking_metrics(np.where(ranks < num_results, ranks, -1), num_results)
 
 
 class Ranker:

@@ -183,7 +183,10 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         "validation": best["metrics"],
         "test": test.metrics(),
         "selected": {name: best[name] for name in ("step", "round", "phase", "epoch", "id_round")},
-        "popularity": {split: popularity_metrics(experiment.dataset, split) for split in ("validation", "test")},
+        "popularity": {
+            split: popularity_metrics(experiment.dataset, split, num_results=config.evaluation.num_beams)
+            for split in ("validation", "test")
+        },
         "protocol": protocol(config),
         "users": len(experiment.dataset.evaluation_users),
         "items": len(experiment.dataset.items),

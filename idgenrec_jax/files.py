@@ -30,7 +30,7 @@ def atomic_writer(path: str | Path) -> Iterator[TextIO]:
     except OSError as error:
         raise explain_write_error(error, path) from error
     finally:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(OSError):
             temporary.unlink()
 
 

@@ -30,9 +30,10 @@ class Progress:
         self._first_done = self._done = done
         self._start = self._last = time.monotonic()
 
-    def update(self, done: int, note: str = "") -> None:
-        """Say that `done` units are finished now; `note` follows the figures."""
+    def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
+        """Say that `done` units are finished now, of `total` where more have turned up; `note` follows the figures."""
         self._done = done
+        self._total = self._total if total is None else total
         now = time.monotonic()
         if now - self._last >= self._interval:
             self._last = now
@@ -47,7 +48,7 @@ class Progress:
 
     def _line(self, now: float, note: str) -> str:
         rate = (self._done - self._first_done) / max(now - self._start, 1e-9)
-        left = _clock((self._total - self._done) / rate) if rate > 0 else "?"
+        left = _clock(max(self._total - self._done, 0) / rate) if rate > 0 else "?"
         text = f"{self._title}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, {left} left"
         return text + (f", {note}" if note else "")
 

@@ -18,13 +18,14 @@ from idgenrec_jax.errors import InputError
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
-# (pattern searched in the parameter's path, mesh axis of each dimension); the first match decides, no match replicates.
+# (pattern searched in the path of a parameter or of its Adam moments, mesh axis of each dimension); the first match
+# decides, no match replicates.
 PARAMETER_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"(shared|output_table|lm_head|embedding)", ("tensor", "fsdp")),
-    (r"(query|key|value)\b", ("fsdp", "tensor")),
-    (r"attention.*output\b", ("tensor", "fsdp")),
-    (r"(wi|wi_0|wi_1)\b", ("fsdp", "tensor")),
-    (r"wo\b", ("tensor", "fsdp")),
+    (r"(shared|lm_head)/table", ("tensor", "fsdp")),
+    (r"(query|key|value)/kernel", ("fsdp", "tensor")),
+    (r"attention/output/kernel", ("tensor", "fsdp")),
+    (r"(wi|wi_0|wi_1)/kernel", ("fsdp", "tensor")),
+    (r"wo/kernel", ("tensor", "fsdp")),
 )
 
 

@@ -23,7 +23,7 @@ def main() -> None:
     split = _SPLIT.value
     recommender = Recommender(_WORKDIR.value, data=_DATA.value)
     metrics = recommender.evaluate(split).metrics()
-    popularity = popularity_metrics(recommender.dataset, split)
+    popularity = popularity_metrics(recommender.dataset, split, num_results=recommender.config.evaluation.num_beams)
     print(metrics_table({split: metrics, f"popularity, {split}": popularity}, list(metrics)))
     path = f"{_WORKDIR.value}/evaluation_{split}.json"
     write_json(

@@ -38,9 +38,9 @@ def main() -> None:
         tokenizer = Tokenizer.load(_TOKENIZER.value or folder)
         model = create_model(config.id_generator, tokenizer, make_mesh(config.mesh), seed=0, section="id_generator")
         graphdef, params = model.graphdef, model.params
-    progress = Progress("writing IDs", len(dataset.items), "item")
+    progress = Progress("writing IDs", len(dataset.items), "text")
     table = id_generation(config, graphdef, tokenizer).generate(
-        params, dataset.items, dataset.item_texts, on_progress=lambda done, _: progress.update(done)
+        params, dataset.items, dataset.item_texts, on_progress=lambda done, total: progress.update(done, total=total)
     )
     progress.close()
     save_table(table, _OUTPUT.value)

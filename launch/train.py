@@ -6,7 +6,9 @@ from absl import flags
 
 from launch.command_line import config_from_flags, define_config_flags, run, stop_on_terminate, use_compilation_cache
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default ./runs/DATA-PRESET; an unfinished run goes on")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder of the run, runs/DATA-PRESET by default; an unfinished run goes on"
+)
 _DATA = flags.DEFINE_string("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
 define_config_flags()
 

@@ -13,9 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.prompts import PromptTokens
+from idgenrec_jax.errors import InputError
 
 WIDTH_MULTIPLE = 8
-TARGET_MULTIPLE = 4
+TARGET_MULTIPLE = 2
 
 
 class RecommenderBatch(NamedTuple):
@@ -112,8 +113,9 @@ def bucket_widths(lengths: Sequence[int], num_buckets: int) -> tuple[int, ...]:
 class BucketedBatches:
     """Batches of (prompt, target) pairs, each padded to the width of its bucket.
 
-    A bucket's last, incomplete batch is filled with the longest prompts of the bucket below or, failing that, with
-    rows of weight 0. With a generator the order of examples and of batches is random; without one, by length.
+    What does not fill a batch of its bucket moves on to the next wider one; only the widest bucket's last batch is
+    filled up with rows of weight 0. With a generator the order of examples and of batches is random; without one, by
+    length.
     """
 
     def __init__(
@@ -168,22 +170,31 @@ class BucketedBatches:
         return RecommenderBatch(*prompts, *targets, weight)
 
 
-def recommender_widths(source: PromptSource, num_buckets: int) -> tuple[tuple[int, ...], int]:
-    """Return the prompt widths and the target width that fit every training example under every template."""
-    longest = max(
-        range(len(source.templates)), key=lambda template: len(source.templates[template].render_input([], (), 10**6))
-    )
-    examples = source.dataset.training_examples()
+def target_width(source: PromptSource) -> int:
+    """Return the width in tokens that fits every item's target under every template."""
+    templates, items = range(len(source.templates)), range(len(source.item_ids))
+    longest = max(len(source.target(item, template)) for item in items for template in templates)
+    return round_up(longest, TARGET_MULTIPLE)
+
+
+def prompt_widths(source: PromptSource, num_buckets: int) -> tuple[int, ...]:
+    """Return at most `num_buckets` prompt widths that fit every training example under every template.
+
+    Raises:
+        InputError: no sequence has two items to train on.
+    """
+    templates = range(len(source.templates))
     lengths = [
-        len(source.prompt(user, source.dataset.training_sequence(user)[:position], longest))
-        for user, position in examples
+        max(len(source.prompt(user, sequence[:position], template)) for template in templates)
+        for user, position in source.dataset.training_examples()
+        if len(sequence := source.dataset.training_sequence(user))
     ]
-    targets = max(
-        len(source.target(item, template))
-        for item in range(len(source.item_ids))
-        for template in range(len(source.templates))
-    )
-    return bucket_widths(lengths, num_buckets), round_up(targets, TARGET_MULTIPLE)
+    if not lengths:
+        raise InputError(
+            f"the data {source.dataset.name!r} has no training example: expected sequences of at least four items (or of "
+            "two, which are not evaluated)"
+        )
+    return bucket_widths(lengths, num_buckets)
 
 
 def recommender_epoch(
@@ -194,22 +205,28 @@ def recommender_epoch(
     batch_size: int,
     num_examples: int,
     widths: Sequence[int],
-    target_width: int,
 ) -> BucketedBatches:
     """Return the training batches of one recommender epoch; `num_examples` 0 means all of them.
+
+    `widths` are those of `prompt_widths` for the same source.
 
     Every position of every training sequence but the first is a target once; its template is drawn anew each epoch.
     """
     generator = np.random.default_rng([seed, 1, epoch])
     examples = _draw(source.dataset.training_examples(), num_examples, generator)
-    templates = generator.integers(len(source.templates), size=len(examples))
+    templates = generator.integers(len(source.templates), size=len(examples)).tolist()
     prompts, targets = [], []
     for (user, position), template in zip(examples, templates, strict=True):
         sequence = source.dataset.training_sequence(user)
         prompts.append(source.prompt(user, sequence[:position], template))
         targets.append(source.target(int(sequence[position]), template))
     return BucketedBatches(
-        prompts, targets, widths=widths, target_width=target_width, batch_size=batch_size, generator=generator
+        prompts,
+        targets,
+        widths=widths,
+        target_width=target_width(source),
+        batch_size=batch_size,
+        generator=generator,
     )
 
 
@@ -218,6 +235,10 @@ def held_out_batches(
 ) -> tuple[BucketedBatches, Int[np.ndarray, " users"], Int[np.ndarray, " users"]]:
     """Return the prompts of a held-out split by length, the user of each example, and its target item."""
     users = np.asarray(source.dataset.evaluation_users)
+    if not len(users):
+        raise InputError(
+            f"the data {source.dataset.name!r} has no user with three items or more, so nobody to evaluate; add users"
+        )
     prompts, targets = [], []
     for user in users:
         history, target = source.dataset.held_out(int(user), split)
@@ -245,16 +266,20 @@ class IdBatches:
         batch_size: int,
         items_per_batch: int,
         id_length: int,
-        target_width: int,
     ):
         """Draw the epoch's examples (`num_examples` 0: all) and pack them; `text_tokens` is each item's text."""
         self._source, self._text_tokens = source, text_tokens
         self._batch_size, self._items, self._id_length = batch_size, items_per_batch, id_length
-        self._target_width = target_width
+        self._target_width = target_width(source)
+        if items_per_batch < source.max_history:
+            raise InputError(
+                f"--config.training.id_items_per_batch={items_per_batch}: expected at least the "
+                f"{source.max_history} items of --config.data.id_max_history, so that one history fits"
+            )
         generator = np.random.default_rng([seed, 2, epoch])
         dataset = source.dataset
         examples = _draw(dataset.training_examples(), num_examples, generator)
-        templates = generator.integers(len(source.templates), size=len(examples))
+        templates = generator.integers(len(source.templates), size=len(examples)).tolist()
         self._plan: list[list[tuple[int, int, int]]] = [[]]
         distinct: set[int] = set()
         for (user, position), template in zip(examples, templates, strict=True):
@@ -264,7 +289,7 @@ class IdBatches:
             if full and self._plan[-1]:
                 self._plan.append([])
                 distinct = set()
-            self._plan[-1].append((user, position, int(template)))
+            self._plan[-1].append((user, position, template))
             distinct |= history
         self._text_width = round_up(max(len(tokens) for tokens in text_tokens), WIDTH_MULTIPLE)
         longest = max(

@@ -138,7 +138,11 @@ def load_dataset(folder: str | Path) -> Dataset:
 
 
 def clean_text(text: str) -> str:
-    """The text on one line: HTML entities resolved, control characters and runs of white space made single spaces."""
+    """The text on one line: HTML entities resolved, control characters and runs of white space made single spaces.
+
+    Halves of surrogate pairs, which JSON can spell but no text can hold, become question marks.
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")
     return _BLANKS.sub(" ", html.unescape(text)).strip()
 
 

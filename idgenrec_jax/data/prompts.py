@@ -19,7 +19,7 @@ GROUPS = ("seen", "unseen")
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _LAYOUT = "task; seen|unseen; input template; target template"
-_SEPARATOR = " ; "
+_SEPARATOR = ";"
 
 _OWN_TEMPLATES = (
     # (group, input without a user ID, input with one)
@@ -131,7 +131,7 @@ class PromptTokens:
         """Tokenises the fixed text of the template once; {dataset} becomes `dataset_name`."""
         self.template = template
         self._pad_id, self._eos_id = tokenizer.pad_id, tokenizer.eos_id
-        self._separator = tokenizer.encode(_SEPARATOR)
+        self._separator = _separator_tokens(tokenizer)
         self._pieces = _split_into_pieces(template.input_text, tokenizer, dataset_name)
         fixed = [piece for piece in self._pieces if not isinstance(piece, str)]
         self._fixed_length = sum(len(piece) for piece in fixed) + 1
@@ -232,6 +232,15 @@ class PromptTokens:
                 break
             kept += 1
         return kept
+
+
+def _separator_tokens(tokenizer: Tokenizer) -> list[int]:
+    """The tokens between two IDs, as in "first; second", without the word boundary that every text begins with."""
+    first, second = tokenizer.encode("a"), tokenizer.encode(" a")
+    whole = tokenizer.encode(f"a{_SEPARATOR} a")
+    if whole[: len(first)] == first and whole[len(whole) - len(second) :] == second:
+        return whole[len(first) : len(whole) - len(second)]
+    return tokenizer.encode(_SEPARATOR)
 
 
 def _split_into_pieces(text: str, tokenizer: Tokenizer, dataset_name: str) -> list[str | list[int]]:

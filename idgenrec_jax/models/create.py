@@ -78,7 +78,7 @@ def _check_vocabulary(config: T5Config, tokenizer: Tokenizer, place: str) -> Non
     if config.vocab_size < tokenizer.size:
         raise InputError(
             f"{place}: its embedding table has {config.vocab_size} rows, the tokenizer has {tokenizer.size} tokens; "
-            "give the tokenizer that belongs to the weights with --config.data.tokenizer"
+            "give the tokenizer that belongs to the weights with --config.data.tokenizer (random weights: vocab_size 0)"
         )
     found = (config.pad_token_id, config.eos_token_id)
     if found != (tokenizer.pad_id, tokenizer.eos_id):

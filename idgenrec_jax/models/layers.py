@@ -198,13 +198,16 @@ class Attention(nnx.Module):
 
         The queries may be positions of one sequence or beams of one user: keys and values are never repeated.
         """
-        queries = self._split_heads(self.query(inputs))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+        # Heads before positions: XLA's CPU products over two leading batch axes are three times faster.
+        queries, keys, values = (
+            jnp.swapaxes(heads, 1, 2) for heads in (self._split_heads(self.query(inputs)), keys, values)
+        )
+        scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
         if bias is not None:
             scores = scores + bias
         weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1).astype(inputs.dtype)
-        gathered = jnp.einsum("bhqk,bkhd->bqhd", dropout(weights), values)
-        return self.output(gathered.reshape(*inputs.shape[:-1], -1))
+        gathered = jnp.einsum("bhqk,bhkd->bhqd", dropout(weights), values)
+        return self.output(jnp.swapaxes(gathered, 1, 2).reshape(*inputs.shape[:-1], -1))
 
     def _split_heads(self, projected: Float[Array, "*batch width"]) -> Float[Array, "*batch heads d_kv"]:
         """[.., heads * d_kv] as [.., heads, d_kv]."""

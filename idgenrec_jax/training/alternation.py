@@ -18,10 +18,11 @@ from absl import logging
 from flax import nnx
 
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.batches import BucketedBatches, IdBatches, PromptSource, recommender_epoch, recommender_widths
+from idgenrec_jax.data.batches import BucketedBatches, IdBatches, PromptSource, prompt_widths, recommender_epoch
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.progress import Progress
+from idgenrec_jax.sharding import parameter_shardings
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.training.optimizer import make_optimizer, warmup_linear_decay
 from idgenrec_jax.training.records import MetricsLog
@@ -121,22 +122,33 @@ class Alternation:
         self._best = Checkpoints(workdir / "checkpoints" / "best", keep=2)
         training = config.training
         self._optimizer = make_optimizer(clip_norm=training.gradient_clip, weight_decay=training.weight_decay)
-        create = jax.jit(lambda params: create_train_state(params, self._optimizer))
-        self._create_state = create
-        self.state = RunState(create(generator[1]), create(recommender[1]))
+        self.state = RunState(self._create_state(generator[1]), self._create_state(recommender[1]))
         self._resume()
         self._log = MetricsLog(workdir / "metrics.jsonl", records=self.state.records)
         self._clock = time.monotonic() - self.state.seconds
-        self._generator_step = make_recommender_step(generator[0], self._optimizer)
-        self._recommender_step = make_recommender_step(recommender[0], self._optimizer)
+        places = {name: _shardings(state) for name, state in self.state.arrays().items()}
+        self._generator_step = make_recommender_step(
+            generator[0], self._optimizer, state_sharding=places["generator"]
+        )
+        self._recommender_step = make_recommender_step(
+            recommender[0], self._optimizer, state_sharding=places["recommender"]
+        )
         self._id_step = make_id_step(
             generator[0],
             recommender[0],
             self._optimizer,
             jnp.asarray(ids.no_embedding(vocab_size)),
             config.ids.soft_length,
+            state_sharding=places["generator"],
         )
         self._warm_start_words: list[str] | None = None
+        # (round of the IDs, prompt widths), since all epochs with the same IDs share their widths.
+        self._widths: tuple[int, tuple[int, ...]] | None = None
+        if training.id_epochs and not pretrained_generator and not training.warm_start_epochs:
+            logging.warning(
+                "--config.training.warm_start_epochs=0: a random ID generator writes empty IDs, from which an ID phase "
+                "learns nothing; expected at least a few epochs"
+            )
         kinds = (WARM_START, ID, RECOMMENDER)
         self._keys = {kind: seed_key(len(kinds) * training.seed + index) for index, kind in enumerate(kinds)}
 
@@ -163,6 +175,16 @@ class Alternation:
         """Return the parameters of both models at the best validation, as {"generator", "recommender"}."""
         like = {name: state.params for name, state in self.state.arrays().items()}
         return self._best.restore(self.state.best["step"], like)
+
+    def _create_state(self, params: Any) -> TrainState:
+        """A train state whose moments lie where their parameters do."""
+
+        def create(params):
+            return create_train_state(params, self._optimizer)
+
+        mesh = jax.tree.leaves(params)[0].sharding.mesh
+        places = parameter_shardings(mesh, jax.eval_shape(create, params))
+        return jax.jit(create, out_shardings=places)(params)
 
     @property
     def seconds(self) -> float:
@@ -253,15 +275,15 @@ class Alternation:
             return warm_start_batches(self._ids, self._config, self._warm_start_words, epoch=epoch)
         if phase.kind == RECOMMENDER:
             source = self._ids.source(max_history=data.max_history)
-            widths, target_width = recommender_widths(source, training.num_buckets)
+            if self._widths is None or self._widths[0] != self.state.id_round:
+                self._widths = (self.state.id_round, prompt_widths(source, training.num_buckets))
             return recommender_epoch(
                 source,
                 seed=training.seed,
                 epoch=epoch,
                 batch_size=training.recommender_batch_size,
                 num_examples=training.recommender_examples_per_epoch,
-                widths=widths,
-                target_width=target_width,
+                widths=self._widths[1],
             )
         source = self._ids.source(max_history=data.id_max_history)
         return IdBatches(
@@ -273,7 +295,6 @@ class Alternation:
             batch_size=training.id_batch_size,
             items_per_batch=training.id_items_per_batch,
             id_length=self._config.ids.soft_length,
-            target_width=recommender_widths(source, 1)[1],
         )
 
     def _end_phase(self, phase: Phase) -> None:
@@ -295,9 +316,9 @@ class Alternation:
 
         def report(done: int, total: int) -> None:
             nonlocal progress
-            if progress is None or done == 0:
-                progress = Progress(f"{phase.title}: writing IDs", total, "item")
-            progress.update(done)
+            if progress is None:
+                progress = Progress(f"{phase.title}: writing IDs", total, "text")
+            progress.update(done, total=total)
             self.check_stop()
 
         return report
@@ -340,6 +361,10 @@ class Alternation:
                 "seconds": round(self.seconds, 3),
             }
         )
+
+
+def _shardings(state: TrainState) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, state)
 
 
 def _brief(metrics: dict[str, float]) -> str:

@@ -49,11 +49,13 @@ class Checkpoints:
             InputError: no space is left on the disk.
         """
         path = self._path(step)
+        logger = logging.get_absl_logger()
+        level = logger.level
         try:
-            shutil.rmtree(path, ignore_errors=True)
-            for leftover in self._folder.glob(f"{path.name}.orbax-checkpoint-tmp*"):
-                shutil.rmtree(leftover)
+            self._remove(path)
             self._folder.mkdir(parents=True, exist_ok=True)
+            # Orbax logs the traceback of a failed write before it raises; the user gets one line from below.
+            logger.setLevel(logging.converter.STANDARD_CRITICAL)
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
                 checkpointer.save(
                     path, ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
@@ -61,15 +63,18 @@ class Checkpoints:
             write_json(path / _SIZES, self._sizes(step))
         except Exception as error:
             if is_disk_full(error):
-                shutil.rmtree(path, ignore_errors=True)
+                self._remove(path)
                 raise InputError(
                     f"{path}: no space left on the disk for a checkpoint; free some and run the same command again, "
                     "it goes on from the checkpoint before"
                 ) from error
             raise
+        finally:
+            logger.setLevel(level)
         numbers = sorted(int(entry.name) for entry in self._folder.iterdir() if entry.name.isdigit())
-        for old in numbers[: -self._keep]:
-            shutil.rmtree(self._path(old))
+        kept = [number for number in numbers if self._problem(number) is None][-self._keep :]
+        for number in set(numbers) - set(kept):
+            shutil.rmtree(self._path(number))
 
     def meta(self, step: int) -> dict[str, Any]:
         """Return the JSON object that was saved with `step`."""
@@ -87,6 +92,11 @@ class Checkpoints:
                 self._path(step), ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             )
         return restored["state"]
+
+    def _remove(self, path: Path) -> None:
+        """Delete a step and what an unfinished save of it left."""
+        for entry in [path, *self._folder.glob(f"{path.name}.orbax-checkpoint-tmp*")]:
+            shutil.rmtree(entry, ignore_errors=True)
 
     def _path(self, step: int) -> Path:
         return self._folder / str(step)

@@ -12,6 +12,7 @@ from idgenrec_jax.decoding.beam import greedy_search
 from idgenrec_jax.models.layers import DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
 from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE, soft_embedding
+from idgenrec_jax.training.vocabulary_cross_entropy import token_losses
 
 
 class SoftIds(NamedTuple):
@@ -30,17 +31,16 @@ def token_weights(
 
 
 def token_cross_entropy(
-    logits: Float[Array, "batch target vocab"],
+    hidden: Float[Array, "batch target d_model"],
+    table: Float[Array, "vocab d_model"],
     targets: Int[Array, "batch target"],
     weights: Float[Array, "batch target"],
 ) -> Float[Array, ""]:
     """Return the weighted mean of the tokens' negative log-likelihoods in nats, float32; 0 where all weights are 0.
 
-    Written as logsumexp minus the target's logit: the log-probabilities of the other tokens are never formed.
+    The logits are `hidden @ table.T`.
     """
-    logits = logits.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    losses = jax.nn.logsumexp(logits, axis=-1) - chosen
+    losses = token_losses(hidden.reshape(-1, hidden.shape[-1]), table, targets.reshape(-1)).reshape(targets.shape)
     total = weights.sum()
     return jnp.where(weights > 0, losses * weights, 0.0).sum() / jnp.where(total > 0, total, 1.0)
 
@@ -53,14 +53,6 @@ def recommender_loss(model: T5, batch: RecommenderBatch, dropout_key: DropoutKey
     encoder_key, decoder_key = _split_key(dropout_key)
     encoded = model.encode(batch.prompt_tokens, batch.prompt_mask, dropout_key=encoder_key)
     return _target_loss(model, encoded, batch.prompt_mask, batch, decoder_key)
-
-
-def generator_loss(model: T5, batch: RecommenderBatch, dropout_key: DropoutKey | None = None) -> Float[Array, ""]:
-    """Return the warm start's loss: the cross-entropy of an item's telling words given its text (DESIGN, "Warm start").
-
-    The arithmetic is the recommender's; `prompt_tokens` hold the texts, `target_tokens` the words.
-    """
-    return recommender_loss(model, batch, dropout_key)
 
 
 def id_loss(
@@ -229,7 +221,7 @@ def _target_loss(
     decoder_inputs = shift_right(batch.target_tokens, model.config.decoder_start_token_id)
     hidden = model.decode(decoder_inputs, encoded, encoder_mask, dropout_key=dropout_key)
     weights = token_weights(batch.target_mask, batch.weight)
-    return token_cross_entropy(model.logits(hidden), batch.target_tokens, weights)
+    return token_cross_entropy(hidden, model.output_table, batch.target_tokens, weights)
 
 
 def _split_key(dropout_key: DropoutKey | None) -> tuple[DropoutKey | None, DropoutKey | None]:

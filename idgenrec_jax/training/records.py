@@ -13,8 +13,8 @@ class MetricsLog:
     def __init__(self, path: str | Path, *, records: int):
         """Keep the first `records` lines of `path` and go on from there."""
         self._path = Path(path)
-        self.records = records
         lines = self._path.read_text(encoding="utf-8").splitlines()[:records] if self._path.exists() else []
+        self.records = len(lines)
         with atomic_writer(self._path) as file:
             file.writelines(line + "\n" for line in lines)
 

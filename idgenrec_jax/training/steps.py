@@ -15,17 +15,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
+from idgenrec_jax.data.batches import IdBatch, RecommenderBatch
 from idgenrec_jax.models.layers import DropoutKey
-from idgenrec_jax.training.losses import IdBatch, RecommenderBatch, id_loss, recommender_loss, token_weights
+from idgenrec_jax.training.losses import id_loss, recommender_loss
 from idgenrec_jax.training.optimizer import apply_gradients
 from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE
 
 Metrics = dict[str, Float[Array, ""]]
 RecommenderStep = Callable[..., tuple["TrainState", Metrics]]
 IdStep = Callable[..., tuple["TrainState", Metrics]]
-LossStep = Callable[..., Metrics]
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +35,8 @@ class TrainState:
 
     params: PyTree
     optimizer_state: PyTree
-    step: Int[Array, ""]
+    # int32 scalar; a PyTree in type, because Orbax and shardings put other leaves in its place.
+    step: PyTree
 
 
 def create_train_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
@@ -112,20 +113,6 @@ def make_id_step(
         return _descend(optimizer, state, loss_of, learning_rate)
 
     return jax.jit(step, donate_argnums=0, out_shardings=(state_sharding, None))
-
-
-def make_loss_step(graphdef: nnx.GraphDef) -> LossStep:
-    """Return `step(params, batch: RecommenderBatch) -> metrics`, the loss without dropout and without a change.
-
-    Metrics: `loss` (nats per token) and `tokens` (the weighted number of target tokens), so that a split's loss is the
-    mean of its batches' weighted by `tokens`.
-    """
-
-    def step(params, batch: RecommenderBatch):
-        loss = recommender_loss(nnx.merge(graphdef, params), batch)
-        return {"loss": loss, "tokens": token_weights(batch.target_mask, batch.weight).sum()}
-
-    return jax.jit(step)
 
 
 def _descend(

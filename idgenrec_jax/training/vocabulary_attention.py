@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 DEFAULT_BLOCK_SIZE = 4096
+"""Rows of the vocabulary that are read at once."""
 
 
 def dense_soft_embedding(
@@ -23,8 +24,8 @@ def dense_soft_embedding(
 
     Returns float32; no gradient reaches `values`.
     """
-    probabilities = jax.nn.softmax(_product(hidden, keys), axis=-1)
-    return _product(probabilities.astype(hidden.dtype), jax.lax.stop_gradient(values).T)
+    probabilities = jax.nn.softmax(product(hidden, keys), axis=-1)
+    return product(probabilities.astype(hidden.dtype), jax.lax.stop_gradient(values).T)
 
 
 def soft_embedding(
@@ -47,14 +48,14 @@ def soft_embedding(
     return _blockwise(min(block_size, keys.shape[0]), hidden, keys, values)
 
 
-def _product(
+def product(
     left: Float[Array, "rows inner"], right: Float[Array, "columns inner"]
 ) -> Float[Array, "rows columns"]:
     """Multiply `left` by the transpose of `right` in the dtype of `left`, summed in float32."""
     return jnp.einsum("ri,ci->rc", left, right.astype(left.dtype), preferred_element_type=jnp.float32)
 
 
-def _block_start(index: Int[Array, ""], block_size: int, vocab: int) -> Int[Array, ""]:
+def block_start(index: Int[Array, ""], block_size: int, vocab: int) -> Int[Array, ""]:
     """Return the first row of block `index`; the last block is moved back so that it ends at the vocabulary's end.
 
     Equal blocks that overlap at the end need one loop body and no padded copy of the tables.
@@ -62,7 +63,7 @@ def _block_start(index: Int[Array, ""], block_size: int, vocab: int) -> Int[Arra
     return jnp.minimum(index * block_size, vocab - block_size)
 
 
-def _block_logits(
+def block_logits(
     hidden: Float[Array, "tokens d_model"],
     key_block: Float[Array, "block d_model"],
     index: Int[Array, ""],
@@ -71,7 +72,7 @@ def _block_logits(
     """Return the logits of one block, minus infinity where an earlier block has read the token already."""
     block_size = key_block.shape[0]
     fresh: Bool[Array, " block"] = start + jnp.arange(block_size) >= index * block_size
-    return jnp.where(fresh[None, :], _product(hidden, key_block), -jnp.inf)
+    return jnp.where(fresh[None, :], product(hidden, key_block), -jnp.inf)
 
 
 def _forward(
@@ -85,15 +86,15 @@ def _forward(
 
     def read_block(index, carry):
         maximum, total, weighted = carry
-        start = _block_start(index, block_size, vocab)
+        start = block_start(index, block_size, vocab)
         key_block = jax.lax.dynamic_slice_in_dim(keys, start, block_size)
         value_block = jax.lax.dynamic_slice_in_dim(values, start, block_size)
-        logits = _block_logits(hidden, key_block, index, start)
+        logits = block_logits(hidden, key_block, index, start)
         new_maximum = jnp.maximum(maximum, logits.max(axis=-1))
         rescale = jnp.exp(maximum - new_maximum)
         exponentials = jnp.exp(logits - new_maximum[:, None])
         total = total * rescale + exponentials.sum(axis=-1)
-        contribution = _product(exponentials.astype(hidden.dtype), value_block.T)
+        contribution = product(exponentials.astype(hidden.dtype), value_block.T)
         return new_maximum, total, weighted * rescale[:, None] + contribution
 
     initial = (
@@ -130,16 +131,16 @@ def _blockwise_backward(block_size, residuals, gradient):
 
     def read_block(index, carry):
         hidden_gradient, keys_gradient = carry
-        start = _block_start(index, block_size, vocab)
+        start = block_start(index, block_size, vocab)
         key_block = jax.lax.dynamic_slice_in_dim(keys, start, block_size)
         value_block = jax.lax.dynamic_slice_in_dim(values, start, block_size)
-        logits = _block_logits(hidden, key_block, index, start)
+        logits = block_logits(hidden, key_block, index, start)
         probabilities = jnp.exp(logits - log_total[:, None])
-        logits_gradient = probabilities * (_product(gradient, value_block) - gradient_of_mean[:, None])
+        logits_gradient = probabilities * (product(gradient, value_block) - gradient_of_mean[:, None])
         logits_gradient = logits_gradient.astype(hidden.dtype)
-        hidden_gradient = hidden_gradient + _product(logits_gradient, key_block.T)
+        hidden_gradient = hidden_gradient + product(logits_gradient, key_block.T)
         # The rows that the moved last block shares with the block before have probability zero here: add, not set.
-        block_gradient = _product(logits_gradient.T, hidden.T)
+        block_gradient = product(logits_gradient.T, hidden.T)
         seen = jax.lax.dynamic_slice_in_dim(keys_gradient, start, block_size)
         keys_gradient = jax.lax.dynamic_update_slice_in_dim(keys_gradient, seen + block_gradient, start, axis=0)
         return hidden_gradient, keys_gradient

@@ -11,8 +11,9 @@ from idgenrec_jax.data.batches import (
     PromptSource,
     bucket_widths,
     held_out_batches,
+    prompt_widths,
     recommender_epoch,
-    recommender_widths,
+    target_width,
 )
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates
@@ -67,7 +68,7 @@ def make_source(dataset, *, user_ids=plain_user_ids, templates=None, max_history
 
 
 def recommender_batches(source, *, seed=0, epoch=0, batch_size=8, num_examples=0, num_buckets=3):
-    widths, target_width = recommender_widths(source, num_buckets)
+    widths = prompt_widths(source, num_buckets)
     return recommender_epoch(
         source,
         seed=seed,
@@ -75,7 +76,6 @@ def recommender_batches(source, *, seed=0, epoch=0, batch_size=8, num_examples=0
         batch_size=batch_size,
         num_examples=num_examples,
         widths=widths,
-        target_width=target_width,
     )
 
 
@@ -94,7 +94,6 @@ def id_batches(source, *, seed=0, epoch=0, num_examples=0, batch_size=6, items_p
         batch_size=batch_size,
         items_per_batch=items_per_batch,
         id_length=id_length,
-        target_width=8,
     )
 
 
@@ -184,8 +183,8 @@ def test_templates_are_drawn_anew_each_epoch():
         return {
             (read_user(prompt), read_items(prompt)): tuple(token for token in prompt if token < ITEM)
             for batch in all_batches(recommender_batches(source, epoch=epoch))
-            for prompt in (tokens[mask].tolist() for tokens, mask in zip(batch.prompt_tokens, batch.prompt_mask, strict=True))
-            if prompt
+            for tokens, mask in zip(batch.prompt_tokens, batch.prompt_mask, strict=True)
+            if (prompt := tokens[mask].tolist())
         }
 
     first, second = words_of_each_example(0), words_of_each_example(1)
@@ -212,12 +211,12 @@ def test_history_that_does_not_fit_loses_its_oldest_items_and_the_target_stays()
 @pytest.mark.parametrize("num_buckets", [1, 3])
 def test_shapes_are_few_and_wide_enough(num_buckets):
     source = make_source(make_dataset())
-    widths, target_width = recommender_widths(source, num_buckets)
+    widths = prompt_widths(source, num_buckets)
     batches = all_batches(recommender_batches(source, num_buckets=num_buckets))
     shapes = {(batch.prompt_tokens.shape, batch.target_tokens.shape) for batch in batches}
     assert len(shapes) <= num_buckets
     assert {shape[0][1] for shape in shapes} <= set(widths)
-    assert {shape[1] for shape in shapes} == {(8, target_width)}
+    assert {shape[1] for shape in shapes} == {(8, target_width(source))}
     assert num_buckets == 1 or len(shapes) > 1
 
 

@@ -82,7 +82,7 @@ def test_our_own_templates(with_user_ids):
 
 def test_rendering_joins_ids_with_separators():
     prompt = tokens_of("{dataset} shopper {user_id} chose {history} then")
-    separator = encode(";")
+    separator = encode("a; a")[1:-1]
     expected = [*encode("sample shopper"), 7, 8, *encode("chose"), 11, 12, 13, *separator, 21, 22, *encode("then"), 1]
     assert prompt.render_input(IDS[:2], [7, 8], 100) == expected
     assert prompt.target_prefix == () and prompt.target_suffix == ()

@@ -57,6 +57,7 @@ def test_random_config_takes_sizes_from_the_configuration_and_tokens_from_the_to
     assert not config.tie_word_embeddings
 
 
+@pytest.mark.slow
 def test_random_weights_are_a_function_of_the_seed(mesh):
     tokenizer = sample_tokenizer()
     first, again, other = (create_model(SMALL, tokenizer, mesh, seed=seed, section="recommender") for seed in (1, 1, 2))

@@ -62,7 +62,7 @@ def assert_same(left, right):
 def test_a_train_state_comes_back_bit_by_bit_and_goes_on_as_if_nothing_had_been(tmp_path):
     graphdef, params = nnx.split(T5(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)
     optimizer = make_optimizer()
-    step = make_recommender_step(graphdef, optimizer)
+    step = make_recommender_step(graphdef, optimizer, dropout=False)
     mask = jnp.ones((2, 4), bool)
     tokens = jnp.arange(2, 10, dtype=jnp.int32).reshape(2, 4)
     batch = RecommenderBatch(tokens, mask, tokens, mask, jnp.ones(2))

@@ -15,7 +15,6 @@ from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.steps import (
     create_train_state,
     make_id_step,
-    make_loss_step,
     make_recommender_step,
     seed_key,
 )
@@ -154,16 +153,6 @@ def test_metrics_without_dropout_are_the_loss_and_the_unclipped_gradient_norm():
     np.testing.assert_allclose(metrics["gradient_norm"], optax.global_norm(gradients), rtol=1e-5)
     assert metrics["gradient_norm"] > 1.0, "the batch must be one whose gradient is clipped"
     assert_same_trees(state.params, new_model(0)[1])
-
-
-def test_losses_of_batches_weighted_by_tokens_give_the_loss_of_the_whole():
-    step, params, batch = make_loss_step(GRAPHDEF), new_model(0)[1], recommender_batch(rows=6)
-    whole = step(params, batch)
-    parts = [step(params, RecommenderBatch(*(values[start : start + 2] for values in batch))) for start in (0, 2, 4)]
-    tokens = [float(part["tokens"]) for part in parts]
-    mean = sum(float(part["loss"]) * count for part, count in zip(parts, tokens, strict=True)) / sum(tokens)
-    assert sum(tokens) == whole["tokens"] == batch.target_mask.sum() and len(set(tokens)) > 1
-    assert mean == pytest.approx(float(whole["loss"]), rel=1e-5)
 
 
 def test_a_row_of_weight_zero_counts_for_nothing(recommender_step):

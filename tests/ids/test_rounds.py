@@ -1,0 +1,177 @@
+"""The IDs of a run: saved, loaded, given, and what a user's ID may be made from."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from idgenrec_jax.config import preset
+from idgenrec_jax.data.batches import IdBatches, held_out_batches, prompt_widths, recommender_epoch
+from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.sample import sample_tokenizer
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.experiment import load_prompts, protocol
+from idgenrec_jax.ids.rounds import RoundIds
+from idgenrec_jax.ids.table import load_table
+from idgenrec_jax.models.t5 import T5, T5Config
+
+TOKENIZER = sample_tokenizer()
+NUM_ITEMS = 10
+WORDS = ["red", "blue", "green", "black", "white", "steel", "wooden", "silver", "cotton", "leather"]
+GRAPHDEF, PARAMS = nnx.split(
+    T5(
+        T5Config(
+            vocab_size=TOKENIZER.size, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2,
+            initializer_factor=6.0,
+        ),
+        rngs=nnx.Rngs(1),
+    ),
+    nnx.Param,
+)
+OTHER_PARAMS = jax.tree.map(lambda leaf: leaf[::-1] if leaf.ndim > 1 else leaf, PARAMS)
+
+
+def make_dataset(replaced_places=()):
+    """Five users with five items, another with one; `replaced_places` count from the end of each sequence of five."""
+    generator = np.random.default_rng(0)
+    sequences = [generator.permutation(NUM_ITEMS)[:5].astype(np.int32) for _ in range(5)]
+    for sequence in sequences:
+        for place in replaced_places:
+            sequence[place] = (sequence[place] + 1) % NUM_ITEMS
+    return Dataset(
+        name="shop",
+        users=tuple(f"user{index}" for index in range(6)),
+        items=tuple(f"item{index}" for index in range(NUM_ITEMS)),
+        item_texts=tuple(f"title: {word} thing; brand: {word}" for word in WORDS),
+        sequences=(*sequences, np.asarray([4], np.int32)),
+    )
+
+
+def make_config(**fields):
+    few = {"ids.num_groups": 2, "ids.max_penalty": 1, "ids.num_lengths": 1, "ids.batch_size": 8}
+    short = {"data.max_text_length": 48, "data.max_prompt_length": 128}
+    return preset("sample").override({**few, **short, **fields})
+
+
+def make_ids(folder, dataset=None, **fields):
+    config = make_config(**fields)
+    dataset = make_dataset() if dataset is None else dataset
+    prompts = load_prompts(config.data, TOKENIZER, dataset.name)
+    return RoundIds(config, dataset, TOKENIZER, prompts, graphdef=GRAPHDEF, folder=folder)
+
+
+def regenerate(ids, number=0, params=PARAMS, given=None):
+    ids.regenerate(params, number, on_progress=lambda done, total: None, given=given)
+    return ids
+
+
+def write_given_table(path):
+    path.write_text("".join(f"item{index} {word} thing\n" for index, word in enumerate(WORDS)), encoding="utf-8")
+    return {"ids.table": str(path)}
+
+
+@pytest.mark.slow
+def test_tables_are_saved_and_come_back_equal(tmp_path):
+    ids = make_ids(tmp_path / "ids", **{"data.user_ids": "train_history"})
+    for number, params in enumerate((PARAMS, OTHER_PARAMS)):
+        regenerate(ids, number, params)
+    tables = ids.table, ids.user_table
+    assert tables[0].items == ids.dataset.items and tables[1].items == ids.dataset.users
+    rows = [json.loads(line) for line in (tmp_path / "ids" / "round_1.jsonl").read_text("utf-8").splitlines()]
+    assert [set(row) for row in rows] == [{"item", "id", "tokens"}] * NUM_ITEMS
+
+    loaded = make_ids(tmp_path / "ids", **{"data.user_ids": "train_history"})
+    loaded.load(1)
+    assert (loaded.table, loaded.user_table) == tables
+    loaded.load(0)
+    assert loaded.table != tables[0]
+    source = loaded.source(max_history=3)
+    assert source.item_ids == loaded.table.tokens and source.user_ids == loaded.user_table.tokens
+
+
+def test_a_given_table_is_adopted_and_kept_as_the_round_it_was_given_for(tmp_path):
+    fields = write_given_table(tmp_path / "given.txt")
+    ids = make_ids(tmp_path / "ids", **fields)
+    assert ids.given.texts == tuple(f"{word} thing" for word in WORDS)
+    regenerate(ids, given=ids.given)
+    assert ids.table == ids.given and ids.user_table is None
+    assert load_table(ids.path(0), ids.dataset.items, TOKENIZER) == ids.given
+    assert ids.source(max_history=3).user_ids is None
+    assert not ids.user_path(0).exists()
+
+
+def test_a_given_table_without_an_item_is_refused(tmp_path):
+    path = tmp_path / "given.txt"
+    path.write_text("item0 red thing\n", encoding="utf-8")
+    with pytest.raises(InputError, match=f"{path}: 9 of 10 items"):
+        make_ids(tmp_path / "ids", **{"ids.table": str(path)})
+
+
+def test_evaluation_has_the_one_template_that_was_asked_for(tmp_path):
+    fields = write_given_table(tmp_path / "given.txt")
+    ids = make_ids(tmp_path / "ids", **fields, **{"data.eval_prompt": "unseen:1"})
+    regenerate(ids, given=ids.given)
+    assert len(ids.source(max_history=3).templates) == 10
+    (template,) = ids.source(max_history=3, evaluation=True).templates
+    assert template.template.group == "unseen" and template not in ids.source(max_history=3).templates
+
+
+def test_punctuation_and_nothing_else_has_no_embedding(tmp_path):
+    marks = make_ids(tmp_path).no_embedding(TOKENIZER.size + 7)
+    assert marks.shape == (TOKENIZER.size + 7,)
+    assert set(np.flatnonzero(marks).tolist()) == set(TOKENIZER.punctuation_ids)
+    assert marks.any() and not marks[TOKENIZER.encode("red keyboard")].any()
+
+
+def input_tokens(ids):
+    """Every input token of training and validation, and those of test."""
+    source = ids.source(max_history=10)
+    shared = {"seed": 0, "epoch": 0, "num_examples": 0}
+    recommender = recommender_epoch(source, batch_size=4, widths=prompt_widths(source, 2), **shared)
+    id_phase = IdBatches(source, ids.text_tokens, batch_size=4, items_per_batch=10, id_length=3, **shared)
+    evaluation = ids.source(max_history=10, evaluation=True)
+    validation, test = (
+        held_out_batches(evaluation, split, template=0, batch_size=4, num_buckets=1)[0]
+        for split in ("validation", "test")
+    )
+    return {
+        name: [np.asarray(values) for step in range(len(batches)) for values in batches.batch(step)]
+        for name, batches in (
+            ("recommender", recommender), ("id", id_phase), ("validation", validation), ("test", test)
+        )
+    }  # fmt: skip
+
+
+def same(left, right):
+    return len(left) == len(right) and all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.slow
+def test_held_out_items_leave_no_trace_with_user_ids_of_training_items_and_leak_as_published(tmp_path):
+    tokens, tables = {}, {}
+    # The given item IDs are apart from one another, so that a user's text changes with every item of his.
+    given = write_given_table(tmp_path / "given.txt")
+    for mode in ("train_history", "published"):
+        for places in ((), (-1,), (-1, -2)):
+            folder = tmp_path / f"{mode}{len(places)}"
+            ids = make_ids(folder, make_dataset(places), **given, **{"data.user_ids": mode})
+            regenerate(ids, given=ids.given)
+            tokens[mode, len(places)], tables[mode, len(places)] = input_tokens(ids), ids.user_table
+    before = tokens["train_history", 0]
+    for changed in (1, 2):
+        assert tables["train_history", changed] == tables["train_history", 0]
+        after = tokens["train_history", changed]
+        assert all(same(before[split], after[split]) for split in ("recommender", "id", "validation"))
+    assert same(before["test"], tokens["train_history", 1]["test"])
+    assert not same(before["test"], tokens["train_history", 2]["test"])
+
+    assert tables["published", 1] != tables["published", 0]
+    assert not same(tokens["published", 0]["recommender"], tokens["published", 1]["recommender"])
+
+
+@pytest.mark.parametrize(("mode", "leaks"), [("none", False), ("train_history", False), ("published", True)])
+def test_the_protocol_names_the_leak(mode, leaks):
+    described = protocol(make_config(**{"data.user_ids": mode}))
+    assert described["user_ids"] == mode and described["leaks_held_out_items"] is leaks
