@@ -242,7 +242,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.recommender_epochs": 5,
         "training.recommender_batch_size": 64,
         "training.recommender_learning_rate": 2e-3,
-        "training.warm_start_epochs": 20,
+        "training.warm_start_epochs": 15,
         "training.warm_start_learning_rate": 2e-3,
     },
     "small": {**_models(**_SMALL), "data.max_text_length": 256, "training.order": "recommender_first"},

@@ -25,6 +25,9 @@ def define_config_flags() -> None:
     flags.DEFINE_string("preset", None, f"named configuration to start from: {', '.join(PRESETS)}")
     for name, kind, text in fields_with_help():
         _DEFINE[kind](f"config.{name}", None, text)
+    # Without this, --help lists only what the program's own file defines.
+    for flag in flags.FLAGS.get_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def config_from_flags(default_preset: str) -> Config:
@@ -68,6 +71,8 @@ def stop_on_terminate() -> Callable[[], bool]:
 def _parse_flags(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
+    except SystemExit:
+        sys.exit(0)  # --help was asked for and given; absl calls that a failure.
     except flags.UnrecognizedFlagError as error:
         nearest = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1, cutoff=0.0)
         _fail(f"--{error.flagname}: no such flag; the nearest valid one is --{nearest[0]}")

@@ -184,15 +184,14 @@ def prompt_widths(source: PromptSource, num_buckets: int) -> tuple[int, ...]:
         InputError: no sequence has two items to train on.
     """
     templates = range(len(source.templates))
-    lengths = [
-        max(len(source.prompt(user, sequence[:position], template)) for template in templates)
-        for user, position in source.dataset.training_examples()
-        if len(sequence := source.dataset.training_sequence(user))
-    ]
+    lengths = []
+    for user, position in source.dataset.training_examples():
+        history = source.dataset.training_sequence(user)[:position]
+        lengths.append(max(len(source.prompt(user, history, template)) for template in templates))
     if not lengths:
         raise InputError(
-            f"the data {source.dataset.name!r} has no training example: expected sequences of at least four items (or of "
-            "two, which are not evaluated)"
+            f"the data {source.dataset.name!r} has nothing for training: expected sequences of at least four items (or "
+            "of two, which are not evaluated)"
         )
     return bucket_widths(lengths, num_buckets)
 
@@ -237,7 +236,7 @@ def held_out_batches(
     users = np.asarray(source.dataset.evaluation_users)
     if not len(users):
         raise InputError(
-            f"the data {source.dataset.name!r} has no user with three items or more, so nobody to evaluate; add users"
+            f"the data {source.dataset.name!r} has no user with 3 items or more, nobody to evaluate; add users"
         )
     prompts, targets = [], []
     for user in users:

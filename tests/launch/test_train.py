@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import re
+import shutil
 import signal
 import time
 
@@ -137,7 +138,7 @@ def test_recommender_first_with_user_ids_and_own_prompts(programs, finished):
     prompts.write_text(
         "# task; group; input; target\n"
         "sequential; seen; {user_id} of {dataset} bought {history} now; next {target}\n"
-        "sequential; unseen; after {history} {user_id} wants; {target} it is\n"
+        "sequential; unseen; after {history} {user_id} of {dataset} wants; {target} it is\n"
     )
     workdir = programs.folder / "recommender_first"
     programs.train(
@@ -158,7 +159,10 @@ def test_recommender_first_with_user_ids_and_own_prompts(programs, finished):
     users = rows(workdir / "ids" / "users_round_1.jsonl")
     assert [row["item"] for row in users] == [f"user{number}" for number in range(40)]
     assert len({tuple(row["tokens"]) for row in users}) == 40 and all(row["tokens"] for row in users)
-    evaluated = programs.run("evaluate", f"--workdir={workdir}", "--split=test")
+    # {dataset} is the name of the folder in training, wherever the data are now.
+    moved = programs.folder / "elsewhere" / "renamed"
+    shutil.copytree(programs.data, moved)
+    evaluated = programs.run("evaluate", f"--workdir={workdir}", "--split=test", f"--data={moved}")
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads((workdir / "evaluation_test.json").read_text())["test"] == json.loads(
         (workdir / "results.json").read_text()
