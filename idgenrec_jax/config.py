@@ -107,7 +107,7 @@ class TrainingConfig:
     warm_start_words: int = _field(5, "most words in a warm-start ID", low=1)
     num_buckets: int = _field(4, "prompt lengths that a recommender epoch is padded to", low=1)
     validate_every_epochs: int = _field(0, "recommender epochs between validations; 0: at a phase's end only", low=0)
-    early_stop_patience: int = _field(0, "stop after this many validations without a better NDCG@10; 0: never", low=0)
+    early_stop_patience: int = _field(0, "stop after so many recommender validations without a gain; 0: never", low=0)
     checkpoint_every_steps: int = _field(1000, "steps between checkpoints inside an epoch; 0: at its end only", low=0)
 
 
@@ -149,6 +149,11 @@ class Config:
     def __post_init__(self):
         for name, field, value in _walk(self):
             _check(name, field, value)
+        if self.training.id_items_per_batch < self.data.id_max_history:
+            raise InputError(
+                f"--config.training.id_items_per_batch={self.training.id_items_per_batch}: expected at least the "
+                f"{self.data.id_max_history} items of --config.data.id_max_history, so that one history fits"
+            )
 
     def override(self, overrides: Mapping[str, Any]) -> "Config":
         """Return a copy with `{"section.field": value}` applied.
@@ -239,7 +244,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.rounds": 2,
         "training.order": "recommender_first",
         "training.id_examples_per_epoch": 4096,
-        "training.recommender_epochs": 5,
+        "training.recommender_epochs": 3,
+        "training.num_buckets": 6,
         "training.recommender_batch_size": 64,
         "training.recommender_learning_rate": 2e-3,
         "training.warm_start_epochs": 15,

@@ -5,17 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.config import EvaluationConfig
-from idgenrec_jax.data.batches import PromptSource, held_out_batches, round_up
+from idgenrec_jax.data.batches import PromptSource, RecommenderBatch, held_out_batches, round_up
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.decoding.beam import BeamResult, available_results, constrained_beam_search
 from idgenrec_jax.decoding.trie import Trie, build_trie
 from idgenrec_jax.progress import Progress
+from idgenrec_jax.training.losses import recommender_loss, token_weights
 
 HIT_CUTOFFS = (1, 5, 10, 20)
 GAIN_CUTOFFS = (5, 10, 20)
@@ -28,17 +28,20 @@ class Ranking:
     """The ranked items of each evaluated user.
 
     `users` and `targets` are indices, `items` the recommended item indices best first (-1: fewer items than results),
-    `scores` their log-probabilities divided by length**length_penalty.
+    `scores` their log-probabilities divided by length**length_penalty. `loss` is the mean cross-entropy of the targets'
+    tokens in nats.
     """
 
     users: Int[np.ndarray, " users"]
     targets: Int[np.ndarray, " users"]
     items: Int[np.ndarray, "users results"]
     scores: Float[np.ndarray, "users results"]
+    loss: float
 
     def metrics(self) -> dict[str, float]:
-        """Return HR@k, NDCG@k and MRR, for the cut-offs that the number of results allows."""
-        return ranking_metrics(target_ranks(self.items, self.targets), self.items.shape[1])
+        """Return the loss, and HR@k, NDCG@k and MRR for the cut-offs that the number of results allows."""
+        ranks = target_ranks(self.items, self.targets)
+        return {"loss": self.loss} | ranking_metrics(ranks, self.items.shape[1])
 
 
 def target_ranks(
@@ -87,11 +90,11 @@ class Ranker:
         config: EvaluationConfig,
         *,
         vocab_size: int,
-        place_batch: Callable[[Any], Any] = jnp.asarray,
+        place_batch: Callable[[Any], Any] = jax.device_put,
     ):
         """Prepare the jitted search for the recommender of this `graphdef`, whose table has `vocab_size` rows.
 
-        `place_batch` puts a numpy array of prompts on the devices.
+        `place_batch` puts a tree of numpy arrays on the devices.
         """
         self._config, self._vocab_size, self._place_batch = config, vocab_size, place_batch
 
@@ -117,6 +120,11 @@ class Ranker:
                 length_penalty=config.length_penalty,
             )
 
+        def loss(params, batch: RecommenderBatch):
+            value = recommender_loss(nnx.merge(graphdef, params), batch)
+            return value, token_weights(batch.target_mask, batch.weight).sum()
+
+        self._loss = jax.jit(loss)
         self._search = jax.jit(search, static_argnames="cache_length")
 
     def trie(self, source: PromptSource) -> Trie:
@@ -161,16 +169,18 @@ class Ranker:
         items = np.full((len(users), self._config.num_beams), -1, np.int32)
         scores = np.full((len(users), self._config.num_beams), -np.inf, np.float32)
         progress = Progress(title, len(users), "user")
-        done = 0
+        done, losses, tokens = 0, 0.0, 0.0
         for step in range(len(batches)):
             batch, rows = batches.batch(step), batches.rows(step)
             found, score = self.search(params, batch.prompt_tokens, batch.prompt_mask, trie)
             items[rows], scores[rows] = found[: len(rows)], score[: len(rows)]
+            loss, count = self._loss(params, self._place_batch(batch))
+            losses, tokens = losses + float(loss) * float(count), tokens + float(count)
             done += len(rows)
             progress.update(done)
             check_stop()
         progress.close()
-        return Ranking(users.astype(np.int32), targets, items, scores)
+        return Ranking(users.astype(np.int32), targets, items, scores, losses / tokens)
 
 
 def metrics_table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] | None = None) -> str:

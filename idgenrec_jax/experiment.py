@@ -1,8 +1,6 @@
 """One run in a workdir: put together from its configuration, trained to the end, its results written down."""
 
 import dataclasses
-import hashlib
-import importlib.metadata
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,19 +20,15 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation import Ranker, metrics_table, popularity_metrics
 from idgenrec_jax.files import read_json, write_json
 from idgenrec_jax.ids.rounds import Prompts, RoundIds
-from idgenrec_jax.ids.table import IdTable
+from idgenrec_jax.ids.table import IdTable, load_table
 from idgenrec_jax.models.create import Model, create_model
 from idgenrec_jax.models.huggingface import resolve_folder
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
 from idgenrec_jax.training.alternation import Alternation
+from idgenrec_jax.workdir import claim, named_as_in, protocol
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy")
 EXAMPLE_IDS = 10
 EXAMPLE_TEXT = 90
-
-# Fields that change how a run is computed but not what it computes; a resumed run may differ in them.
-_FREE_FIELDS = {"data.path", "mesh.data", "mesh.fsdp", "mesh.tensor"}
-
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -115,8 +109,11 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     Raises:
         InputError: anything the user gave that does not fit.
     """
-    dataset = load_data(config.data.path)
+    dataset = named_as_in(workdir, load_data(config.data.path))
+    _check_splits(dataset, config.data.path)
     tokenizer = load_tokenizer(config)
+    prompts = load_prompts(config.data, tokenizer, dataset.name)
+    given = load_table(config.ids.table, dataset.items, tokenizer) if config.ids.table else None
     mesh = make_mesh(config.mesh)
     _check_batches(config, mesh)
     seed = config.training.seed
@@ -128,8 +125,9 @@ def assemble(config: Config, workdir: Path) -> Experiment:
             f"{generator.config.vocab_size}; soft IDs need the same vocabulary: set "
             "--config.recommender.vocab_size and --config.id_generator.vocab_size, or give weights that agree"
         )
-    prompts = load_prompts(config.data, tokenizer, dataset.name)
-    ids = RoundIds(config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder=workdir / "ids")
+    ids = RoundIds(
+        config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder=workdir / "ids", given=given
+    )
     ranker = Ranker(
         recommender.graphdef,
         config.evaluation,
@@ -149,7 +147,14 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
     workdir = Path(workdir)
     start = time.monotonic()
     experiment = assemble(config, workdir)
-    _claim_workdir(experiment, workdir)
+    claim(
+        workdir,
+        config,
+        experiment.dataset,
+        experiment.tokenizer,
+        text_tokens=experiment.ids.text_tokens,
+        models={"recommender": experiment.recommender.config, "id_generator": experiment.generator.config},
+    )
     if (workdir / "results.json").exists():
         logging.info("%s is finished; delete it or name another --workdir to train again", workdir)
         return read_json(workdir / "results.json", remedy="delete the workdir to train again")
@@ -197,22 +202,6 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
     return results
 
 
-def protocol(config: Config) -> dict[str, Any]:
-    """Return how a run's metrics were measured, for its files."""
-    leaks = config.data.user_ids == "published"
-    return {
-        "split": "leave-one-out by time: last item test, the one before validation, the rest training",
-        "ranking": "whole catalogue",
-        "selection": "validation ndcg@10; test is scored once",
-        "user_ids": config.data.user_ids,
-        "leaks_held_out_items": leaks,
-        "max_history": config.data.max_history,
-        "eval_prompt": config.data.eval_prompt,
-        "num_beams": config.evaluation.num_beams,
-        "length_penalty": config.evaluation.length_penalty,
-    }
-
-
 def results_table(results: dict[str, Any]) -> str:
     """Return the validation and test metrics of `results.json` beside popularity's, as plain text."""
     columns = list(results["test"])
@@ -240,54 +229,14 @@ def examples_table(examples: list[dict[str, str]]) -> str:
     return "\n".join(f"  {example['id']:<{width}}  <-  {example['text']}" for example in examples)
 
 
-def _claim_workdir(experiment: Experiment, workdir: Path) -> None:
-    """Write config.json, or check that the workdir there is of this configuration and data."""
-    path = workdir / "config.json"
-    described = {
-        "config": experiment.config.to_json(),
-        "data": {
-            "name": experiment.dataset.name,
-            "users": len(experiment.dataset.users),
-            "items": len(experiment.dataset.items),
-            "interactions": experiment.dataset.num_interactions,
-            "fingerprint": _fingerprint(experiment.dataset),
-        },
-        "models": {
-            "recommender": dataclasses.asdict(experiment.recommender.config),
-            "id_generator": dataclasses.asdict(experiment.generator.config),
-        },
-        "protocol": protocol(experiment.config),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-    if path.exists():
-        found = read_json(path, remedy="name another --workdir, or delete this one")
-        for section, fields in described["config"].items():
-            for name, value in fields.items():
-                before = found.get("config", {}).get(section, {}).get(name)
-                if before != value and f"{section}.{name}" not in _FREE_FIELDS:
-                    raise InputError(
-                        f"{path}: this workdir was made with --config.{section}.{name}={before}, now it is {value}; "
-                        "name another --workdir, or delete this one"
-                    )
-        if found["data"]["fingerprint"] != described["data"]["fingerprint"]:
-            raise InputError(
-                f"{path}: this workdir was made with other data ({found['data']}); name another --workdir, or give the "
-                "data it was made with"
-            )
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    experiment.tokenizer.save(workdir / "tokenizer")
-    write_json(path, described)
-
-
-def _fingerprint(dataset: Dataset) -> str:
-    """A hash of everything in the data that training reads."""
-    digest = hashlib.sha256()
-    for name, text in zip(dataset.items, dataset.item_texts, strict=True):
-        digest.update(f"{name}\t{text}\n".encode())
-    for user, sequence in zip(dataset.users, dataset.sequences, strict=True):
-        digest.update(f"{user}\t".encode() + sequence.tobytes())
-    return digest.hexdigest()
+def _check_splits(dataset: Dataset, path: str) -> None:
+    if not dataset.training_examples():
+        raise InputError(
+            f"{path}/user_sequence.txt: nothing to train on; expected sequences of at least four items (or of two, "
+            "which are only trained on)"
+        )
+    if not len(dataset.evaluation_users):
+        raise InputError(f"{path}/user_sequence.txt: nobody to evaluate; expected sequences of at least three items")
 
 
 def _check_batches(config: Config, mesh: Mesh) -> None:

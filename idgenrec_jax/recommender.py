@@ -23,6 +23,7 @@ from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.sharding import batch_sharding, make_mesh, place_shapes
 from idgenrec_jax.training.checkpoints import Checkpoints
+from idgenrec_jax.workdir import PROMPTS_FILE, described_run, named_as_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +52,18 @@ def load_run(workdir: str | Path) -> TrainedRun:
     """Load the best checkpoint of a run.
 
     Raises:
-        InputError: `workdir` holds no run, or no checkpoint yet.
+        InputError: `workdir` holds no run, no checkpoint yet, or its best one is damaged.
     """
     workdir = Path(workdir)
-    described = read_json(workdir / "config.json", remedy="expected the --workdir of a run of launch.train")
+    described = described_run(workdir)
     best = Checkpoints(workdir / "checkpoints" / "best", keep=2)
     steps = best.steps()
     if not steps:
         raise InputError(f"{workdir}/checkpoints/best: no checkpoint yet; run launch.train until its first validation")
+    step = steps[-1]
+    if (workdir / "results.json").exists():
+        results = read_json(workdir / "results.json", remedy="delete the workdir and train again")
+        step = best.require(results["selected"]["step"])
     config = config_from_json(described["config"])
     mesh = make_mesh(config.mesh)
     graphdefs, shapes = {}, {}
@@ -70,9 +75,9 @@ def load_run(workdir: str | Path) -> TrainedRun:
         tokenizer=Tokenizer.load(workdir / "tokenizer"),
         mesh=mesh,
         graphdefs=graphdefs,
-        params=best.restore(steps[-1], shapes),
+        params=best.restore(step, shapes),
         vocab_size=described["models"]["recommender"]["vocab_size"],
-        selected=best.meta(steps[-1]),
+        selected=best.meta(step),
     )
 
 
@@ -86,8 +91,11 @@ class Recommender:
             InputError: `workdir` holds no run, no checkpoint yet, or the data has items the run has no IDs for.
         """
         run = load_run(workdir)
+        workdir = Path(workdir)
         self.config = run.config if data is None else run.config.override({"data.path": data})
-        self.dataset = load_data(self.config.data.path)
+        if self.config.data.prompts:
+            self.config = self.config.override({"data.prompts": str(workdir / PROMPTS_FILE)})
+        self.dataset = named_as_in(workdir, load_data(self.config.data.path))
         self.selected = run.selected
         self._params = run.params["recommender"]
         prompts = load_prompts(self.config.data, run.tokenizer, self.dataset.name)
@@ -97,7 +105,7 @@ class Recommender:
             run.tokenizer,
             prompts,
             graphdef=run.graphdefs["generator"],
-            folder=Path(workdir) / "ids",
+            folder=workdir / "ids",
         )
         self.ids.load(self.selected["id_round"])
         self._ranker = Ranker(
@@ -115,11 +123,11 @@ class Recommender:
         """Return the `count` best items for each history of item names, oldest first.
 
         Raises:
-            InputError: an item that the catalogue does not have, or more results than the search has beams.
+            InputError: an item that the catalogue does not have, or a count that is not between 1 and the beams.
         """
         beams = self.config.evaluation.num_beams
-        if count > beams:
-            raise InputError(f"{count} recommendations asked for, the run has {beams} beams; ask for at most as many")
+        if not 1 <= count <= beams:
+            raise InputError(f"{count} recommendations asked for, expected 1 to {beams}, the beams of the run")
         index = {name: number for number, name in enumerate(self.dataset.items)}
         unknown = [item for history in histories for item in history if item not in index]
         if unknown:

@@ -16,9 +16,9 @@ def main() -> None:
     use_compilation_cache()
 
     from idgenrec_jax.evaluation import metrics_table, popularity_metrics
-    from idgenrec_jax.experiment import protocol
     from idgenrec_jax.files import write_json
     from idgenrec_jax.recommender import Recommender
+    from idgenrec_jax.workdir import protocol
 
     split = _SPLIT.value
     recommender = Recommender(_WORKDIR.value, data=_DATA.value)

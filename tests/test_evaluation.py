@@ -177,10 +177,10 @@ def test_metrics_are_those_of_a_plain_computation():
     items = np.stack([generator.permutation(40)[:20] for _ in range(200)]).astype(np.int32)
     targets = generator.integers(0, 40, 200).astype(np.int32)
     items[:20, 5:] = -1
-    ranking = Ranking(np.arange(200, dtype=np.int32), targets, items, np.zeros((200, 20), np.float32))
+    ranking = Ranking(np.arange(200, dtype=np.int32), targets, items, np.zeros((200, 20), np.float32), 0.5)
     expected = plain_metrics(items.tolist(), targets.tolist(), (1, 5, 10, 20), (5, 10, 20))
-    assert ranking.metrics() == pytest.approx(expected, abs=1e-12)
-    assert list(ranking.metrics()) == list(expected)
+    assert ranking.metrics() == pytest.approx({"loss": 0.5} | expected, abs=1e-12)
+    assert list(ranking.metrics()) == ["loss", *expected]
     assert 0 < expected["hr@1"] < expected["hr@20"] < 1
 
 

@@ -105,9 +105,27 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def bucket_widths(lengths: Sequence[int], num_buckets: int) -> tuple[int, ...]:
-    """Return at most `num_buckets` widths in tokens, at quantiles of `lengths`; the last holds the longest."""
-    quantiles = np.quantile(np.asarray(lengths), np.arange(1, num_buckets + 1) / num_buckets)
-    return tuple(sorted({round_up(int(np.ceil(length)), WIDTH_MULTIPLE) for length in quantiles}))
+    """Return at most `num_buckets` widths in tokens that pad `lengths` the least; the last holds the longest.
+
+    Widths are multiples of 8. Exact, by dynamic programming over the widths in use.
+    """
+    used, counts = np.unique(-(-np.asarray(lengths) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE, return_counts=True)
+    rows = np.concatenate([[0], np.cumsum(counts)])
+    # cost[k, j]: least number of positions for the j shortest widths in use, with at most k buckets.
+    cost = np.full((num_buckets + 1, len(used) + 1), np.inf)
+    cost[:, 0] = 0
+    start = np.zeros((num_buckets + 1, len(used) + 1), int)
+    for bucket in range(1, num_buckets + 1):
+        for end in range(1, len(used) + 1):
+            options = cost[bucket - 1, :end] + used[end - 1] * (rows[end] - rows[:end])
+            start[bucket, end] = options.argmin()
+            cost[bucket, end] = options.min()
+    widths, end = [], len(used)
+    for bucket in range(num_buckets, 0, -1):
+        if end:
+            widths.append(int(used[end - 1]))
+            end = start[bucket, end]
+    return tuple(reversed(widths))
 
 
 class BucketedBatches:
@@ -243,10 +261,13 @@ def held_out_batches(
         history, target = source.dataset.held_out(int(user), split)
         prompts.append(source.prompt(int(user), history, template))
         targets.append(target)
-    widths = bucket_widths([len(prompt) for prompt in prompts], num_buckets)
-    no_targets: list[list[int]] = [[]] * len(prompts)
     batches = BucketedBatches(
-        prompts, no_targets, widths=widths, target_width=0, batch_size=batch_size, generator=None
+        prompts,
+        [source.target(target, template) for target in targets],
+        widths=bucket_widths([len(prompt) for prompt in prompts], num_buckets),
+        target_width=target_width(source),
+        batch_size=batch_size,
+        generator=None,
     )
     return batches, users, np.asarray(targets, np.int32)
 
@@ -271,10 +292,7 @@ class IdBatches:
         self._batch_size, self._items, self._id_length = batch_size, items_per_batch, id_length
         self._target_width = target_width(source)
         if items_per_batch < source.max_history:
-            raise InputError(
-                f"--config.training.id_items_per_batch={items_per_batch}: expected at least the "
-                f"{source.max_history} items of --config.data.id_max_history, so that one history fits"
-            )
+            raise ValueError(f"items_per_batch={items_per_batch} does not hold a history of {source.max_history} items")
         generator = np.random.default_rng([seed, 2, epoch])
         dataset = source.dataset
         examples = _draw(dataset.training_examples(), num_examples, generator)

@@ -53,10 +53,10 @@ class RoundIds:
         *,
         graphdef: nnx.GraphDef,
         folder: str | Path,
+        given: IdTable | None = None,
     ):
-        """Prepare ID generation by the T5 of `graphdef`; tables are saved in `folder`."""
-        self.dataset, self.tokenizer, self.prompts = dataset, tokenizer, prompts
-        self.given = load_table(config.ids.table, dataset.items, tokenizer) if config.ids.table else None
+        """Prepare ID generation by the T5 of `graphdef`; tables are saved in `folder`, `given` are the user's IDs."""
+        self.dataset, self.tokenizer, self.prompts, self.given = dataset, tokenizer, prompts, given
         self.text_tokens = item_prompts(
             dataset.item_texts, dataset.items, tokenizer, max_length=config.data.max_text_length
         )

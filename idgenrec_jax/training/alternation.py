@@ -76,6 +76,8 @@ class RunState:
     epoch: int = 0
     step: int = 0
     global_step: int = 0
+    saves: int = 0
+    validation_due: bool = False
     loss_sum: float = 0.0
     id_round: int = -1
     best: dict[str, Any] | None = None
@@ -112,7 +114,8 @@ class Alternation:
     ):
         """Prepare the run in `workdir`, from its newest whole checkpoint where there is one.
 
-        `generator` and `recommender` are (graphdef, params) already placed on the mesh; `validate(recommender params,
+        `generator` and `recommender` are (graphdef, params) already placed on the mesh; the params are donated.
+        `validate(recommender params,
         prompts, title)` returns the metrics of the validation split; `place_batch` puts a numpy batch on the mesh.
         """
         self._config, self._ids = config, ids
@@ -161,20 +164,26 @@ class Alternation:
         every = self._config.training.validate_every_epochs
         while self.state.phase < len(self._phases) and not self._patience_spent():
             phase = self._phases[self.state.phase]
-            if self.state.epoch < phase.epochs:
+            if self.state.validation_due:
+                self._validate_now(phase)
+                self.state.validation_due = False
+            elif self.state.epoch < phase.epochs:
                 self._train_epoch(phase)
                 within = phase.kind == RECOMMENDER and every and self.state.epoch < phase.epochs
-                if within and self.state.epoch % every == 0:
-                    self._validate_now(phase)
+                self.state.validation_due = bool(within) and self.state.epoch % every == 0
             else:
                 self._end_phase(phase)
             self._save()
         return self.state.best
 
     def best_params(self) -> dict[str, Any]:
-        """Return the parameters of both models at the best validation, as {"generator", "recommender"}."""
+        """Return the parameters of both models at the best validation, as {"generator", "recommender"}.
+
+        Raises:
+            InputError: that checkpoint is no longer whole.
+        """
         like = {name: state.params for name, state in self.state.arrays().items()}
-        return self._best.restore(self.state.best["step"], like)
+        return self._best.restore(self._best.require(self.state.best["step"]), like)
 
     def _create_state(self, params: Any) -> TrainState:
         """A train state whose moments lie where their parameters do."""
@@ -184,7 +193,7 @@ class Alternation:
 
         mesh = jax.tree.leaves(params)[0].sharding.mesh
         places = parameter_shardings(mesh, jax.eval_shape(create, params))
-        return jax.jit(create, out_shardings=places)(params)
+        return jax.jit(create, out_shardings=places, donate_argnums=0)(params)
 
     @property
     def seconds(self) -> float:
@@ -198,18 +207,16 @@ class Alternation:
             self.state = RunState(**arrays, **meta)
             if self.state.id_round >= 0:
                 self._ids.load(self.state.id_round)
-            logging.info("resuming from step %d: %s", step, {name: meta[name] for name in ("phase", "epoch", "step")})
+            where = {name: meta[name] for name in ("phase", "epoch", "step")}
+            logging.info("resuming from step %d: %s", meta["global_step"], where)
             return
 
     def _save(self) -> None:
         self.state.records = self._log.records
         self.state.seconds = self.seconds
         self.state.loss_sum = float(self.state.loss_sum)
-        self._latest.save(self._checkpoint_number(), self.state.arrays(), self.state.to_meta())
-
-    def _checkpoint_number(self) -> int:
-        # The end of a phase saves once more at the same global step, so phases finished count as well.
-        return self.state.global_step + self.state.phase
+        self.state.saves += 1
+        self._latest.save(self.state.saves, self.state.arrays(), self.state.to_meta())
 
     def _patience_spent(self) -> bool:
         patience = self._config.training.early_stop_patience
@@ -335,7 +342,8 @@ class Alternation:
         value = metrics[SELECTION_METRIC]
         logging.info("%s, epoch %d: validation %s", phase.title, self.state.epoch, _brief(metrics))
         if self.state.best is not None and value <= self.state.best["metrics"][SELECTION_METRIC]:
-            self.state.misses += 1
+            # New IDs are worse until the recommender has learned them, so ID phases do not count.
+            self.state.misses += phase.kind == RECOMMENDER
             return
         self.state.misses = 0
         self.state.best = {

@@ -4,7 +4,9 @@ A folder of checkpoints holds one sub-folder a step. Orbax writes a step under a
 that `files.json` lists the size of every file. A step without it, or whose files differ from it, is not used.
 """
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import is_disk_full, write_json
 
 _SIZES = "files.json"
+
+# What a checkpoint takes on the disk beside its arrays: Orbax's indices and temporary files.
+_ROOM_FACTOR, _ROOM_BYTES = 1.05, 2**19
 
 
 class Checkpoints:
@@ -40,6 +45,17 @@ class Checkpoints:
                 whole.append(step)
         return whole
 
+    def require(self, step: int) -> int:
+        """Return `step` where its checkpoint is whole.
+
+        Raises:
+            InputError: it is not.
+        """
+        problem = self._problem(step)
+        if problem:
+            raise InputError(f"{self._path(step)}: {problem}; restore it, or delete the workdir and train again")
+        return step
+
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Write the arrays of `state` and the JSON object `meta` as `step`, then delete what is too old.
 
@@ -54,6 +70,7 @@ class Checkpoints:
         try:
             self._remove(path)
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._check_room(state)
             # Orbax logs the traceback of a failed write before it raises; the user gets one line from below.
             logger.setLevel(logging.converter.STANDARD_CRITICAL)
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
@@ -92,6 +109,13 @@ class Checkpoints:
                 self._path(step), ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             )
         return restored["state"]
+
+    def _check_room(self, state: Any) -> None:
+        """Fail before Orbax's threads do: each of them would print a traceback of its own."""
+        needed = int(_ROOM_FACTOR * sum(leaf.nbytes for leaf in jax.tree.leaves(state))) + _ROOM_BYTES
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {free} bytes free, {needed} needed")
 
     def _remove(self, path: Path) -> None:
         """Delete a step and what an unfinished save of it left."""

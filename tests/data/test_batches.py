@@ -435,7 +435,7 @@ def tokens_of(dataset, user_ids):
     }
     for split in ("validation", "test"):
         batches, users, targets = held_out_batches(source, split, template=0, batch_size=4, num_buckets=3)
-        result[split] = all_batches(batches)
+        result[split] = [(batch.prompt_tokens, batch.prompt_mask) for batch in all_batches(batches)]
         result[split + " targets"] = [(users, targets)]
     return result
 

@@ -12,10 +12,11 @@ from idgenrec_jax.data.batches import IdBatches, held_out_batches, prompt_widths
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.experiment import load_prompts, protocol
+from idgenrec_jax.experiment import load_prompts
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.table import load_table
 from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.workdir import protocol
 
 TOKENIZER = sample_tokenizer()
 NUM_ITEMS = 10
@@ -59,7 +60,8 @@ def make_ids(folder, dataset=None, **fields):
     config = make_config(**fields)
     dataset = make_dataset() if dataset is None else dataset
     prompts = load_prompts(config.data, TOKENIZER, dataset.name)
-    return RoundIds(config, dataset, TOKENIZER, prompts, graphdef=GRAPHDEF, folder=folder)
+    given = load_table(config.ids.table, dataset.items, TOKENIZER) if config.ids.table else None
+    return RoundIds(config, dataset, TOKENIZER, prompts, graphdef=GRAPHDEF, folder=folder, given=given)
 
 
 def regenerate(ids, number=0, params=PARAMS, given=None):
@@ -136,8 +138,9 @@ def input_tokens(ids):
         held_out_batches(evaluation, split, template=0, batch_size=4, num_buckets=1)[0]
         for split in ("validation", "test")
     )
+    inputs = {"validation": 2, "test": 2}
     return {
-        name: [np.asarray(values) for step in range(len(batches)) for values in batches.batch(step)]
+        name: [np.asarray(values) for step in range(len(batches)) for values in batches.batch(step)[: inputs.get(name)]]
         for name, batches in (
             ("recommender", recommender), ("id", id_phase), ("validation", validation), ("test", test)
         )
