@@ -132,7 +132,7 @@ def test_a_ranking_does_not_depend_on_layout_or_batch_size_and_cut_offs_end_at_t
     np.testing.assert_array_equal(rankings[0].items, rankings[1].items)
     np.testing.assert_allclose(rankings[0].scores, rankings[1].scores, atol=1e-5)
     assert rankings[0].items.shape == (5, 6) and (rankings[0].items >= 0).all()
-    assert set(rankings[0].metrics()) == {"hr@1", "hr@5", "ndcg@5", "mrr"}
+    assert set(rankings[0].metrics()) == {"loss", "hr@1", "hr@5", "ndcg@5", "mrr"}
 
 
 @pytest.mark.slow

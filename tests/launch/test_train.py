@@ -11,7 +11,7 @@ import pytest
 from program_runs import TINY, assert_same_run, read_records, the_error
 
 from idgenrec_jax.config import fields_with_help, preset
-from idgenrec_jax.experiment import PACKAGES
+from idgenrec_jax.workdir import PACKAGES
 
 pytestmark = pytest.mark.slow
 
