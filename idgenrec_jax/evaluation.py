@@ -39,9 +39,8 @@ class Ranking:
     loss: float
 
     def metrics(self) -> dict[str, float]:
-        """Return the loss, and HR@k, NDCG@k and MRR for the cut-offs that the number of results allows."""
-        ranks = target_ranks(self.items, self.targets)
-        return {"loss": self.loss} | ranking_metrics(ranks, self.items.shape[1])
+        """Return HR@k, NDCG@k and MRR, for the cut-offs that the number of results allows."""
+        return ranking_metrics(target_ranks(self.items, self.targets), self.items.shape[1])
 
 
 def target_ranks(

@@ -160,9 +160,10 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         return read_json(workdir / "results.json", remedy="delete the workdir to train again")
 
     def validate(params, source, title):
-        return experiment.ranker.rank(
+        ranking = experiment.ranker.rank(
             params, source, "validation", title=title, check_stop=lambda: alternation.check_stop()
-        ).metrics()
+        )
+        return ranking.loss, ranking.metrics()
 
     alternation = Alternation(
         config,

@@ -32,7 +32,7 @@ from idgenrec_jax.training.warm_start import warm_start_batches, warm_start_word
 WARM_START, ID, RECOMMENDER = "warm_start", "id", "recommender"
 SELECTION_METRIC = "ndcg@10"
 
-Validate = Callable[[Any, PromptSource, str], dict[str, float]]
+Validate = Callable[[Any, PromptSource, str], tuple[float, dict[str, float]]]
 
 
 class Interrupted(Exception):
@@ -115,8 +115,8 @@ class Alternation:
         """Prepare the run in `workdir`, from its newest whole checkpoint where there is one.
 
         `generator` and `recommender` are (graphdef, params) already placed on the mesh; the params are donated.
-        `validate(recommender params,
-        prompts, title)` returns the metrics of the validation split; `place_batch` puts a numpy batch on the mesh.
+        `validate(recommender params, prompts, title)` returns the loss and the metrics of the validation split;
+        `place_batch` puts a numpy batch on the mesh.
         """
         self._config, self._ids = config, ids
         self._validate, self._should_stop, self._place_batch = validate, should_stop, place_batch
@@ -337,8 +337,8 @@ class Alternation:
 
     def _validate_now(self, phase: Phase) -> None:
         source = self._ids.source(max_history=self._config.data.max_history, evaluation=True)
-        metrics = self._validate(self.state.recommender.params, source, f"{phase.title}: validation")
-        self._record(phase, "validation", metrics)
+        loss, metrics = self._validate(self.state.recommender.params, source, f"{phase.title}: validation")
+        self._record(phase, "validation", {"loss": loss, **metrics})
         value = metrics[SELECTION_METRIC]
         logging.info("%s, epoch %d: validation %s", phase.title, self.state.epoch, _brief(metrics))
         if self.state.best is not None and value <= self.state.best["metrics"][SELECTION_METRIC]:
