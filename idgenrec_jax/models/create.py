@@ -16,6 +16,8 @@ from idgenrec_jax.sharding import parameter_sharding, parameter_shardings
 
 VOCABULARY_MULTIPLE = 128
 
+_OWN_TOKENIZER = "give the tokenizer that belongs to the weights with --config.data.tokenizer"
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -42,11 +44,12 @@ def create_model(config: ModelConfig, tokenizer: Tokenizer, mesh: Mesh, *, seed:
             dropout_rate=config.dropout_rate,
             shardings=lambda path, shape: parameter_sharding(mesh, path, shape),
         )
-        _check_vocabulary(model.config, tokenizer, f"{flag}={config.folder}")
+        _check_vocabulary(model.config, tokenizer, f"{flag}={config.folder}", way_out=_OWN_TOKENIZER)
         graphdef, params = nnx.split(model, nnx.Param)
         return Model(model.config, graphdef, params, pretrained=True)
     t5_config = random_config(config, tokenizer)
-    _check_vocabulary(t5_config, tokenizer, f"--config.{section}.vocab_size={config.vocab_size}")
+    place = f"--config.{section}.vocab_size={config.vocab_size}"
+    _check_vocabulary(t5_config, tokenizer, place, way_out="set it to 0 to follow the tokenizer")
     graphdef, shapes = abstract_model(t5_config)
 
     def initial_params():
@@ -74,16 +77,15 @@ def abstract_model(config: T5Config) -> tuple[nnx.GraphDef, Any]:
     return nnx.split(nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0))), nnx.Param)
 
 
-def _check_vocabulary(config: T5Config, tokenizer: Tokenizer, place: str) -> None:
+def _check_vocabulary(config: T5Config, tokenizer: Tokenizer, place: str, *, way_out: str) -> None:
     if config.vocab_size < tokenizer.size:
         raise InputError(
-            f"{place}: its embedding table has {config.vocab_size} rows, the tokenizer has {tokenizer.size} tokens; "
-            "give the tokenizer that belongs to the weights with --config.data.tokenizer (random weights: vocab_size 0)"
+            f"{place}: the embedding table has {config.vocab_size} rows, the tokenizer has {tokenizer.size} tokens; "
+            f"{way_out}"
         )
     found = (config.pad_token_id, config.eos_token_id)
     if found != (tokenizer.pad_id, tokenizer.eos_id):
         raise InputError(
-            f"{place}: its padding and end tokens are {found}, the tokenizer's are "
-            f"{(tokenizer.pad_id, tokenizer.eos_id)}; give the tokenizer that belongs to the weights with "
-            "--config.data.tokenizer"
+            f"{place}: the padding and end tokens are {found}, the tokenizer's are "
+            f"{(tokenizer.pad_id, tokenizer.eos_id)}; {way_out}"
         )
