@@ -80,12 +80,12 @@ def abstract_model(config: T5Config) -> tuple[nnx.GraphDef, Any]:
 def _check_vocabulary(config: T5Config, tokenizer: Tokenizer, place: str, *, way_out: str) -> None:
     if config.vocab_size < tokenizer.size:
         raise InputError(
-            f"{place}: the embedding table has {config.vocab_size} rows, the tokenizer has {tokenizer.size} tokens; "
+            f"{place}: its embedding table has {config.vocab_size} rows, the tokenizer has {tokenizer.size} tokens; "
             f"{way_out}"
         )
     found = (config.pad_token_id, config.eos_token_id)
     if found != (tokenizer.pad_id, tokenizer.eos_id):
         raise InputError(
-            f"{place}: the padding and end tokens are {found}, the tokenizer's are "
+            f"{place}: its padding and end tokens are {found}, the tokenizer's are "
             f"{(tokenizer.pad_id, tokenizer.eos_id)}; {way_out}"
         )
