@@ -105,6 +105,7 @@ class TrainingConfig:
     warm_start_learning_rate: float = _field(1e-3, "peak learning rate of the warm start", low=0.0)
     warm_start_batch_size: int = _field(32, "items in a warm-start step", low=1)
     warm_start_words: int = _field(5, "most words in a warm-start ID", low=1)
+    warm_start_tokens: int = _field(9, "most tokens in a warm-start ID", low=1)
     num_buckets: int = _field(4, "prompt lengths that a recommender epoch is padded to", low=1)
     validate_every_epochs: int = _field(0, "recommender epochs between validations; 0: at a phase's end only", low=0)
     early_stop_patience: int = _field(0, "stop after so many recommender validations without a gain; 0: never", low=0)

@@ -63,26 +63,23 @@ class _ItemWords:
 def telling_words(
     texts: Sequence[str], *, max_words: int = 5, max_tokens: int = 9, tokenizer: Tokenizer | None = None
 ) -> list[str]:
-    """For each item's text at most `max_words` of its most telling words, lower case, joined by single spaces.
+    """For each item's text at most `max_words` of its most telling words, joined by single spaces.
 
     A text is plain or made of fields, `title: ...; brand: ...; categories: ...; description: ...`, whose names are not
     words of the item. A word's score is the sum of its occurrences weighted by field (FIELD_WEIGHTS) times a damped
     inverse document frequency. Items with a category always have the word of its kind. Stop words, units and single
     characters are left out; words with digits and words that only one item has are taken where little else is left.
-    Singular and plural count as one word and are written as most of the catalogue writes them. With a `tokenizer`, a
-    target has at most `max_tokens` tokens. Targets need not be unique; a text without any word gives "item". The
-    result is a pure function of the arguments.
+    Singular and plural count as one word and are written as most of the catalogue writes them, in lower case. With a
+    `tokenizer`, a target has at most `max_tokens` tokens, and a word has that case, of those in the catalogue, which
+    takes the fewest: short IDs are quicker to learn and to decode. Targets need not be unique; a text without any word
+    gives "item". The result is a pure function of the arguments.
     """
     names = _field_names(texts)
     surfaces: Counter[tuple[str, str]] = Counter()
     items = [_read(text, names, surfaces) for text in texts]
     document_frequency = Counter(word for item in items for word in item.weights)
     rarity = {word: _rarity(word, count, len(texts)) for word, count in document_frequency.items()}
-    written = _written_forms(surfaces)
-    lengths = dict.fromkeys(written, 1)
-    if tokenizer is not None:
-        encoded = tokenizer.encode_batch(list(written.values()))
-        lengths = {word: len(tokens) for word, tokens in zip(written, encoded, strict=True)}
+    written, lengths = _written_forms(surfaces, tokenizer)
     budget = max_tokens if tokenizer is not None else max_words
     kinds = _kinds(items)
     results = []
@@ -156,7 +153,7 @@ def _read(text: str, names: frozenset[str], surfaces: Counter[tuple[str, str]]) 
     category: set[str] = set()
     leaf: tuple[str, ...] = ()
     for name, value in fields:
-        value = _TAG.sub(" ", html.unescape(value)).lower()
+        value = _TAG.sub(" ", html.unescape(value))
         weight = FIELD_WEIGHTS.get(name, _OTHER_WEIGHT)
         if name in _CATEGORY_FIELDS:
             levels = [_words(level) for level in _LEVEL.split(value)]
@@ -171,14 +168,16 @@ def _read(text: str, names: frozenset[str], surfaces: Counter[tuple[str, str]]) 
         else:
             _add(words, weights, surfaces, weight)
     if not weights:
-        _add(_WORD.findall(" ".join(value for _, value in fields).lower())[:3], weights, surfaces, 1.0)
+        _add(_WORD.findall(" ".join(value for _, value in fields))[:3], weights, surfaces, 1.0)
     return _ItemWords(weights, frozenset(title), frozenset(category), leaf)
 
 
 def _words(text: str) -> list[str]:
-    """The words of a lower-case text that may be in a target."""
+    """The words of a text that may be in a target, as they are written."""
     return [
-        word for word in _WORD.findall(text) if 2 <= len(word) <= 30 and word not in _STOP_WORDS and not word.isdigit()
+        word
+        for word in _WORD.findall(text)
+        if 2 <= len(word) <= 30 and word.lower() not in _STOP_WORDS and not word.isdigit()
     ]
 
 
@@ -193,7 +192,8 @@ def _add(words: list[str], weights: dict[str, float], surfaces: Counter[tuple[st
 
 @functools.lru_cache(maxsize=1 << 17)
 def _normal_form(word: str) -> str:
-    """One form for singular and plural of regular English nouns; other words come back as they are."""
+    """One lower-case form for singular and plural of regular English nouns; other words only lose their case."""
+    word = word.lower()
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     if len(word) > 4 and word.endswith(("shes", "ches", "xes", "sses")):
@@ -203,9 +203,25 @@ def _normal_form(word: str) -> str:
     return word
 
 
-def _written_forms(surfaces: Counter[tuple[str, str]]) -> dict[str, str]:
-    """For each normal form the surface that the catalogue has most often, of equals the first in the alphabet."""
-    best: dict[str, tuple[int, str]] = {}
+def _written_forms(
+    surfaces: Counter[tuple[str, str]], tokenizer: Tokenizer | None
+) -> tuple[dict[str, str], dict[str, int]]:
+    """For each normal form how it is written, and its tokens there (1 each without a tokenizer).
+
+    Of singular and plural the one that the catalogue has most often, of equals the first in the alphabet; of its cases,
+    lower case among them, the one of fewest tokens, of equals the most frequent.
+    """
+    counts: dict[str, Counter[str]] = {}
     for (word, surface), count in surfaces.items():
-        best[word] = min(best.get(word, (0, "")), (-count, surface)) if word in best else (-count, surface)
-    return {word: surface for word, (_, surface) in best.items()}
+        counts.setdefault(word, Counter())[surface.lower()] += count
+    written = {word: min(forms, key=lambda form: (-forms[form], form)) for word, forms in counts.items()}
+    if tokenizer is None:
+        return written, dict.fromkeys(written, 1)
+    cases = {(word, written[word]): 0 for word in written}
+    cases |= {key: count for key, count in surfaces.items() if key[1].lower() == written[key[0]]}
+    encoded = tokenizer.encode_batch([surface for _, surface in cases])
+    best: dict[str, tuple[int, int, str]] = {}
+    for ((word, surface), count), tokens in zip(cases.items(), encoded, strict=True):
+        rank = (len(tokens), -count, surface)
+        best[word] = min(best.get(word, rank), rank)
+    return {word: rank[2] for word, rank in best.items()}, {word: rank[0] for word, rank in best.items()}

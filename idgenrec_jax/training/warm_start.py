@@ -14,8 +14,12 @@ def warm_start_words(ids: RoundIds, config: Config) -> list[str]:
     """Return what the generator shall write for each item: the words of a given ID table, else its telling words."""
     if ids.given is not None:
         return list(ids.given.texts)
+    training = config.training
     return telling_words(
-        ids.dataset.item_texts, max_words=config.training.warm_start_words, tokenizer=ids.tokenizer
+        ids.dataset.item_texts,
+        max_words=training.warm_start_words,
+        max_tokens=training.warm_start_tokens,
+        tokenizer=ids.tokenizer,
     )
 
 

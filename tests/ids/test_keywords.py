@@ -1,8 +1,12 @@
 import random
 import re
+import string
 
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
+from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.ids.keywords import telling_words
 
 PHONES = [
@@ -67,6 +71,18 @@ def test_the_budget_is_kept(tokenizer):
     assert all("item" not in target for target in targets)
     wider = telling_words(CATALOGUE, max_words=5, max_tokens=25, tokenizer=tokenizer)
     assert sum(map(len, wider)) > sum(map(len, targets))
+
+
+def test_a_word_has_the_case_of_the_catalogue_that_takes_the_fewest_tokens():
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("\u2581", -3.0), ("\u2581VTech", -4.0), ("\u2581Loud", -4.0)]
+    pieces += [(character, -5.0) for character in string.ascii_letters]
+    backend = tokenizers.Tokenizer(models.Unigram(pieces))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer = Tokenizer(backend, pad_token="<pad>", eos_token="</s>")
+    texts = ["title: loud VTech phone", "title: loud vtech phone", "title: vtech phone Loud", "title: loud phone"]
+    targets = telling_words(texts, max_tokens=100, tokenizer=tokenizer)
+    assert set(targets[0].split()) == {"Loud", "VTech", "phone"}
+    assert set(telling_words(texts)[0].split()) == {"loud", "vtech", "phone"}
 
 
 @pytest.mark.parametrize(
