@@ -98,6 +98,9 @@ class TrainingConfig:
     id_items_per_batch: int = _field(256, "distinct history items in an ID step, at most", low=1)
     recommender_learning_rate: float = _field(1e-3, "peak learning rate of the recommender", low=0.0)
     id_learning_rate: float = _field(1e-4, "peak learning rate of the ID generator (published: 1e-8)", low=0.0)
+    embedding_learning_rate_factor: float = _field(
+        1.0, "learning rate of the embedding tables, as a multiple of the others'; random weights want 5", low=0.0
+    )
     warmup_fraction: float = _field(0.05, "share of training over which the learning rate rises", low=0.0, high=0.99)
     weight_decay: float = _field(0.01, "AdamW weight decay, norms excepted", low=0.0)
     gradient_clip: float = _field(1.0, "largest global gradient norm", low=0.0)

@@ -124,7 +124,11 @@ class Alternation:
         self._latest = Checkpoints(workdir / "checkpoints" / "latest", keep=2)
         self._best = Checkpoints(workdir / "checkpoints" / "best", keep=2)
         training = config.training
-        self._optimizer = make_optimizer(clip_norm=training.gradient_clip, weight_decay=training.weight_decay)
+        self._optimizer = make_optimizer(
+            clip_norm=training.gradient_clip,
+            weight_decay=training.weight_decay,
+            embedding_factor=training.embedding_learning_rate_factor,
+        )
         self.state = RunState(self._create_state(generator[1]), self._create_state(recommender[1]))
         self._resume()
         self._log = MetricsLog(workdir / "metrics.jsonl", records=self.state.records)

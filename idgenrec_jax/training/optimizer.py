@@ -14,6 +14,15 @@ def decay_mask(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path).lower(), params)
 
 
+def embedding_mask(params: PyTree) -> PyTree:
+    """Return a tree of booleans like `params`: True for the input and output embeddings of a T5, by their path."""
+
+    def is_embedding(path: tuple, _: Array) -> bool:
+        return any(str(getattr(key, "key", key)) in ("shared", "lm_head") for key in path)
+
+    return jax.tree_util.tree_map_with_path(is_embedding, params)
+
+
 def make_optimizer(
     *,
     clip_norm: float = CLIP_NORM,
@@ -21,16 +30,20 @@ def make_optimizer(
     first_decay: float = 0.9,
     second_decay: float = 0.999,
     epsilon: float = 1e-8,
+    embedding_factor: float = 1.0,
 ) -> optax.GradientTransformation:
     """Return AdamW *without* its learning rate: clip by global norm, Adam, decoupled weight decay except on norms.
 
     The rate is given to each `apply_gradients`, so that the optimizer's state holds no schedule and a resumed run
     needs none. `clip_norm` is the largest global gradient norm; `weight_decay` is per unit of learning rate.
+    `embedding_factor` multiplies the rate of the embedding tables: T5 draws them with a standard deviation of 1, ten
+    times that of its kernels, so that a rate that suits kernels moves random embeddings hardly at all.
     """
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.scale_by_adam(b1=first_decay, b2=second_decay, eps=epsilon),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
+        optax.masked(optax.scale(embedding_factor), embedding_mask),
     )
 
 
