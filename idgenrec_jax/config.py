@@ -99,7 +99,7 @@ class TrainingConfig:
     recommender_learning_rate: float = _field(1e-3, "peak learning rate of the recommender", low=0.0)
     id_learning_rate: float = _field(1e-4, "peak learning rate of the ID generator (published: 1e-8)", low=0.0)
     embedding_learning_rate_factor: float = _field(
-        1.0, "learning rate of the embedding tables, as a multiple of the others'; random weights want 5", low=0.0
+        1.0, "learning rate of the embedding tables, relative to the others'; random weights want about 10", low=0.0
     )
     warmup_fraction: float = _field(0.05, "share of training over which the learning rate rises", low=0.0, high=0.99)
     weight_decay: float = _field(0.01, "AdamW weight decay, norms excepted", low=0.0)
@@ -248,12 +248,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.rounds": 2,
         "training.order": "recommender_first",
         "training.id_examples_per_epoch": 4096,
-        "training.recommender_epochs": 3,
+        "training.recommender_epochs": 5,
         "training.num_buckets": 6,
         "training.recommender_batch_size": 64,
         "training.recommender_learning_rate": 2e-3,
-        "training.warm_start_epochs": 15,
+        "training.embedding_learning_rate_factor": 10.0,
+        "training.id_learning_rate": 1e-5,
+        "training.warm_start_epochs": 25,
         "training.warm_start_learning_rate": 2e-3,
+        "training.warm_start_tokens": 7,
     },
     "small": {**_models(**_SMALL), "data.max_text_length": 256, "training.order": "recommender_first"},
     "base": {**_models(**_BASE), "training.order": "recommender_first"},
