@@ -32,7 +32,7 @@ EXAMPLE_TEXT = 90
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything a run is made of, on the mesh, before its first step."""
+    """Everything a run is made of, on the mesh, before its first step; `place_batch` puts numpy arrays there."""
 
     config: Config
     dataset: Dataset
@@ -42,6 +42,7 @@ class Experiment:
     recommender: Model
     ids: RoundIds
     ranker: Ranker
+    place_batch: Callable[[Any], Any]
 
 
 def load_data(path: str) -> Dataset:
@@ -125,6 +126,7 @@ def assemble(config: Config, workdir: Path) -> Experiment:
             f"{generator.config.vocab_size}; soft IDs need the same vocabulary: set "
             "--config.recommender.vocab_size and --config.id_generator.vocab_size, or give weights that agree"
         )
+    place_batch = partial(jax.device_put, device=batch_sharding(mesh))
     ids = RoundIds(
         config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder=workdir / "ids", given=given
     )
@@ -132,9 +134,9 @@ def assemble(config: Config, workdir: Path) -> Experiment:
         recommender.graphdef,
         config.evaluation,
         vocab_size=recommender.config.vocab_size,
-        place_batch=_place_batch(mesh),
+        place_batch=place_batch,
     )
-    return Experiment(config, dataset, tokenizer, mesh, generator, recommender, ids, ranker)
+    return Experiment(config, dataset, tokenizer, mesh, generator, recommender, ids, ranker, place_batch)
 
 
 def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         pretrained_generator=experiment.generator.pretrained,
         validate=validate,
         should_stop=should_stop,
-        place_batch=_place_batch(experiment.mesh),
+        place_batch=experiment.place_batch,
     )
     logging.info("ready to train after %.1f s", time.monotonic() - start)
     best = alternation.run()
@@ -252,7 +254,3 @@ def _check_batches(config: Config, mesh: Mesh) -> None:
     for name, size in sizes.items():
         if size % devices:
             raise InputError(f"--config.{name}={size}: expected a multiple of the {devices} devices that split a batch")
-
-
-def _place_batch(mesh: Mesh) -> Callable[[Any], Any]:
-    return partial(jax.device_put, device=batch_sharding(mesh))

@@ -320,6 +320,10 @@ class IdBatches:
         """Return the number of batches."""
         return len(self._plan) if self._plan[0] else 0
 
+    def examples(self, step: int) -> list[tuple[int, int, int]]:
+        """Return the (user, position, template) of each row of batch `step`."""
+        return self._plan[step]
+
     def batch(self, step: int) -> IdBatch:
         """Return batch `step`."""
         rows: list[list[int]] = []

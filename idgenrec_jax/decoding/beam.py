@@ -35,7 +35,7 @@ class BeamResult(NamedTuple):
     scores: Float[Array, "batch results"]
 
 
-class _Candidates(NamedTuple):
+class Candidates(NamedTuple):
     """The best continuations of a user's beams, best first; `beam` is the one continued, -inf marks no continuation."""
 
     scores: Float[Array, "batch candidates"]
@@ -113,21 +113,24 @@ def constrained_beam_search(
 
     def advance(search: _Search) -> _Search:
         logits, cache = step(search.tokens, search.position, search.cache)
-        candidates = _best_candidates(trie, logits, search.states, search.scores, search.position)
+        candidates = best_candidates(trie, logits, search.states, search.scores, search.position)
         return _update(search, candidates, cache, trie.counts[0], length_penalty)
 
     search = lax.while_loop(is_unfinished, advance, search)
     return BeamResult(search.items[:, :num_results], search.item_scores[:, :num_results])
 
 
-def _best_candidates(
+def best_candidates(
     trie: Trie,
     logits: Float[Array, "batch beams vocab"],
     states: Int[Array, "batch beams"],
     scores: Float[Array, "batch beams"],
     level: Int[Array, ""],
-) -> _Candidates:
-    """Returns the 2 * beams best continuations that the trie allows; ties go to the first beam and lowest token."""
+) -> Candidates:
+    """Returns the 2 * beams best continuations that the trie allows; ties go to the first beam and lowest token.
+
+    `states` and `scores` are the beams', `level` is the number of tokens that they have written.
+    """
     num_candidates = 2 * states.shape[1]
     logits = logits.astype(jnp.float32)
     # A log-probability is a logit minus the log of the sum; log_softmax would write the whole table once more.
@@ -137,14 +140,14 @@ def _best_candidates(
         totals = jnp.where(trie.allowed_tokens(states), totals, -jnp.inf)
         best, indices = _padded_top_k(totals, num_candidates)
         beams, tokens = indices // trie.vocab_size, indices % trie.vocab_size
-        return _Candidates(best, beams, tokens, trie.next_states(_take(states, beams), tokens))
+        return Candidates(best, beams, tokens, trie.next_states(_take(states, beams), tokens))
 
-    def gather(width: int) -> _Candidates:
+    def gather(width: int) -> Candidates:
         tokens, next_states, is_child = trie.children(states, width)
         totals = (jnp.take_along_axis(logits, tokens, axis=-1) - log_sums) + scores[..., None]
         best, indices = _padded_top_k(jnp.where(is_child, totals, -jnp.inf), num_candidates)
         flat_tokens, flat_states = (array.reshape(array.shape[0], -1) for array in (tokens, next_states))
-        return _Candidates(best, indices // width, _take(flat_tokens, indices), _take(flat_states, indices))
+        return Candidates(best, indices // width, _take(flat_tokens, indices), _take(flat_states, indices))
 
     branches = [lambda width=width: gather(width) for width in trie.widths]
     return lax.switch(trie.level_widths[level], branches)
@@ -165,7 +168,7 @@ def _padded_top_k(
 
 def _update(
     search: _Search,
-    candidates: _Candidates,
+    candidates: Candidates,
     cache: Any,
     num_nodes: Int[Array, ""],
     length_penalty: float | Float[Array, ""],

@@ -31,6 +31,8 @@ from idgenrec_jax.training.warm_start import warm_start_batches, warm_start_word
 
 WARM_START, ID, RECOMMENDER = "warm_start", "id", "recommender"
 SELECTION_METRIC = "ndcg@10"
+FIRST_STEP = "first training step done"
+"""The log line from which on the device is at work; what is before it is start-up."""
 
 Validate = Callable[[Any, PromptSource, str], tuple[float, dict[str, float]]]
 
@@ -132,7 +134,8 @@ class Alternation:
         self.state = RunState(self._create_state(generator[1]), self._create_state(recommender[1]))
         self._resume()
         self._log = MetricsLog(workdir / "metrics.jsonl", records=self.state.records)
-        self._clock = time.monotonic() - self.state.seconds
+        self._created, self._has_stepped = time.monotonic(), False
+        self._clock = self._created - self.state.seconds
         places = {name: _shardings(state) for name, state in self.state.arrays().items()}
         self._generator_step = make_recommender_step(
             generator[0], self._optimizer, state_sharding=places["generator"]
@@ -258,6 +261,10 @@ class Alternation:
             state.generator, metrics = self._id_step(state.generator, state.recommender.params, batch, rate, key)
         else:
             state.generator, metrics = self._generator_step(state.generator, batch, rate, key)
+        if not self._has_stepped:
+            jax.block_until_ready(metrics)
+            logging.info("%s, %.1f s after the models were ready", FIRST_STEP, time.monotonic() - self._created)
+            self._has_stepped = True
         state.loss_sum = state.loss_sum + metrics["loss"]
         state.step += 1
         state.global_step += 1

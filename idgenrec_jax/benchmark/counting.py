@@ -1,0 +1,63 @@
+"""Floating-point operations and bytes that the work needs whoever does it, from shapes alone.
+
+A multiplication with its addition counts as two operations. Only matrix products count; softmax, norms and dropout are
+small beside them. Training costs three times the forward pass: the backward pass has two products for each of it.
+"""
+
+from idgenrec_jax.models.t5 import T5Config
+
+TRAINING = 3
+FLOAT_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def encoder_operations(config: T5Config, tokens: float, length: float) -> float:
+    """Return the operations of encoding `tokens` tokens in sequences of mean `length`."""
+    return config.num_layers * tokens * (_attention(config) + _feed_forward(config) + _mixing(config, length))
+
+
+def cross_operations(config: T5Config, tokens: float) -> float:
+    """Return the operations of the decoder's keys and values for `tokens` encoded tokens."""
+    return config.num_decoder_layers * tokens * 2 * 2 * config.d_model * _inner(config)
+
+
+def decoder_operations(config: T5Config, tokens: float, length: float, source: float) -> float:
+    """Return the operations of `tokens` decoder positions in sequences of mean `length`, each beside `source` tokens.
+
+    Keys and values of the encoder's output are not in it (see `cross_operations`), nor is the output table.
+    """
+    cross = 2 * 2 * config.d_model * _inner(config) + _mixing(config, source)
+    one = _attention(config) + _mixing(config, length) + cross + _feed_forward(config)
+    return config.num_decoder_layers * tokens * one
+
+
+def output_operations(config: T5Config, tokens: float) -> float:
+    """Return the operations of the logits over the whole vocabulary for `tokens` positions."""
+    return tokens * 2 * config.d_model * config.vocab_size
+
+
+def parameter_count(config: T5Config) -> int:
+    """Return the number of parameters in matrices; norm scales and position biases are left out."""
+    attention, feed_forward = _attention(config) // 2, _feed_forward(config) // 2
+    encoder = config.num_layers * (attention + feed_forward)
+    decoder = config.num_decoder_layers * (2 * attention + feed_forward)
+    tables = 1 if config.tie_word_embeddings else 2
+    return encoder + decoder + tables * config.vocab_size * config.d_model
+
+
+def _inner(config: T5Config) -> int:
+    return config.num_heads * config.d_kv
+
+
+def _attention(config: T5Config) -> int:
+    """Queries, keys, values and output of one token in one layer."""
+    return 2 * 4 * config.d_model * _inner(config)
+
+
+def _feed_forward(config: T5Config) -> int:
+    matrices = 3 if config.feed_forward == "gated-gelu" else 2
+    return 2 * matrices * config.d_model * config.d_ff
+
+
+def _mixing(config: T5Config, length: float) -> float:
+    """Scores and weighted sum of one query over `length` keys in one layer."""
+    return 2 * 2 * length * _inner(config)

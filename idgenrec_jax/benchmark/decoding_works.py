@@ -1,0 +1,238 @@
+"""The decoding works: ranking users by constrained search, its constraint, the trie, and writing IDs."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from idgenrec_jax.benchmark import counting
+from idgenrec_jax.benchmark.peer import write_job
+from idgenrec_jax.benchmark.synthetic_ids import synthetic_ids
+from idgenrec_jax.benchmark.work import Work
+from idgenrec_jax.data.batches import held_out_batches
+from idgenrec_jax.decoding.beam import Candidates, best_candidates
+from idgenrec_jax.decoding.top_k import blockwise_top_k
+from idgenrec_jax.decoding.trie import Trie, build_trie
+from idgenrec_jax.evaluation import NUM_BUCKETS
+from idgenrec_jax.experiment import Experiment
+from idgenrec_jax.ids.generation import CandidateDecoder
+from idgenrec_jax.ids.rounds import id_generation
+
+UNCONSTRAINED = "unconstrained"
+_SCORE_TOLERANCE = 1e-3
+
+
+def ranking(experiment: Experiment, settings: dict[str, Any], *, users: int, peer_batch_size: int) -> Work:
+    """Return the ranking of the first `users` validation users over the whole catalogue, prompts sorted by length.
+
+    `settings` go into the peer's job as they are (threads, device, dtype).
+    """
+    config, params = experiment.config, experiment.recommender.params
+    source = experiment.ids.source(max_history=config.data.max_history, evaluation=True)
+    batches, _, _ = held_out_batches(
+        source, "validation", template=0, batch_size=config.evaluation.batch_size, num_buckets=NUM_BUCKETS
+    )
+    chosen = _spread(len(batches), max(1, users // config.evaluation.batch_size))
+    trie = experiment.ranker.trie(source)
+    ready = [(batches.batch(step), len(batches.rows(step))) for step in chosen]
+    prompts = [
+        batch.prompt_tokens[row][batch.prompt_mask[row]].tolist() for batch, count in ready for row in range(count)
+    ]
+    model = experiment.recommender.config
+    beams, depth = config.evaluation.num_beams, trie.depth
+    length = float(np.mean([len(prompt) for prompt in prompts]))
+    steps = float(np.mean([len(tokens) for tokens in source.item_ids])) + 1.0
+    total = len(prompts) * length
+    written = len(prompts) * beams * steps
+    operations = (
+        counting.encoder_operations(model, total, length)
+        + counting.cross_operations(model, total)
+        + counting.decoder_operations(model, written, steps / 2, length)
+        + counting.output_operations(model, written)
+    )
+
+    def run() -> tuple[np.ndarray, np.ndarray]:
+        found = [
+            tuple(array[:count] for array in experiment.ranker.search(params, batch[0], batch[1], trie))
+            for batch, count in ready
+        ]
+        items, scores = zip(*found, strict=True)
+        return np.concatenate(items), np.concatenate(scores)
+
+    def job(folder: Path) -> None:
+        fields = {
+            "kind": "constrained_beam",
+            "num_beams": beams,
+            "batch_size": peer_batch_size,
+            "length_penalty": config.evaluation.length_penalty,
+            "max_length": depth + 1,
+        }
+        write_job(
+            folder,
+            {**settings, **fields},
+            models={"recommender": (experiment.recommender.graphdef, params)},
+            ragged={"prompts": prompts, "items": source.item_ids},
+        )
+
+    def compare(outputs: Mapping[str, np.ndarray]) -> str:
+        items, scores = run()
+        same = float((items == outputs["items"]).mean())
+        real = (items >= 0) & (outputs["items"] >= 0)
+        error = float(np.abs(scores - outputs["scores"])[real].max())
+        if same < 0.99 or error > _SCORE_TOLERANCE:
+            raise ValueError(
+                f"ranking: {same:.2%} of the peer's items are ours at the same rank, scores differ by up to {error:.1e}"
+            )
+        return f"{same:.2%} of {items.size} ranks hold the peer's item, scores within {error:.1e}"
+
+    return Work(
+        "constrained ranking",
+        "user",
+        len(prompts),
+        run,
+        operations,
+        job=job,
+        compare=compare,
+        note=(
+            f"{beams} beams, prompts of {length:.0f} tokens on average, {trie.num_items} items, "
+            f"batch {config.evaluation.batch_size} (peer {peer_batch_size})"
+        ),
+    )
+
+
+def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) -> Work:
+    """Return the decoding steps of one batch of users, encoder included, with a trie of `layout` or with none.
+
+    `num_items` makes up that many IDs in the shape of the run's; None takes the run's own. Without a trie as many
+    candidates are selected from the whole vocabulary. The number of steps is that of the longest ID in every case.
+    """
+    config, recommender = experiment.config, experiment.recommender
+    real = experiment.ids.table.tokens
+    ids = real if num_items is None else synthetic_ids(real, num_items)
+    name, note, trie = f"step, {len(ids):,} IDs, {layout}", "", None
+    if layout == UNCONSTRAINED:
+        name = "step, unconstrained"
+    else:
+        start = time.perf_counter()
+        trie = build_trie(
+            ids, vocab_size=recommender.config.vocab_size, eos_token_id=recommender.config.eos_token_id, layout=layout
+        )
+        note = f"trie built in {time.perf_counter() - start:.2f} s, {trie.nbytes / len(ids):.0f} bytes an item"
+    depth = max(len(tokens) for tokens in real) + 1
+    source = experiment.ids.source(max_history=config.data.max_history, evaluation=True)
+    batches, _, _ = held_out_batches(
+        source, "validation", template=0, batch_size=config.evaluation.batch_size, num_buckets=1
+    )
+    batch = experiment.place_batch(batches.batch(0))
+
+    @jax.jit
+    def decode(params: Any, trie: Trie | None) -> Float[Array, "batch beams"]:
+        model = nnx.merge(recommender.graphdef, params)
+        encoded = model.encode(batch.prompt_tokens, batch.prompt_mask)
+        beams = config.evaluation.num_beams
+        shape = (encoded.shape[0], beams)
+        cache = model.start_decoding(encoded, batch.prompt_mask, num_beams=beams, max_length=depth)
+
+        def advance(level: int, carry: tuple) -> tuple:
+            tokens, states, scores, cache = carry
+            hidden, cache = model.decode_step(tokens, level, cache)
+            logits = model.logits(hidden)
+            if trie is None:
+                found = _any_candidates(logits, states, scores)
+            else:
+                found = best_candidates(trie, logits, states, scores, level)
+            kept = jax.tree.map(lambda array: array[:, :beams], found)
+            return kept.tokens, kept.states, kept.scores, cache.select_beams(kept.beams)
+
+        first = (jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32))
+        scores = jnp.full(shape, -jnp.inf).at[:, 0].set(0.0)
+        return jax.lax.fori_loop(0, depth, advance, (*first, scores, cache))[2]
+
+    return Work(name, "step", depth, lambda: decode(recommender.params, trie), note=note)
+
+
+def _any_candidates(
+    logits: Float[Array, "batch beams vocab"], states: Int[Array, "batch beams"], scores: Float[Array, "batch beams"]
+) -> Candidates:
+    """The candidates that an unconstrained search selects; states are carried along unchanged."""
+    totals = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True) + scores[..., None]
+    best, indices = blockwise_top_k(totals.reshape(len(totals), -1), 2 * scores.shape[1])
+    beams = indices // logits.shape[-1]
+    return Candidates(best, beams, indices % logits.shape[-1], jnp.take_along_axis(states, beams, axis=1))
+
+
+def id_writing(
+    experiment: Experiment, settings: dict[str, Any], *, num_items: int, peer_batch_size: int
+) -> Work:
+    """Return the first stage of Algorithm 1 for `num_items` items spread over the catalogue.
+
+    `settings` go into the peer's job as they are (threads, device, dtype).
+    """
+    config, generator = experiment.config, experiment.generator
+    generation = id_generation(config, generator.graphdef, experiment.tokenizer)
+    chosen = sorted(
+        _spread(len(experiment.dataset.items), num_items), key=lambda item: len(experiment.ids.text_tokens[item])
+    )
+    texts = [experiment.ids.text_tokens[item] for item in chosen]
+    min_length, max_length = 1, 11
+    groups, steps = config.ids.num_groups, max_length - 1
+    total = float(sum(len(text) for text in texts))
+    written = len(texts) * groups * steps
+    model = generator.config
+    operations = (
+        counting.encoder_operations(model, total, total / len(texts))
+        + counting.cross_operations(model, total)
+        + counting.decoder_operations(model, written, steps / 2, total / len(texts))
+        + counting.output_operations(model, written)
+    )
+
+    def run() -> list[list[str]]:
+        decoder = CandidateDecoder(generation, generator.params, texts)
+        return decoder.candidates(np.arange(len(texts)), min_length, 1.0)
+
+    def job(folder: Path) -> None:
+        fields = {
+            "kind": "diverse_beam",
+            "num_groups": groups,
+            "batch_size": peer_batch_size,
+            "diversity_penalty": 1.0,
+            "min_length": min_length,
+            "max_length": max_length,
+        }
+        write_job(
+            folder,
+            {**settings, **fields},
+            models={"id_generator": (generator.graphdef, generator.params)},
+            ragged={"texts": texts},
+        )
+
+    def compare(outputs: Mapping[str, np.ndarray]) -> str:
+        theirs = [experiment.tokenizer.decode_batch(rows.tolist()) for rows in outputs["tokens"]]
+        rows = zip(run(), theirs, strict=True)
+        pairs = [mine == other for ours, row in rows for mine, other in zip(ours, row, strict=True)]
+        if np.mean(pairs) < 0.99:
+            raise ValueError(f"writing IDs: only {np.mean(pairs):.2%} of the peer's candidates are ours")
+        return f"{np.mean(pairs):.2%} of {len(pairs)} candidates are the peer's"
+
+    return Work(
+        f"writing IDs, peer batch {peer_batch_size}",
+        "item",
+        len(texts),
+        run,
+        operations,
+        job=job,
+        compare=compare,
+        note=f"{groups} groups, texts of {total / len(texts):.0f} tokens on average, batch {generation.batch_size}",
+    )
+
+
+def _spread(available: int, count: int) -> list[int]:
+    """`count` numbers spread evenly over 0 .. available - 1; all of them where there are no more."""
+    count = min(count, available)
+    return [index * available // count for index in range(count)]

@@ -1,0 +1,98 @@
+"""The works of the benchmark, by name, made ready for one configuration."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from idgenrec_jax.benchmark.decoding_works import UNCONSTRAINED, id_writing, ranking, search_steps
+from idgenrec_jax.benchmark.training_works import id_training, recommender_training
+from idgenrec_jax.benchmark.work import Work
+from idgenrec_jax.config import Config
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.experiment import Experiment, assemble
+from idgenrec_jax.ids.keywords import telling_words
+from idgenrec_jax.ids.table import IdTable, make_unique
+from idgenrec_jax.training.alternation import FIRST_STEP
+
+
+def make_works(
+    name: str, config: Config, scratch: Path, sizes: Mapping[str, int], settings: dict[str, Any]
+) -> Iterator[Work]:
+    """Yield the works called `name`, each made ready when it is asked for.
+
+    `scratch` is a folder for what they write. `sizes`: users, items, steps, peer_batch_size, peer_id_batch_size,
+    large_catalogue. `settings` go into the peer's job.
+    """
+    if name == "start_up":
+        yield _start_up("start to first step, nothing compiled yet", scratch, fresh=True)
+        yield _start_up("start to first step, compiled before", scratch, fresh=False)
+        return
+    experiment = assemble(config, scratch / "run")
+    experiment.ids.table = experiment.ids.given or _words_table(experiment)
+    if name == "ranking":
+        yield ranking(experiment, settings, users=sizes["users"], peer_batch_size=sizes["peer_batch_size"])
+    elif name == "steps":
+        yield search_steps(experiment, num_items=None, layout=UNCONSTRAINED)
+        yield search_steps(experiment, num_items=None, layout="csr")
+        try:
+            yield search_steps(experiment, num_items=None, layout="dense")
+        except InputError as error:
+            logging.warning("dense is left out: %s", error)
+        yield search_steps(experiment, num_items=sizes["large_catalogue"], layout="csr")
+    elif name == "ids":
+        # Group beam search at a batch, and one by one as the published code has it.
+        for peer_batch_size in dict.fromkeys((sizes["peer_batch_size"], 1)):
+            yield id_writing(experiment, settings, num_items=sizes["items"], peer_batch_size=peer_batch_size)
+    elif name == "training":
+        yield recommender_training(experiment, settings, num_steps=sizes["steps"])
+    else:
+        yield id_training(
+            experiment, settings, num_steps=sizes["steps"], peer_batch_size=sizes["peer_id_batch_size"]
+        )
+
+
+def _words_table(experiment: Experiment) -> IdTable:
+    """The telling words of every item, made unique: IDs of a realistic length without training a generator."""
+    words = telling_words(
+        experiment.dataset.item_texts,
+        max_tokens=experiment.config.training.warm_start_tokens,
+        tokenizer=experiment.tokenizer,
+    )
+    items = experiment.dataset.items
+    taken: set[tuple[int, ...]] = set()
+    numbers: dict[str, int] = {}
+    pairs = [
+        make_unique(text, item, taken, experiment.tokenizer, next_number=numbers)
+        for text, item in zip(words, items, strict=True)
+    ]
+    texts, tokens = zip(*pairs, strict=True)
+    return IdTable(items, texts, tokens)
+
+
+def _start_up(name: str, scratch: Path, *, fresh: bool) -> Work:
+    """The default run from its command to the end of its first training step, imports included."""
+    runs = 0
+
+    def run() -> None:
+        nonlocal runs
+        runs += 1
+        cache = scratch / (f"cache_{runs}" if fresh else "cache")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "launch.train", f"--workdir={scratch / f'start_{fresh}_{runs}'}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+        )
+        found = any(FIRST_STEP in line for line in process.stderr)
+        process.kill()
+        process.wait()
+        if not found:
+            raise RuntimeError(f"{name}: the run ended before its first step")
+
+    return Work(name, "start", 1, run)

@@ -1,0 +1,250 @@
+"""The training works: a recommender phase and an ID phase, on the batches that a run would have."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import PyTree
+
+from idgenrec_jax.benchmark import counting
+from idgenrec_jax.benchmark.peer import write_job
+from idgenrec_jax.benchmark.work import Work
+from idgenrec_jax.data.batches import (
+    TARGET_MULTIPLE,
+    WIDTH_MULTIPLE,
+    IdBatches,
+    PromptSource,
+    RecommenderBatch,
+    pad_rows,
+    prompt_widths,
+    recommender_epoch,
+    round_up,
+)
+from idgenrec_jax.experiment import Experiment
+from idgenrec_jax.models.create import Model
+from idgenrec_jax.models.t5 import T5
+from idgenrec_jax.training.losses import id_loss, recommender_loss
+from idgenrec_jax.training.optimizer import make_optimizer
+from idgenrec_jax.training.steps import create_train_state, make_id_step, make_recommender_step, seed_key
+
+_TOLERANCE = 1e-3
+_RATE = np.float32(1e-4)
+
+
+def recommender_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: int) -> Work:
+    """Return `num_steps` steps of a recommender epoch, drawn from all its prompt lengths.
+
+    The peer trains on the same examples, shuffled anew and padded to the longest of each batch. `settings` go into its
+    job as they are (threads, device, dtype, compile).
+    """
+    config, model = experiment.config, experiment.recommender
+    batch_size = config.training.recommender_batch_size
+    source = experiment.ids.source(max_history=config.data.max_history)
+    epoch = recommender_epoch(
+        source,
+        seed=config.training.seed,
+        epoch=0,
+        batch_size=batch_size,
+        num_examples=config.training.recommender_examples_per_epoch,
+        widths=prompt_widths(source, config.training.num_buckets),
+    )
+    batches = [epoch.batch(step) for step in range(min(num_steps, len(epoch)))]
+    rows = [(batch, row) for batch in batches for row in np.flatnonzero(batch.weight)]
+    prompts = [batch.prompt_tokens[row][batch.prompt_mask[row]].tolist() for batch, row in rows]
+    targets = [batch.target_tokens[row][batch.target_mask[row]].tolist() for batch, row in rows]
+    step = make_recommender_step(model.graphdef, _optimizer(experiment))
+    train = _Steps(experiment, model, lambda state, batch, key: step(state, batch, _RATE, key), batches)
+    read, written = sum(map(len, prompts)), sum(map(len, targets))
+    length, answer = read / len(prompts), written / len(targets)
+    operations = counting.TRAINING * (
+        counting.encoder_operations(model.config, read, length)
+        + counting.cross_operations(model.config, read)
+        + counting.decoder_operations(model.config, written, answer, length)
+        + counting.output_operations(model.config, written)
+    )
+
+    def job(folder: Path) -> None:
+        fields = _optimizer_fields(experiment) | {
+            "kind": "recommender_training",
+            "batch_size": batch_size,
+            "num_steps": len(batches),
+            "seed": config.training.seed,
+            "dropout_rate": config.recommender.dropout_rate,
+        }
+        models = {"recommender": (model.graphdef, model.params)}
+        write_job(folder, {**settings, **fields}, models=models, ragged={"prompts": prompts, "targets": targets})
+
+    def compare(outputs: Mapping[str, np.ndarray]) -> str:
+        first = slice(0, batch_size)
+        width = round_up(max(map(len, prompts[first])), WIDTH_MULTIPLE)
+        target_width = round_up(max(map(len, targets[first])), TARGET_MULTIPLE)
+        count = len(prompts[first])
+        batch = RecommenderBatch(
+            *pad_rows(prompts[first], count, width),
+            *pad_rows(targets[first], count, target_width),
+            np.ones(count, np.float32),
+        )
+        return _compare_losses("recommender step", model, lambda t5: recommender_loss(t5, batch), outputs)
+
+    return Work(
+        "recommender training",
+        "example",
+        len(prompts),
+        train.run,
+        operations,
+        job=job,
+        compare=compare,
+        note=(
+            f"{len(batches)} batches of {batch_size}, prompts of {length:.0f} tokens on average, "
+            f"padding {epoch.padding_share:.1%} in {config.training.num_buckets} lengths"
+        ),
+    )
+
+
+def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: int, peer_batch_size: int) -> Work:
+    """Return `num_steps` steps of an ID epoch.
+
+    The peer does it the published way: every history item of every example is encoded anew, and the loop that writes
+    the IDs stays in the graph. `settings` go into its job as they are (threads, device, dtype).
+    """
+    config, generator, recommender = experiment.config, experiment.generator, experiment.recommender
+    source = experiment.ids.source(max_history=config.data.id_max_history)
+    plan = _id_batches(experiment, source, config.training.id_examples_per_epoch)
+    batches = [plan.batch(step) for step in range(min(num_steps, len(plan)))]
+    examples = [example for step in range(len(batches)) for example in plan.examples(step)]
+    compared = _id_batches(experiment, source, peer_batch_size)
+    no_embedding = experiment.ids.no_embedding(recommender.config.vocab_size)
+    length = config.ids.soft_length
+    step = make_id_step(
+        generator.graphdef, recommender.graphdef, _optimizer(experiment), jnp.asarray(no_embedding), length
+    )
+    train = _Steps(
+        experiment,
+        generator,
+        lambda state, batch, key: step(state, recommender.params, batch, _RATE, key),
+        batches,
+    )
+
+    def job(folder: Path) -> None:
+        fields = _optimizer_fields(experiment) | {
+            "kind": "id_training",
+            "batch_size": peer_batch_size,
+            "id_length": length,
+            "num_steps": -(-len(examples) // peer_batch_size),
+        }
+        prompts, slot_items, slot_positions, histories, targets = [], [], [], [], []
+        for user, position, template in compared.examples(0) + examples:
+            sequence = experiment.dataset.training_sequence(user)
+            tokens, slot_item, slot_position, kept = source.slots(user, sequence[:position], template, length)
+            prompts.append(tokens)
+            slot_items += slot_item
+            slot_positions += slot_position
+            histories.append(kept)
+            targets.append(source.target(int(sequence[position]), template))
+        write_job(
+            folder,
+            {**settings, **fields},
+            models={
+                "recommender": (recommender.graphdef, recommender.params),
+                "id_generator": (generator.graphdef, generator.params),
+            },
+            ragged={
+                "texts": experiment.ids.text_tokens,
+                "prompts": prompts,
+                "histories": histories,
+                "targets": targets,
+            },
+            arrays={
+                "no_embedding": no_embedding,
+                "prompts_slot_item": np.asarray(slot_items, np.int32),
+                "prompts_slot_position": np.asarray(slot_positions, np.int32),
+            },
+        )
+
+    def compare(outputs: Mapping[str, np.ndarray]) -> str:
+        batch = compared.batch(0)
+        frozen = nnx.merge(recommender.graphdef, recommender.params)
+        return _compare_losses(
+            "ID step",
+            generator,
+            lambda t5: id_loss(t5, frozen, batch, jnp.asarray(no_embedding), id_length=length),
+            outputs,
+        )
+
+    items = sum(len(np.unique(batch.slot_item[batch.slot_item >= 0])) for batch in batches)
+    return Work(
+        "ID training",
+        "example",
+        len(examples),
+        train.run,
+        job=job,
+        compare=compare,
+        note=f"{len(batches)} batches of {items / len(batches):.0f} distinct items (peer batch {peer_batch_size})",
+    )
+
+
+class _Steps:
+    """Training that goes on from run to run over the same batches."""
+
+    def __init__(self, experiment: Experiment, model: Model, step: Callable[..., tuple], batches: list):
+        """Start from the model's parameters, which are copied: a step consumes its state."""
+        self._step, self._batches, self._place = step, batches, experiment.place_batch
+        copied = jax.tree.map(jnp.copy, model.params)
+        self._state = create_train_state(copied, _optimizer(experiment))
+        self._key = seed_key(experiment.config.training.seed)
+
+    def run(self) -> float:
+        """Train on every batch once, and return the last loss."""
+        for batch in self._batches:
+            self._state, metrics = self._step(self._state, self._place(batch), self._key)
+        return float(metrics["loss"])
+
+
+def _id_batches(experiment: Experiment, source: PromptSource, num_examples: int) -> IdBatches:
+    training = experiment.config.training
+    return IdBatches(
+        source,
+        experiment.ids.text_tokens,
+        seed=training.seed,
+        epoch=0,
+        num_examples=num_examples,
+        batch_size=training.id_batch_size,
+        items_per_batch=training.id_items_per_batch,
+        id_length=experiment.config.ids.soft_length,
+    )
+
+
+def _optimizer(experiment: Experiment) -> optax.GradientTransformation:
+    training = experiment.config.training
+    return make_optimizer(clip_norm=training.gradient_clip, weight_decay=training.weight_decay)
+
+
+def _optimizer_fields(experiment: Experiment) -> dict[str, float]:
+    training = experiment.config.training
+    return {
+        "learning_rate": float(_RATE),
+        "weight_decay": training.weight_decay,
+        "clip_norm": training.gradient_clip,
+    }
+
+
+def _compare_losses(
+    name: str, model: Model, loss_of: Callable[[T5], jax.Array], outputs: Mapping[str, np.ndarray]
+) -> str:
+    """Compare our loss and the norm of its gradient with the peer's; ValueError where they are not the same."""
+
+    def loss(params: PyTree) -> jax.Array:
+        return loss_of(nnx.merge(model.graphdef, params))
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(model.params)
+    ours = np.asarray([value, optax.global_norm(gradients)])
+    theirs = np.asarray([outputs["loss"], outputs["gradient_norm"]], np.float64).reshape(-1)
+    error = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
+    if not error <= _TOLERANCE:
+        raise ValueError(f"{name}: loss and gradient norm are {ours.tolist()}, the peer's {theirs.tolist()}")
+    return f"loss and gradient norm equal the peer's within {error:.1e}"
