@@ -10,17 +10,17 @@ TRAINING = 3
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2}
 
 
-def encoder_operations(config: T5Config, tokens: float, length: float) -> float:
+def encoder_operations(config: T5Config, tokens: int | float, length: int | float) -> int | float:
     """Return the operations of encoding `tokens` tokens in sequences of mean `length`."""
     return config.num_layers * tokens * (_attention(config) + _feed_forward(config) + _mixing(config, length))
 
 
-def cross_operations(config: T5Config, tokens: float) -> float:
+def cross_operations(config: T5Config, tokens: int | float) -> int | float:
     """Return the operations of the decoder's keys and values for `tokens` encoded tokens."""
     return config.num_decoder_layers * tokens * 2 * 2 * config.d_model * _inner(config)
 
 
-def decoder_operations(config: T5Config, tokens: float, length: float, source: float) -> float:
+def decoder_operations(config: T5Config, tokens: int | float, length: int | float, source: int | float) -> int | float:
     """Return the operations of `tokens` decoder positions in sequences of mean `length`, each beside `source` tokens.
 
     Keys and values of the encoder's output are not in it (see `cross_operations`), nor is the output table.
@@ -30,7 +30,7 @@ def decoder_operations(config: T5Config, tokens: float, length: float, source: f
     return config.num_decoder_layers * tokens * one
 
 
-def output_operations(config: T5Config, tokens: float) -> float:
+def output_operations(config: T5Config, tokens: int | float) -> int | float:
     """Return the operations of the logits over the whole vocabulary for `tokens` positions."""
     return tokens * 2 * config.d_model * config.vocab_size
 
@@ -58,6 +58,6 @@ def _feed_forward(config: T5Config) -> int:
     return 2 * matrices * config.d_model * config.d_ff
 
 
-def _mixing(config: T5Config, length: float) -> float:
+def _mixing(config: T5Config, length: int | float) -> int | float:
     """Scores and weighted sum of one query over `length` keys in one layer."""
     return 2 * 2 * length * _inner(config)

@@ -31,7 +31,7 @@ class Machine:
     matrix_rate: float
     bandwidth: float
 
-    def floor_seconds(self, operations: float, num_bytes: float) -> float:
+    def floor_seconds(self, operations: int | float, num_bytes: int | float) -> float:
         """Return the least time in which this machine could do the work: the slower of its products and its traffic."""
         return max(operations / self.matrix_rate, num_bytes / self.bandwidth)
 

@@ -27,10 +27,10 @@ class Work:
 
     name: str
     unit: str
-    units: float
+    units: int | float
     run: Callable[[], Any]
-    operations: float = 0.0
-    num_bytes: float = 0.0
+    operations: int | float = 0.0
+    num_bytes: int | float = 0.0
     job: Callable[[Any], None] | None = None
     compare: Callable[[Mapping[str, np.ndarray]], str] | None = None
     note: str = ""

@@ -1,0 +1,54 @@
+"""Counted operations against those that XLA counts in the compiled programs, and parameters against the model's."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from idgenrec_jax.benchmark import counting
+from idgenrec_jax.models.t5 import T5, T5Config
+
+BATCH, SOURCE, TARGET = 8, 64, 32
+
+
+@pytest.fixture(scope="module", params=["relu", "gated-gelu"])
+def config(request):
+    return T5Config(
+        vocab_size=512, d_model=64, d_kv=16, d_ff=256, num_layers=3, num_decoder_layers=2, num_heads=4,
+        feed_forward=request.param, tie_word_embeddings=request.param == "relu",
+    )  # fmt: skip
+
+
+def compiled_operations(function, *arguments):
+    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+def test_encoder_and_decoder_need_what_xla_counts(config):
+    graphdef, params = nnx.split(T5(config, rngs=nnx.Rngs(0)), nnx.Param)
+    source = jnp.ones((BATCH, SOURCE), jnp.int32)
+    target = jnp.ones((BATCH, TARGET), jnp.int32)
+    encoded = jnp.ones((BATCH, SOURCE, config.d_model))
+
+    def encode(params):
+        return nnx.merge(graphdef, params).encode(source, source > 0)
+
+    def decode(params):
+        model = nnx.merge(graphdef, params)
+        return model.logits(model.decode(target, encoded, source > 0))
+
+    # XLA also counts norms, softmax and masks; counting.py counts products only.
+    expected = counting.encoder_operations(config, BATCH * SOURCE, SOURCE)
+    assert expected < compiled_operations(encode, params) < 1.15 * expected
+    expected = (
+        counting.cross_operations(config, BATCH * SOURCE)
+        + counting.decoder_operations(config, BATCH * TARGET, TARGET, SOURCE)
+        + counting.output_operations(config, BATCH * TARGET)
+    )
+    assert expected < compiled_operations(decode, params) < 1.15 * expected
+
+
+def test_parameters_are_those_of_the_model_without_norms_and_position_biases(config):
+    params = nnx.state(T5(config, rngs=nnx.Rngs(0)), nnx.Param)
+    buckets = config.relative_attention_num_buckets * config.num_heads
+    matrices = [leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
+    assert counting.parameter_count(config) == sum(matrices) - 2 * buckets

@@ -1,0 +1,67 @@
+"""The figures of a work, from runs whose length is known."""
+
+import time
+
+import pytest
+
+from idgenrec_jax.benchmark.machine import Machine, measure_machine
+from idgenrec_jax.benchmark.peer import Peer
+from idgenrec_jax.benchmark.work import Work, measure, peak_bytes, table
+
+MACHINE = Machine("processor", "cpu", 2, "float32", matrix_rate=1e9, bandwidth=1e8)
+
+
+class SlowPeer(Peer):
+    """Answers as a peer would that does two units in 0.1 s."""
+
+    def __init__(self):
+        """Starts no process."""
+
+    def outputs(self):
+        return {"value": 1}
+
+    def run(self):
+        return 0.1, 2.0
+
+    def peak_bytes(self):
+        return 2**21
+
+
+def work(**fields):
+    return Work("waiting", "nap", 4.0, lambda: time.sleep(0.02), operations=1e6, num_bytes=1e6, **fields)
+
+
+def test_rates_ratio_and_floor():
+    result = measure(work(compare=lambda outputs: f"value {outputs['value']}"), MACHINE, repeats=3, peer=SlowPeer())
+    assert result.ours <= 200.0
+    assert result.peer == pytest.approx(20.0)
+    assert result.ratio == pytest.approx(result.ours / 20.0)
+    assert result.spread[0] <= result.ratio <= result.spread[1]
+    # 1e6 bytes at 1e8 a second take longer than 1e6 operations at 1e9 a second.
+    assert result.floor == pytest.approx(4.0 / 0.01)
+    assert result.agreement == "value 1"
+    assert result.peak_bytes == peak_bytes() > 2**20
+    printed = table([result])
+    assert "waiting" in printed and f"{result.ratio:.2f}x" in printed and "waiting: value 1" in printed
+
+
+def test_without_a_peer_there_is_no_ratio():
+    result = measure(work(), MACHINE, repeats=1, peer=None)
+    assert (result.peer, result.ratio, result.spread, result.peer_peak_bytes) == (None, None, None, None)
+    assert " - " in table([result])
+
+
+def test_outputs_that_differ_end_the_measurement():
+    def compare(outputs):
+        raise ValueError("different")
+
+    with pytest.raises(ValueError, match="different"):
+        measure(work(compare=compare), MACHINE, repeats=1, peer=SlowPeer())
+
+
+@pytest.mark.slow
+def test_the_machine_is_measured():
+    machine = measure_machine("float32")
+    assert 1e9 < machine.matrix_rate < 1e16
+    assert 1e8 < machine.bandwidth < 1e14
+    assert machine.cores >= 1 and machine.name
