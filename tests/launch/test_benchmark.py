@@ -1,0 +1,38 @@
+"""The benchmark program: every work once on a minute configuration, beside the peer where PyTorch is installed."""
+
+import importlib.util
+import json
+
+import pytest
+from program_runs import the_error, tiny_flags
+
+SIZES = ["--repeats=1", "--users=32", "--items=8", "--steps=1", "--peer_batch=4", "--large_catalogue=200"]
+HAS_PEER = importlib.util.find_spec("torch") is not None
+
+
+@pytest.mark.slow
+def test_every_training_and_decoding_work_is_measured_beside_the_peer(programs, tmp_path):
+    output = tmp_path / "figures.json"
+    flags = [*SIZES, "--only=ranking,steps,training,id_training", f"--output={output}", *tiny_flags()]
+    if HAS_PEER:
+        flags.append("--peer")
+    result = programs.run("benchmark", *flags)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(output.read_text())
+    figures = {figure["name"]: figure for figure in report["results"]}
+    compared = {"constrained ranking", "recommender training", "ID training"}
+    steps = {"step, unconstrained", "step, 496 IDs, csr", "step, 496 IDs, dense", "step, 200 IDs, csr"}
+    assert set(figures) == compared | steps
+    assert report["machine"]["matrix_rate"] > 0
+    for name, figure in figures.items():
+        assert figure["ours"] > 0 and figure["peak_bytes"] > 2**20
+        assert name in result.stdout
+        assert (figure["ratio"] is not None) == (HAS_PEER and name in compared)
+        if figure["ratio"] is not None:
+            assert figure["ratio"] == pytest.approx(figure["ours"] / figure["peer"])
+            assert "peer's" in figure["agreement"]
+
+
+def test_an_unknown_work_is_an_error(programs):
+    error = the_error(programs.run("benchmark", "--only=rnking"))
+    assert "--only=rnking: no such work; expected some of ranking, steps" in error
