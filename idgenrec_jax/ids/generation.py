@@ -1,5 +1,6 @@
 """Textual IDs for a whole catalogue: candidates from the ID generator, decoded in batches, for Algorithm 1."""
 
+import bisect
 import functools
 import logging
 from collections import Counter, deque
@@ -50,17 +51,17 @@ class IdGeneration:
     candidate of minimum length m has at most m + 10 tokens, the decoder's start token and EOS among them. `fallback`:
     "error" raises InputError for items that no stage makes unique, "suffix" puts a number behind their ID.
     `batch_size`: texts decoded at once, of one minimum length and one padded length, at any penalties.
-    `batch_divisors`: a batch has `batch_size` rows divided by one of these, rounded up, and by the largest of them that
-    leaves room for its texts. `max_text_length`: tokens of a text, with EOS, that the generator reads.
-    `length_buckets`: lengths that texts are padded to. `length_penalty`: as for transformers' `generate`.
-    `encoded_budget_bytes`: encoder outputs kept for retries, in bytes on each device (0: none). A text takes its padded
-    length times d_model numbers of the compute dtype, for T5-small and 256 tokens 512 KiB in float32; outputs stay on
-    the device because to bring a batch of them to the host and back takes about as long as to encode it anew.
-    `batch_sharding`: places the rows of a batch on a mesh; `batch_size` must then be a multiple of the parts. Raises
-    InputError for settings outside their range.
+    `batch_divisors`: a batch has `batch_size` rows divided by one of these, rounded up; what does not fill a whole one
+    goes into smaller ones, so that less than half of each but the smallest is padding. `max_text_length`: tokens of a
+    text, with EOS, that the generator reads. `length_buckets`: lengths that texts are padded to. `length_penalty`: as
+    for transformers' `generate`. `encoded_budget_bytes`: encoder outputs kept for retries, in bytes on each device (0:
+    none). A text takes its padded length times d_model numbers of the compute dtype, for T5-small and 256 tokens
+    512 KiB in float32; they stay on the device because to bring a batch of them to the host and back takes about as
+    long as to encode it anew. `batch_sharding`: places the rows of a batch on a mesh; `batch_size` must then be a
+    multiple of the parts. Raises InputError for settings outside their range.
 
-    None of the last six but the text length changes an ID: they only say what is computed together. With S padded
-    lengths in use, D different numbers of rows and L minimum lengths, at most S * D encoders and S * D * L decoders are
+    Batch sizes, buckets, budget and mesh do not change the IDs: they only say what is computed together. With S padded
+    lengths in use, D different batch sizes and L minimum lengths, at most S * D encoders and S * D * L decoders are
     compiled, however many catalogues are written with weights of the same shape.
     """
 
@@ -207,12 +208,20 @@ class CandidateDecoder:
         for request in requests:
             length = self._padded_length(len(self._prompts[request.text]))
             groups.setdefault((request.min_length, length), []).append(request)
-        size = self._generation.batch_size
-        return [
-            (group[start : start + size], length)
-            for (_, length), group in sorted(groups.items())
-            for start in range(0, len(group), size)
-        ]
+        batches = []
+        for (_, length), group in sorted(groups.items()):
+            start = 0
+            while start < len(group):
+                size = self._batch_size(len(group) - start)
+                batches.append((group[start : start + size], length))
+                start += size
+        return batches
+
+    def _batch_size(self, remaining: int) -> int:
+        """Rows of the next batch: as few as hold all texts that remain, or the number below if half would be empty."""
+        sizes = self._generation.batch_sizes
+        place = min(bisect.bisect_left(sizes, remaining), len(sizes) - 1)
+        return sizes[place - 1] if place and 2 * remaining <= sizes[place] else sizes[place]
 
     def _padded_length(self, length: int) -> int:
         """The smallest bucket that holds `length` tokens; beyond all buckets the longest text allowed."""

@@ -204,8 +204,23 @@ def test_kept_encoder_outputs_stay_within_the_budget_and_retried_texts_come_firs
     assert sorted(kept.kept) == [1, 3, 4], "texts that are needed do not push one another out"
 
 
+@pytest.mark.parametrize(
+    ("num_texts", "rows"),
+    [(1, [1]), (4, [4]), (5, [4, 1]), (9, [9]), (20, [16, 4]), (32, [16, 16]), (33, [33]), (150, [64, 64, 16, 4, 2])],
+)
+def test_few_texts_go_into_small_batches(generator, tokenizer, num_texts, rows):
+    generation = make(generator, tokenizer, batch_size=64, batch_divisors=(1, 4, 16))
+    assert generation.batch_sizes == (4, 16, 64)
+    decoder = CandidateDecoder(generation, generator[1], [[text] for text in range(num_texts)])
+    requests = [generation_module._Request(text, 1, 1.0) for text in range(num_texts)]
+    batches = [batch for batch, _ in decoder._batches(requests)]
+    assert [request for batch in batches for request in batch] == requests
+    assert [len(batch) for batch in batches] == rows
+    padded = sum(len(decoder._fill(batch)) for batch in batches)
+    assert padded < max(2 * num_texts, 5)
+
+
 def test_batches_have_the_smallest_number_of_rows_that_holds_them(generator, tokenizer):
-    assert make(generator, tokenizer, batch_size=64, batch_divisors=(1, 4, 16)).batch_sizes == (4, 16, 64)
     assert make(generator, tokenizer, batch_size=6, batch_divisors=(1, 4, 16)).batch_sizes == (1, 2, 6)
     names, texts = catalogue(12)
     compilations = Compilations()
