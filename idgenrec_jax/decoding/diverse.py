@@ -49,7 +49,7 @@ class _Rules(NamedTuple):
 
     eos_token_id: int
     pad_token_id: int
-    diversity_penalty: Float[Array, ""]
+    diversity_penalty: Float[Array, "batch 1 1"]
     length_penalty: float | Float[Array, ""]
 
 
@@ -60,8 +60,8 @@ def diverse_beam_search(
     batch_size: int,
     num_beams: int,
     num_groups: int,
-    diversity_penalty: float | Float[Array, ""],
-    min_length: int | Int[Array, ""],
+    diversity_penalty: float | Float[Array, ""] | Float[Array, " batch"],
+    min_length: int | Int[Array, ""] | Int[Array, " batch"],
     max_length: int,
     vocab_size: int,
     eos_token_id: int,
@@ -74,14 +74,19 @@ def diverse_beam_search(
     At every position the groups choose one after the other, and a token's log-probability is lowered by
     `diversity_penalty` (0 or more) for every beam of an earlier group that has just chosen it. `min_length` and
     `max_length` count the start token: EOS is forbidden while there are fewer than `min_length` tokens. `cache` must
-    have room for `max_length - 1` positions. `diversity_penalty` and `min_length` may be traced. Raises InputError when
-    the beams cannot be divided into the groups.
+    have room for `max_length - 1` positions. `diversity_penalty` and `min_length` may be traced, and may be arrays
+    [batch]: each row then gives what it gives with its own two numbers. Raises InputError when the beams cannot be
+    divided into the groups.
     """
     if num_groups < 1 or num_beams % num_groups:
         raise InputError(f"num_groups: found {num_groups} with num_beams {num_beams}, expected a divisor of num_beams")
     group_size, length = num_beams // num_groups, max_length - 1
     shape = (batch_size, num_groups, group_size)
-    rules = _Rules(eos_token_id, pad_token_id, jnp.float32(diversity_penalty), length_penalty)
+    penalties, min_lengths = (
+        jnp.broadcast_to(jnp.asarray(numbers, dtype), (batch_size,))[:, None, None]
+        for numbers, dtype in ((diversity_penalty, jnp.float32), (min_length, jnp.int32))
+    )
+    rules = _Rules(eos_token_id, pad_token_id, penalties, length_penalty)
     # The 2 * group_size best continuations of a group are among those of each beam; every earlier beam can push
     # down one of them, and EOS may be forbidden.
     num_candidates = min(vocab_size, 2 * group_size + (num_groups - 1) * group_size + 1)
@@ -105,7 +110,7 @@ def diverse_beam_search(
         logits = logits.astype(jnp.float32)
         top_logits, top_tokens = blockwise_top_k(logits, num_candidates)
         top = top_logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-        top = jnp.where((top_tokens == eos_token_id) & (position + 1 < min_length), -jnp.inf, top)
+        top = jnp.where((top_tokens == eos_token_id) & (position + 1 < min_lengths), -jnp.inf, top)
         top, top_tokens = (array.reshape(*shape, num_candidates) for array in (top, top_tokens))
         chosen = jnp.zeros((batch_size, 0), jnp.int32)
         updated, parents = [], []

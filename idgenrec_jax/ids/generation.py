@@ -1,16 +1,19 @@
 """Textual IDs for a whole catalogue: candidates from the ID generator, decoded in batches, for Algorithm 1."""
 
+import bisect
 import functools
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.decoding.diverse import diverse_beam_search
@@ -19,7 +22,7 @@ from idgenrec_jax.ids.table import IdTable, clean_to_words
 from idgenrec_jax.ids.uniqueness import PENALTIES, assign_unique_ids
 
 LENGTH_BUCKETS = (32, 64, 128, 256, 512)
-"""Lengths, in tokens with EOS, that item texts are padded to; each one in use costs one compilation."""
+"""Lengths, in tokens with EOS, that item texts are padded to; each one in use is compiled for (see `IdGeneration`)."""
 
 _LENGTH_SPAN = 10
 _BATCHES_IN_FLIGHT = 2
@@ -47,10 +50,19 @@ class IdGeneration:
     beam each, hence candidates per item and stage. `penalties`, `min_lengths`: the stages (see `assign_unique_ids`); a
     candidate of minimum length m has at most m + 10 tokens, the decoder's start token and EOS among them. `fallback`:
     "error" raises InputError for items that no stage makes unique, "suffix" puts a number behind their ID.
-    `batch_size`: texts decoded at once. `max_text_length`: tokens of a text, with EOS, that the generator reads.
-    `length_buckets`: lengths that texts are padded to. `length_penalty`: as for transformers' `generate`.
-    `batch_sharding`: places the tokens of a batch [batch, length] on a mesh. Raises InputError for settings outside
-    their range.
+    `batch_size`: texts decoded at once, of one minimum length and one padded length, at any penalties.
+    `batch_divisors`: a batch has `batch_size` rows divided by one of these, rounded up; what does not fill a whole one
+    goes into smaller ones, so that less than half of each but the smallest is padding. `max_text_length`: tokens of a
+    text, with EOS, that the generator reads. `length_buckets`: lengths that texts are padded to. `length_penalty`: as
+    for transformers' `generate`. `encoded_budget_bytes`: encoder outputs kept for retries, in bytes on each device (0:
+    none). A text takes its padded length times d_model numbers of the compute dtype, for T5-small and 256 tokens
+    512 KiB in float32; they stay on the device because to bring a batch of them to the host and back takes about as
+    long as to encode it anew. `batch_sharding`: places the rows of a batch on a mesh; `batch_size` must then be a
+    multiple of the parts. Raises InputError for settings outside their range.
+
+    Batch sizes, buckets, budget and mesh do not change the IDs: they only say what is computed together. With S padded
+    lengths in use, D different batch sizes and L minimum lengths, at most S * D encoders and S * D * L decoders are
+    compiled, however many catalogues are written with weights of the same shape.
     """
 
     graphdef: nnx.GraphDef
@@ -61,21 +73,41 @@ class IdGeneration:
     min_lengths: tuple[int, ...] = (1, 11)
     fallback: str = "error"
     batch_size: int = 64
+    batch_divisors: tuple[int, ...] = (1, 4, 16)
     max_text_length: int = 256
     length_buckets: tuple[int, ...] = LENGTH_BUCKETS
     length_penalty: float = 1.0
-    batch_sharding: jax.sharding.Sharding | None = None
+    encoded_budget_bytes: int = 2**30
+    batch_sharding: NamedSharding | None = None
 
     def __post_init__(self):
-        for name, low in (("num_groups", 1), ("batch_size", 1), ("max_text_length", 2)):
+        for name, low in (("num_groups", 1), ("batch_size", 1), ("max_text_length", 2), ("encoded_budget_bytes", 0)):
             if getattr(self, name) < low:
                 raise InputError(f"{name}={getattr(self, name)}: expected at least {low}")
-        for name in ("penalties", "min_lengths", "length_buckets"):
+        for name in ("penalties", "min_lengths", "length_buckets", "batch_divisors"):
             values = getattr(self, name)
             if not values or list(values) != sorted(set(values)) or values[0] <= 0:
                 raise InputError(f"{name}={values}: expected one or more positive numbers, each above the one before")
+        if self.batch_divisors[0] != 1:
+            raise InputError(f"batch_divisors={self.batch_divisors}: expected 1 as the first, for full batches")
+        if self.batch_size % self._num_parts:
+            raise InputError(f"batch_size={self.batch_size}: expected a multiple of the {self._num_parts} mesh parts")
         if self.fallback not in ("error", "suffix"):
             raise InputError(f"fallback={self.fallback!r}: expected 'error' or 'suffix'")
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The numbers of rows that batches have, in ascending order."""
+        parts = self._num_parts
+        return tuple(sorted({-(-self.batch_size // (divisor * parts)) * parts for divisor in self.batch_divisors}))
+
+    @property
+    def _num_parts(self) -> int:
+        """How many parts the rows of a batch are split into on the mesh."""
+        if self.batch_sharding is None:
+            return 1
+        devices = self.batch_sharding.num_devices
+        return devices // self.batch_sharding.shard_shape((devices,))[0]
 
     def generate(
         self,
@@ -87,11 +119,11 @@ class IdGeneration:
     ) -> IdTable:
         """Gives every item a unique ID written from its text (Algorithm 1).
 
-        `params`: the generator's, from `nnx.split(model, nnx.Param)`; dropout is off. Equal texts are decoded once; an
-        item whose text is blank is described by its name, and a warning counts these. Rows of a batch do not see one
-        another, so the IDs do not depend on the batch size. `on_progress` is called with (texts decoded so far, texts
-        known so far to need it); retries raise the second number. Raises InputError for items without a unique ID
-        (fallback "error").
+        `params`: the generator's, from `nnx.split(model, nnx.Param)`; dropout is off. Equal texts are decoded once a
+        stage; an item whose text is blank is described by its name, and a warning counts these. Rows of a batch do not
+        see one another, so the IDs do not depend on what is decoded together. `on_progress` is called with (texts
+        decoded so far, texts known so far to need it); retries raise the second number. Raises InputError for items
+        without a unique ID (fallback "error").
         """
         prompts = item_prompts(texts, names, self.tokenizer, max_length=self.max_text_length)
         blank = [name for name, text in zip(names, texts, strict=True) if not text.strip()]
@@ -116,6 +148,14 @@ class IdGeneration:
         )
 
 
+class _Request(NamedTuple):
+    """One text, by its number, to be decoded at one stage of Algorithm 1."""
+
+    text: int
+    min_length: int
+    penalty: float
+
+
 class CandidateDecoder:
     """The generator's candidates for the items of one catalogue, at any stage of Algorithm 1."""
 
@@ -131,94 +171,192 @@ class CandidateDecoder:
         self._done = self._wanted = 0
         keys = [tuple(prompt) for prompt in prompts]
         number_of = {prompt: number for number, prompt in enumerate(dict.fromkeys(keys))}
-        self._prompt_of_item = np.asarray([number_of[key] for key in keys], dtype=np.int64)
+        self._text_of_item = [number_of[key] for key in keys]
         self._prompts = list(number_of)
+        self._num_items = Counter(self._text_of_item)
+        self._remembered: dict[_Request, list[str]] = {}
+        self._encoded = _EncodedTexts(generation.encoded_budget_bytes)
 
-    def candidates(self, items: Int[np.ndarray, "n"], min_length: int, penalty: float) -> list[list[str]]:
-        """For each of the items its decoded texts at this stage, best first; equal texts are decoded once."""
-        prompt_of_item = self._prompt_of_item[items]
-        distinct = np.unique(prompt_of_item)
-        self._wanted += len(distinct)
-        decoded: dict[int, list[str]] = {}
-        in_flight: deque[tuple[list[int], Array]] = deque()
+    def candidates(
+        self, items: Int[np.ndarray, "n"], min_lengths: Int[np.ndarray, "n"], penalties: Float[np.ndarray, "n"]
+    ) -> list[list[str]]:
+        """For each of the items its decoded texts, best first, at its own stage.
+
+        Equal texts at the same stage are decoded once. What was decoded for a text that several items share is
+        remembered for later calls, at most one list of short texts for each such text and stage.
+        """
+        numbers = [self._text_of_item[item] for item in items]
+        requests = [_Request(*row) for row in zip(numbers, min_lengths.tolist(), penalties.tolist(), strict=True)]
+        decoded = {request: self._remembered[request] for request in requests if request in self._remembered}
+        missing = sorted(set(requests) - decoded.keys())
+        self._wanted += len(missing)
+        self._encoded.begin(request.text for request in missing)
+        in_flight: deque[tuple[list[_Request], Array]] = deque()
         # One batch is decoded on the device while the one before is turned into text here.
-        for numbers, length in self._batches(distinct):
-            in_flight.append((numbers, self._decode(numbers, length, min_length, penalty)))
+        for batch, length in self._batches(missing):
+            in_flight.append((batch, self._decode(batch, length)))
             if len(in_flight) == _BATCHES_IN_FLIGHT:
                 self._collect(*in_flight.popleft(), decoded)
         while in_flight:
             self._collect(*in_flight.popleft(), decoded)
-        return [decoded[number] for number in prompt_of_item]
+        self._remembered.update((request, decoded[request]) for request in missing if self._num_items[request.text] > 1)
+        return [decoded[request] for request in requests]
 
-    def _batches(self, numbers: Int[np.ndarray, "n"]) -> list[tuple[list[int], int]]:
-        """Batches of text numbers, each with the length they are padded to."""
-        buckets: dict[int, list[int]] = {}
-        for number in numbers.tolist():
-            buckets.setdefault(self._padded_length(len(self._prompts[number])), []).append(number)
-        size = self._generation.batch_size
-        return [
-            (bucket[start : start + size], length)
-            for length, bucket in sorted(buckets.items())
-            for start in range(0, len(bucket), size)
-        ]
+    def _batches(self, requests: list[_Request]) -> list[tuple[list[_Request], int]]:
+        """Batches of one minimum length each, with the length that their texts are padded to."""
+        groups: dict[tuple[int, int], list[_Request]] = {}
+        for request in requests:
+            length = self._padded_length(len(self._prompts[request.text]))
+            groups.setdefault((request.min_length, length), []).append(request)
+        batches = []
+        for (_, length), group in sorted(groups.items()):
+            start = 0
+            while start < len(group):
+                size = self._batch_size(len(group) - start)
+                batches.append((group[start : start + size], length))
+                start += size
+        return batches
+
+    def _batch_size(self, remaining: int) -> int:
+        """Rows of the next batch: as few as hold all texts that remain, or the number below if half would be empty."""
+        sizes = self._generation.batch_sizes
+        place = min(bisect.bisect_left(sizes, remaining), len(sizes) - 1)
+        return sizes[place - 1] if place and 2 * remaining <= sizes[place] else sizes[place]
 
     def _padded_length(self, length: int) -> int:
         """The smallest bucket that holds `length` tokens; beyond all buckets the longest text allowed."""
         longest = self._generation.max_text_length
         return next((bucket for bucket in self._generation.length_buckets if length <= bucket < longest), longest)
 
-    def _decode(
-        self, numbers: list[int], length: int, min_length: int, penalty: float
-    ) -> Int[Array, "batch groups target"]:
-        """Starts the decode of one batch; rows without a text repeat the first one, so that all shapes are equal."""
+    def _fill(self, rows: list) -> list:
+        """The rows of a batch with the first repeated behind them, up to the smallest number of rows in use."""
+        size = next(size for size in self._generation.batch_sizes if size >= len(rows))
+        return rows + rows[:1] * (size - len(rows))
+
+    def _decode(self, batch: list[_Request], length: int) -> Int[Array, "batch groups target"]:
+        """Starts the decode of one batch, after encoding those of its texts whose encoder output is not kept."""
         generation = self._generation
-        tokens = np.full((generation.batch_size, length), generation.tokenizer.pad_id, np.int32)
-        mask = np.zeros(tokens.shape, bool)
-        for row in range(len(tokens)):
-            prompt = self._prompts[numbers[row] if row < len(numbers) else numbers[0]]
-            tokens[row, : len(prompt)] = prompt
-            mask[row, : len(prompt)] = True
+        encoded = self._encode(sorted({request.text for request in batch}), length)
+        rows = self._fill(batch)
         return _decode_batch(
             generation.graphdef,
             self._params,
-            jax.device_put(tokens, generation.batch_sharding),
-            jax.device_put(mask, generation.batch_sharding),
-            jax.device_put(np.float32(penalty)),
-            jax.device_put(np.int32(min_length)),
+            tuple(encoded[request.text] for request in rows),
+            self._put(np.asarray([len(self._prompts[request.text]) for request in rows], np.int32)),
+            self._put(np.asarray([request.penalty for request in rows], np.float32)),
             num_groups=generation.num_groups,
-            max_length=min_length + _LENGTH_SPAN,
+            min_length=batch[0].min_length,
             length_penalty=generation.length_penalty,
+            sharding=generation.batch_sharding,
         )
 
-    def _collect(self, numbers: list[int], result: Int[Array, "batch groups target"], decoded: dict) -> None:
-        """Waits for one batch and adds its texts to `decoded` under their numbers."""
-        tokens = jax.device_get(result)[: len(numbers)]
+    def _encode(self, numbers: list[int], length: int) -> dict[int, Float[Array, "source d_model"]]:
+        """The encoder outputs of texts, padded to `length`: those kept, and the others from the encoder."""
+        generation = self._generation
+        encoded = {number: self._encoded.kept[number] for number in numbers if number in self._encoded.kept}
+        missing = [number for number in numbers if number not in encoded]
+        if missing:
+            rows = self._fill(missing)
+            tokens = np.full((len(rows), length), generation.tokenizer.pad_id, np.int32)
+            for row, number in zip(tokens, rows, strict=True):
+                row[: len(self._prompts[number])] = self._prompts[number]
+            lengths = np.asarray([len(self._prompts[number]) for number in rows], np.int32)
+            outputs = _encode_batch(
+                generation.graphdef,
+                self._params,
+                self._put(tokens),
+                self._put(lengths),
+                sharding=generation.batch_sharding,
+            )
+            for number, output in zip(missing, outputs[: len(missing)], strict=True):
+                encoded[number] = output
+                self._encoded.keep(number, output)
+        return encoded
+
+    def _put(self, rows: np.ndarray) -> Array:
+        """The array on the device, or with its rows split over the mesh."""
+        return jax.device_put(rows, self._generation.batch_sharding)
+
+    def _collect(self, batch: list[_Request], result: Int[Array, "batch groups target"], decoded: dict) -> None:
+        """Waits for one batch and adds its texts to `decoded`."""
+        tokens = jax.device_get(result)[: len(batch)]
         texts = self._generation.tokenizer.decode_batch(tokens.reshape(-1, tokens.shape[2]).tolist())
         groups = tokens.shape[1]
-        for row, number in enumerate(numbers):
-            decoded[number] = texts[row * groups : (row + 1) * groups]
-        self._done += len(numbers)
+        for row, request in enumerate(batch):
+            decoded[request] = texts[row * groups : (row + 1) * groups]
+        self._done += len(batch)
         if self._on_progress is not None:
             self._on_progress(self._done, self._wanted)
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "num_groups", "max_length", "length_penalty"))
-def _decode_batch(
+class _EncodedTexts:
+    """Encoder outputs on the device, by the number of the text, of at most `budget` bytes.
+
+    Texts are kept as long as there is room. When there is none left, a text that is encoded again for a retry takes
+    the place of texts that are not being retried.
+    """
+
+    def __init__(self, budget: int):
+        """Nothing is kept yet."""
+        self.kept: dict[int, Float[Array, "source d_model"]] = {}
+        self._budget, self._used = budget, 0
+        self._idle: list[int] = []
+
+    def begin(self, needed: Iterable[int]) -> None:
+        """Tells which texts the batches to come need: none of these gives way to another."""
+        needed = set(needed)
+        self._idle = [number for number in self.kept if number not in needed]
+
+    def keep(self, number: int, output: Float[Array, "source d_model"]) -> None:
+        """Keeps the output of a text if there is room, or if texts that are not needed can make room."""
+        while self._idle and self._used + output.nbytes > self._budget:
+            self._used -= self.kept.pop(self._idle.pop()).nbytes
+        if self._used + output.nbytes <= self._budget:
+            self.kept[number] = output
+            self._used += output.nbytes
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "sharding"))
+def _encode_batch(
     graphdef: nnx.GraphDef,
     params: Any,
     tokens: Int[Array, "batch source"],
-    mask: Bool[Array, "batch source"],
-    penalty: Float[Array, ""],
-    min_length: Int[Array, ""],
+    lengths: Int[Array, "batch"],
+    *,
+    sharding: NamedSharding | None,
+) -> tuple[Float[Array, "source d_model"], ...]:
+    """The encoder's output for each row of a batch, whole on every device; compiled once per shape."""
+    model = nnx.merge(graphdef, params)
+    encoded = model.encode(tokens, jnp.arange(tokens.shape[1]) < lengths[:, None])
+    # A row may be decoded in another batch, at another place of the mesh.
+    if sharding is not None:
+        encoded = jax.lax.with_sharding_constraint(encoded, NamedSharding(sharding.mesh, PartitionSpec()))
+    # The barrier keeps XLA from working the last layer into each of the rows' copies.
+    return tuple(jax.lax.optimization_barrier(encoded))
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "num_groups", "min_length", "length_penalty", "sharding"))
+def _decode_batch(
+    graphdef: nnx.GraphDef,
+    params: Any,
+    encoded: tuple[Float[Array, "source d_model"], ...],
+    lengths: Int[Array, "batch"],
+    penalties: Float[Array, "batch"],
     *,
     num_groups: int,
-    max_length: int,
+    min_length: int,
     length_penalty: float,
+    sharding: NamedSharding | None,
 ) -> Int[Array, "batch groups target"]:
-    """Diverse beam search with one beam a group over one batch; compiled once per shape and maximum length."""
+    """Diverse beam search with one beam a group over one batch; compiled once per shape and minimum length."""
     model = nnx.merge(graphdef, params)
     config = model.config
-    cache = model.start_decoding(model.encode(tokens, mask), mask, num_beams=num_groups, max_length=max_length)
+    outputs = jnp.stack(encoded)
+    if sharding is not None:
+        outputs = jax.lax.with_sharding_constraint(outputs, sharding)
+    mask = jnp.arange(outputs.shape[1]) < lengths[:, None]
+    max_length = min_length + _LENGTH_SPAN
+    cache = model.start_decoding(outputs, mask, num_beams=num_groups, max_length=max_length)
 
     def step(beam_tokens, position, cache):
         hidden, cache = model.decode_step(beam_tokens, position, cache)
@@ -227,10 +365,10 @@ def _decode_batch(
     result = diverse_beam_search(
         step,
         cache,
-        batch_size=tokens.shape[0],
+        batch_size=len(encoded),
         num_beams=num_groups,
         num_groups=num_groups,
-        diversity_penalty=penalty,
+        diversity_penalty=penalties,
         min_length=min_length,
         max_length=max_length,
         vocab_size=config.vocab_size,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
@@ -17,10 +17,10 @@ PENALTIES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
 MIN_LENGTHS = (1, 11, 21)
 """Minimum lengths in the order in which they are tried; the longest gives candidates of up to 30 tokens."""
 
-Candidates = Callable[[Int[np.ndarray, "n"], int, float], list[list[str]]]
-"""(item indices, minimum length, diversity penalty) -> for each of these items its decoded texts, best first.
+Candidates = Callable[[Int[np.ndarray, "n"], Int[np.ndarray, "n"], Float[np.ndarray, "n"]], list[list[str]]]
+"""(item indices, their minimum lengths, their diversity penalties) -> for each item its decoded texts, best first.
 
-The texts of an item must depend on nothing but the item and the two numbers.
+The texts of an item must depend on nothing but the item and its two numbers. No item occurs twice in a call.
 """
 
 _LOGGER = logging.getLogger(__name__)
@@ -66,12 +66,12 @@ def assign_unique_ids(
 
     The result is exactly that of handling one item after the other. Items are walked in order; one that finds nothing
     free in the stages decoded for it is marked and takes nothing, and the walk goes on. All marked items get their
-    next stage, in one call of `candidates` a stage, and the walk starts anew, until a walk marks none. What follows a
-    marked item in a walk is provisional and is thrown away; it can only have caused a stage to be decoded that is not
-    needed. That is harmless, because the order of an item's candidates is by stage and rank and more stages only
-    extend its end. So in the last walk each item takes the first free candidate of its whole list given what all items
-    before it have, which is what the sequential algorithm does. Every walk but the last extends at least one list, and
-    lists are bounded by the number of stages, so the walks end.
+    next stage, whichever that is, in one call of `candidates`, and the walk starts anew, until a walk marks none. What
+    follows a marked item in a walk is provisional and is thrown away; it can only have caused a stage to be decoded
+    that is not needed. That is harmless, because the order of an item's candidates is by stage and rank and more stages
+    only extend its end. So in the last walk each item takes the first free candidate of its whole list given what all
+    items before it have, which is what the sequential algorithm does. Every walk but the last extends at least one
+    list, and lists are bounded by the number of stages, so the walks end.
 
     Items for which all stages hold nothing free take nothing. If there are any, they get, after all others and in
     order, the words of their first valid candidate (of their entry in `fallback_texts`, if none is valid) with the
@@ -132,18 +132,16 @@ def _decode_next_stage(
     encoded: dict[str, tuple[int, ...]],
     max_token_length: int,
 ) -> None:
-    """Adds the candidates of the next stage to each marked item, with one call of `candidates` per distinct stage."""
-    by_stage: dict[int, list[int]] = {}
-    for index in marked:
-        by_stage.setdefault(items[index].stages, []).append(index)
-    for stage, indices in sorted(by_stage.items()):
-        found = [[clean_to_words(text) for text in texts] for texts in candidates(np.asarray(indices), *stages[stage])]
-        unseen = list(dict.fromkeys(text for texts in found for text in texts if text and text not in encoded))
-        encoded.update(zip(unseen, map(tuple, tokenizer.encode_batch(unseen)), strict=True))
-        for index, texts in zip(indices, found, strict=True):
-            item = items[index]
-            item.stages += 1
-            for text in texts:
-                tokens = encoded[text]
-                if 1 <= len(tokens) <= max_token_length and tokens not in item.candidates:
-                    item.candidates[tokens] = Assignment(text, tokens, stage)
+    """Adds the candidates of its next stage to each marked item, with one call of `candidates` for all of them."""
+    min_lengths, penalties = zip(*(stages[items[index].stages] for index in marked), strict=True)
+    decoded = candidates(np.asarray(marked), np.asarray(min_lengths), np.asarray(penalties, np.float64))
+    found = [[clean_to_words(text) for text in texts] for texts in decoded]
+    unseen = list(dict.fromkeys(text for texts in found for text in texts if text and text not in encoded))
+    encoded.update(zip(unseen, map(tuple, tokenizer.encode_batch(unseen)), strict=True))
+    for index, texts in zip(marked, found, strict=True):
+        item = items[index]
+        for text in texts:
+            tokens = encoded[text]
+            if 1 <= len(tokens) <= max_token_length and tokens not in item.candidates:
+                item.candidates[tokens] = Assignment(text, tokens, item.stages)
+        item.stages += 1

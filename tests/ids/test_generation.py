@@ -1,5 +1,6 @@
 import functools
 import logging
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from flax import nnx
 from idgenrec_jax.decoding.diverse import diverse_beam_search
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids import generation as generation_module
-from idgenrec_jax.ids.generation import IdGeneration, item_prompts
+from idgenrec_jax.ids.generation import CandidateDecoder, IdGeneration, item_prompts
 from idgenrec_jax.ids.table import clean_to_words
 from idgenrec_jax.models.t5 import T5, T5Config
 
@@ -46,7 +47,7 @@ def generator(tokenizer):
 def make(generator, tokenizer, **options):
     options = {
         "num_groups": NUM_GROUPS, "penalties": PENALTIES, "min_lengths": MIN_LENGTHS, "batch_size": 4,
-        "max_text_length": 16, "length_buckets": (4, 8), "fallback": "suffix",
+        "batch_divisors": (1,), "max_text_length": 16, "length_buckets": (4, 8), "fallback": "suffix",
     } | options  # fmt: skip
     return IdGeneration(generator[0], tokenizer, **options)
 
@@ -89,13 +90,42 @@ def one_after_the_other(generator, tokenizer, texts):
     return ids
 
 
+class Compilations:
+    """How many encoders and decoders have been compiled since this was made."""
+
+    def __init__(self):
+        self.before = self.total()
+
+    def total(self):
+        return np.array([generation_module._encode_batch._cache_size(), generation_module._decode_batch._cache_size()])
+
+    def count(self):
+        return (self.total() - self.before).tolist()
+
+
+@pytest.fixture
+def encoded_texts(monkeypatch):
+    """The distinct prompts of every batch that the encoder reads from now on."""
+    batches, encode = [], generation_module._encode_batch
+
+    def spy(graphdef, params, tokens, lengths, **options):
+        rows = zip(np.asarray(tokens).tolist(), np.asarray(lengths).tolist(), strict=True)
+        batches.append({tuple(row[:length]) for row, length in rows})
+        return encode(graphdef, params, tokens, lengths, **options)
+
+    monkeypatch.setattr(generation_module, "_encode_batch", spy)
+    return batches
+
+
 @pytest.mark.slow
 def test_batches_give_what_one_item_after_the_other_gives(generator, tokenizer):
     names, texts = catalogue(45)
     expected = one_after_the_other(generator, tokenizer, texts)
-    before = generation_module._decode_batch._cache_size()
-    table = make(generator, tokenizer).generate(generator[1], names, texts)
-    assert generation_module._decode_batch._cache_size() - before == 4, "two buckets times two lengths"
+    compilations = Compilations()
+    table = make(generator, tokenizer, batch_size=5, batch_divisors=(1, 3)).generate(generator[1], names, texts)
+    encoders, decoders = compilations.count()
+    # Two buckets and batches of 5 and of 2; and two minimum lengths.
+    assert 2 <= encoders <= 2 * 2 and 4 <= decoders <= 2 * 2 * 2
     assert table.items == tuple(names)
     found = [tokens for tokens, wanted in zip(table.tokens, expected, strict=True) if wanted is not None]
     assert found == [wanted for wanted in expected if wanted is not None]
@@ -113,6 +143,90 @@ def test_ids_depend_on_neither_batch_size_nor_padding(generator, tokenizer):
         for options in ({"batch_size": 4}, {"batch_size": 3, "length_buckets": (16,)})
     ]
     assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_ids_depend_on_neither_the_sizes_of_small_batches_nor_what_is_kept(generator, tokenizer, encoded_texts):
+    names, texts = catalogue(40)
+    tables, encoded = [], []
+    for options in ({}, {"encoded_budget_bytes": 0}, {"encoded_budget_bytes": 600}, {"batch_divisors": (1, 4)}):
+        encoded_texts.clear()
+        tables.append(make(generator, tokenizer, **options).generate(generator[1], names, texts))
+        encoded.append(sum(map(len, encoded_texts)))
+    assert all(table == tables[0] for table in tables[1:])
+    distinct = len(set(texts))
+    assert encoded[0] == encoded[3] == distinct, "each text is encoded once"
+    assert distinct < encoded[2] < encoded[1]
+
+
+def test_stages_of_one_length_share_a_batch_and_each_pair_is_decoded_once(generator, tokenizer, encoded_texts):
+    texts = [TEXTS[0], TEXTS[0], TEXTS[1], TEXTS[4], TEXTS[0]]
+    prompts = item_prompts(texts, texts, tokenizer, max_length=16)
+    progress = []
+
+    def make_decoder():
+        return CandidateDecoder(make(generator, tokenizer), generator[1], prompts, lambda *seen: progress.append(seen))
+
+    decoder, stages = make_decoder(), [(0, 1.0), (1, 3.0), (2, 2.0), (3, 3.0), (4, 1.0)]
+    items, penalties = (np.asarray(column) for column in zip(*stages, strict=True))
+    found = decoder.candidates(items, np.ones(5, int), penalties)
+    assert progress == [(4, 4)], "one batch of two penalties for the first text and one each for two others"
+    assert found[0] == found[4]
+    assert [len(batch) for batch in encoded_texts] == [3]
+    # Another item with the same text, later: nothing is decoded.
+    assert decoder.candidates(items[1:2], np.ones(1, int), penalties[:1]) == found[:1]
+    assert progress == [(4, 4)]
+    # The encoder output of a text is still there for a new stage.
+    decoder.candidates(items[2:3], np.ones(1, int), penalties[:1])
+    assert progress[1:] == [(5, 5)] and len(encoded_texts) == 1
+    alone = [
+        make_decoder().candidates(items[place : place + 1], np.ones(1, int), penalties[place : place + 1])[0]
+        for place in range(5)
+    ]
+    assert found == alone
+    assert len({tuple(candidates) for candidates in found}) == 4, "the stages must differ"
+
+
+def test_kept_encoder_outputs_stay_within_the_budget_and_retried_texts_come_first():
+    output = jnp.zeros((4, 2), jnp.float32)
+    kept = generation_module._EncodedTexts(3 * output.nbytes + 1)
+    kept.begin(range(5))
+    for text in range(5):
+        kept.keep(text, output)
+    assert sorted(kept.kept) == [0, 1, 2]
+    kept.begin([1, 3, 4])
+    kept.keep(3, output)
+    assert len(kept.kept) == 3 and {1, 3} <= kept.kept.keys()
+    kept.keep(4, output)
+    assert sorted(kept.kept) == [1, 3, 4]
+    kept.begin([1, 3, 4, 2])
+    kept.keep(2, output)
+    assert sorted(kept.kept) == [1, 3, 4], "texts that are needed do not push one another out"
+
+
+@pytest.mark.parametrize(
+    ("num_texts", "rows"),
+    [(1, [1]), (4, [4]), (5, [4, 1]), (9, [9]), (20, [16, 4]), (32, [16, 16]), (33, [33]), (150, [64, 64, 16, 4, 2])],
+)
+def test_few_texts_go_into_small_batches(generator, tokenizer, num_texts, rows):
+    generation = make(generator, tokenizer, batch_size=64, batch_divisors=(1, 4, 16))
+    assert generation.batch_sizes == (4, 16, 64)
+    decoder = CandidateDecoder(generation, generator[1], [[text] for text in range(num_texts)])
+    requests = [generation_module._Request(text, 1, 1.0) for text in range(num_texts)]
+    batches = [batch for batch, _ in decoder._batches(requests)]
+    assert [request for batch in batches for request in batch] == requests
+    assert [len(batch) for batch in batches] == rows
+    padded = sum(len(decoder._fill(batch)) for batch in batches)
+    assert padded < max(2 * num_texts, 5)
+
+
+def test_batches_have_the_smallest_number_of_rows_that_holds_them(generator, tokenizer):
+    assert make(generator, tokenizer, batch_size=6, batch_divisors=(1, 4, 16)).batch_sizes == (1, 2, 6)
+    names, texts = catalogue(12)
+    compilations = Compilations()
+    generation = make(generator, tokenizer, min_lengths=(1,), penalties=(1.0,), batch_size=9, batch_divisors=(1, 3))
+    generation.generate(generator[1], names, texts)
+    assert compilations.count() == [2, 2], "three texts of four tokens and one of seven: batches of three will do"
 
 
 def test_equal_texts_are_decoded_once_and_progress_is_told(generator, tokenizer):
@@ -161,13 +275,15 @@ def test_without_a_fallback_items_that_cannot_be_made_unique_are_named(generator
     [
         ({"fallback": "shrug"}, "fallback='shrug'"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_divisors": (2, 4)}, "batch_divisors=(2, 4): expected 1 as the first"),
+        ({"encoded_budget_bytes": -1}, "encoded_budget_bytes=-1"),
         ({"penalties": ()}, "penalties"),
         ({"min_lengths": (11, 1)}, "min_lengths"),
         ({"max_text_length": 1}, "max_text_length=1"),
     ],
 )
 def test_settings_outside_their_range_are_refused(generator, tokenizer, options, named):
-    with pytest.raises(InputError, match=named):
+    with pytest.raises(InputError, match=re.escape(named)):
         make(generator, tokenizer, **options)
 
 

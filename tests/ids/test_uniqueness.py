@@ -14,9 +14,10 @@ class Recorder:
     def __init__(self, texts_of):
         self.texts_of, self.calls = texts_of, []
 
-    def __call__(self, items, min_length, penalty):
-        self.calls.append((items.tolist(), min_length, penalty))
-        return [self.texts_of(item, min_length, penalty) for item in items.tolist()]
+    def __call__(self, items, min_lengths, penalties):
+        asked = list(zip(items.tolist(), min_lengths.tolist(), penalties.tolist(), strict=True))
+        self.calls.append(asked)
+        return [self.texts_of(*stage) for stage in asked]
 
 
 def one_after_the_other(texts_of, num_items, tokenizer, stages):
@@ -55,7 +56,7 @@ def test_300_items_that_share_20_texts(tokenizer):
     assert ids == one_after_the_other(texts_of, 300, tokenizer, ALL_STAGES)
     assert len({tokens for _, tokens in ids}) == 300
     assert len(recorder.calls) <= 8
-    assert recorder.calls[0] == (list(range(300)), 1, 1.0)
+    assert recorder.calls[0] == [(item, 1, 1.0) for item in range(300)]
 
 
 def test_random_candidates_give_the_sequential_result(tokenizer):
@@ -91,7 +92,22 @@ def test_chain_in_which_each_item_pushes_the_next_to_its_second_stage(tokenizer)
     ids, recorder, assigned = assign(texts_of, 25, tokenizer)
     assert ids == one_after_the_other(texts_of, 25, tokenizer, ALL_STAGES)
     assert [choice.stage for choice in assigned] == [0] + [1] * 24
-    assert max(len(items) for items, *_ in recorder.calls[1:]) <= 2
+    assert max(len(asked) for asked in recorder.calls[1:]) <= 2
+
+
+def test_marked_items_of_different_stages_share_a_call(tokenizer):
+    # Item 1 needs three stages; item 3 finds its first choice taken only once item 2 was pushed to its second stage.
+    table = {
+        (0, 0): ["red"], (1, 0): ["red"], (1, 1): ["red"], (1, 2): ["blue"],
+        (2, 0): ["red"], (2, 1): ["green"], (3, 0): ["green"], (3, 1): ["ink"],
+    }  # fmt: skip
+
+    def texts_of(item, length, penalty):
+        return table.get((item, ALL_STAGES.index((length, penalty))), [])
+
+    ids, recorder, _ = assign(texts_of, 4, tokenizer)
+    assert [text for text, _ in ids] == ["red", "blue", "green", "ink"]
+    assert recorder.calls[1:] == [[(1, 1, 2.0), (2, 1, 2.0)], [(1, 1, 3.0), (3, 1, 2.0)]]
 
 
 def test_a_provisional_choice_is_given_back(tokenizer):
@@ -123,7 +139,7 @@ def test_stages_go_through_penalties_then_lengths(tokenizer):
         return ["pen"] if item == 0 or (length, penalty) != (21, 2.0) else ["lamp"]
 
     _, recorder, assigned = assign(texts_of, 2, tokenizer)
-    assert [call[1:] for call in recorder.calls] == ALL_STAGES[: ALL_STAGES.index((21, 2.0)) + 1]
+    assert [call[-1][1:] for call in recorder.calls] == ALL_STAGES[: ALL_STAGES.index((21, 2.0)) + 1]
     assert assigned[1].stage == 19
 
 
