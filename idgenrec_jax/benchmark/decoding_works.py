@@ -194,7 +194,8 @@ def id_writing(
 
     def run() -> list[list[str]]:
         decoder = CandidateDecoder(generation, generator.params, texts)
-        return decoder.candidates(np.arange(len(texts)), min_length, 1.0)
+        count = len(texts)
+        return decoder.candidates(np.arange(count), np.full(count, min_length), np.ones(count))
 
     def job(folder: Path) -> None:
         fields = {
