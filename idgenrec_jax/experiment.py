@@ -128,7 +128,7 @@ def assemble(config: Config, workdir: Path) -> Experiment:
         )
     place_batch = partial(jax.device_put, device=batch_sharding(mesh))
     ids = RoundIds(
-        config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder=workdir / "ids", given=given
+        config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder=workdir / "ids", given=given, mesh=mesh
     )
     ranker = Ranker(
         recommender.graphdef,
@@ -249,6 +249,7 @@ def _check_batches(config: Config, mesh: Mesh) -> None:
         "training.id_batch_size": config.training.id_batch_size,
         "training.id_items_per_batch": config.training.id_items_per_batch,
         "training.warm_start_batch_size": config.training.warm_start_batch_size,
+        "ids.batch_size": config.ids.batch_size,
         "evaluation.batch_size": config.evaluation.batch_size,
     }
     for name, size in sizes.items():

@@ -32,14 +32,16 @@ def main() -> None:
         trained = load_run(_WORKDIR.value)
         config, tokenizer = trained.config, trained.tokenizer
         graphdef, params = trained.graphdefs["generator"], trained.params["generator"]
+        mesh = trained.mesh
     else:
         folder = resolve_folder(_GENERATOR.value, flag="--id_generator", random_flag=None)
         config = Config().override({"id_generator.folder": str(folder)})
+        mesh = make_mesh(config.mesh)
         tokenizer = Tokenizer.load(_TOKENIZER.value or folder)
-        model = create_model(config.id_generator, tokenizer, make_mesh(config.mesh), seed=0, section="id_generator")
+        model = create_model(config.id_generator, tokenizer, mesh, seed=0, section="id_generator")
         graphdef, params = model.graphdef, model.params
     progress = Progress("writing IDs", len(dataset.items), "text")
-    table = id_generation(config, graphdef, tokenizer).generate(
+    table = id_generation(config, graphdef, tokenizer, mesh).generate(
         params, dataset.items, dataset.item_texts, on_progress=lambda done, total: progress.update(done, total=total)
     )
     progress.close()

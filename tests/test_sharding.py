@@ -25,7 +25,9 @@ import jax, numpy as np
 from flax import nnx
 from idgenrec_jax.config import MeshConfig, preset
 from idgenrec_jax.data.batches import recommender_epoch
+from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.experiment import assemble
+from idgenrec_jax.ids.generation import IdGeneration
 from idgenrec_jax.sharding import batch_sharding, make_mesh, parameter_sharding, parameter_shardings
 from idgenrec_jax.training.alternation import Alternation, Interrupted
 from idgenrec_jax.data.batches import RecommenderBatch
@@ -73,6 +75,22 @@ for name, config in (("data", MeshConfig()), ("mixed", MeshConfig(data=2, fsdp=2
         "parameter_difference": max(float(np.abs(a - b).max()) for a, b in zip(many, one)),
         "moment_difference": relative_norm(moments, one_moments),
     }
+
+tokenizer, texts = sample_tokenizer(), load_sample().item_texts[:20]
+writer, writer_params = nnx.split(
+    T5(T5Config(vocab_size=tokenizer.size, initializer_factor=6.0, **sizes), rngs=nnx.Rngs(1)), nnx.Param)
+
+def ids_on(mesh):
+    generation = IdGeneration(
+        writer, tokenizer, num_groups=2, penalties=(1.0,), min_lengths=(1,), batch_size=16, max_text_length=48,
+        batch_divisors=(1,), fallback="suffix", batch_sharding=batch_sharding(mesh))
+    placed = jax.device_put(writer_params, parameter_shardings(mesh, writer_params))
+    return generation.generate(placed, [f"item{index}" for index in range(20)], texts).texts
+
+expected = ids_on(make_mesh(MeshConfig(), jax.devices()[:1]))
+results["words in IDs"] = len({word for text in expected for word in text.split()})
+for name, config in (("data", MeshConfig()), ("mixed", MeshConfig(data=2, fsdp=2, tensor=2))):
+    results[name]["same IDs"] = ids_on(make_mesh(config)) == expected
 
 mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
 for shape in ((8, 6), (6, 6), (8, 5)):
@@ -142,6 +160,13 @@ def test_steps_on_a_mesh_of_all_axes_have_the_losses_and_gradients_of_one_device
     # Not the parameters: Adam makes a full step of a gradient that is only rounding noise, of either sign.
     assert on_eight_devices["mixed"]["loss_difference"] < 1e-5
     assert on_eight_devices["mixed"]["moment_difference"] < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["data", "mixed"])
+def test_ids_written_on_eight_devices_are_those_of_one(on_eight_devices, mesh):
+    assert on_eight_devices["words in IDs"] > 20
+    assert on_eight_devices[mesh]["same IDs"]
 
 
 @pytest.mark.slow

@@ -175,7 +175,7 @@ def id_writing(
     `settings` go into the peer's job as they are (threads, device, dtype).
     """
     config, generator = experiment.config, experiment.generator
-    generation = id_generation(config, generator.graphdef, experiment.tokenizer)
+    generation = id_generation(config, generator.graphdef, experiment.tokenizer, experiment.mesh)
     chosen = sorted(
         _spread(len(experiment.dataset.items), num_items), key=lambda item: len(experiment.ids.text_tokens[item])
     )

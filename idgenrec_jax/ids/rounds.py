@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Bool
 
 from idgenrec_jax.config import Config
@@ -17,6 +18,7 @@ from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.ids.generation import IdGeneration, item_prompts
 from idgenrec_jax.ids.table import IdTable, load_table, save_table
+from idgenrec_jax.sharding import batch_sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +29,10 @@ class Prompts:
     evaluation: PromptTokens
 
 
-def id_generation(config: Config, graphdef: nnx.GraphDef, tokenizer: Tokenizer) -> IdGeneration:
-    """Return ID generation by the T5 of `graphdef`, as the configuration wants it."""
+def id_generation(
+    config: Config, graphdef: nnx.GraphDef, tokenizer: Tokenizer, mesh: Mesh | None = None
+) -> IdGeneration:
+    """Return ID generation by the T5 of `graphdef`, as the configuration wants it, split over a mesh where given."""
     return IdGeneration(
         graphdef,
         tokenizer,
@@ -38,6 +42,7 @@ def id_generation(config: Config, graphdef: nnx.GraphDef, tokenizer: Tokenizer) 
         max_text_length=config.data.max_text_length,
         batch_size=config.ids.batch_size,
         fallback=config.ids.fallback,
+        batch_sharding=None if mesh is None else batch_sharding(mesh),
     )
 
 
@@ -54,8 +59,12 @@ class RoundIds:
         graphdef: nnx.GraphDef,
         folder: str | Path,
         given: IdTable | None = None,
+        mesh: Mesh | None = None,
     ):
-        """Prepare ID generation by the T5 of `graphdef`; tables are saved in `folder`, `given` are the user's IDs."""
+        """Prepare ID generation by the T5 of `graphdef`, whose parameters lie on `mesh` where there is one.
+
+        Tables are saved in `folder`, `given` are the user's IDs.
+        """
         self.dataset, self.tokenizer, self.prompts, self.given = dataset, tokenizer, prompts, given
         self.text_tokens = item_prompts(
             dataset.item_texts, dataset.items, tokenizer, max_length=config.data.max_text_length
@@ -63,7 +72,7 @@ class RoundIds:
         self.table: IdTable | None = None
         self.user_table: IdTable | None = None
         self._config, self._folder = config, Path(folder)
-        self._generation = id_generation(config, graphdef, tokenizer)
+        self._generation = id_generation(config, graphdef, tokenizer, mesh)
 
     def source(self, *, max_history: int, evaluation: bool = False) -> PromptSource:
         """Return what prompts are written from now, with the training templates or the one of evaluation."""
