@@ -47,7 +47,8 @@ def make_model(seed, *, tied=True, eos=EOS):
 def random_rows(seed, count, longest):
     """Rows of 2 to `longest` tokens, EOS included."""
     generator = np.random.default_rng(seed)
-    return [[*generator.integers(2, VOCABULARY, length).tolist(), EOS] for length in generator.integers(1, longest, count)]
+    lengths = generator.integers(1, longest, count)
+    return [[*generator.integers(2, VOCABULARY, length).tolist(), EOS] for length in lengths]
 
 
 def write_job(folder, kind, models, ragged, arrays=None, **fields):
@@ -179,6 +180,7 @@ def test_recommender_training_starts_from_our_loss_and_gradient(tmp_path):
     # Eleven examples in batches of four, and one batch of the next epoch.
     found = outputs_of(job, num_units=4 + 4 + 3 + 4)
     batch = RecommenderBatch(*padded(prompts[:4]), *padded(targets[:4]), np.ones(4, np.float32))
+    batch = jax.tree.map(jnp.asarray, batch)
     loss, norm = loss_and_norm(lambda model: recommender_loss(model, batch), model)
     np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(found["gradient_norm"], norm, rtol=1e-5)
@@ -258,6 +260,7 @@ def the_error(folder, *commands):
     return answers[-1]["error"]
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_be_done_is_answered_in_one_line(tmp_path):
     assert "job.json" in the_error(tmp_path / "nowhere")
     job = write_job(tmp_path, "greedy", {}, {"prompts": [[3, EOS]]})
@@ -267,6 +270,7 @@ def test_a_job_that_cannot_be_done_is_answered_in_one_line(tmp_path):
     assert "items_tokens is missing" in the_error(job)
 
 
+@pytest.mark.slow
 def test_unknown_commands_and_missing_fields_are_answered_in_one_line(tmp_path):
     job = write_job(
         tmp_path, "constrained_beam", {"recommender": make_model(1)}, {"prompts": [[3, EOS]], "items": [[4]]}
