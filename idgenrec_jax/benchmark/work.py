@@ -61,13 +61,16 @@ class Result:
 
 
 def measure(work: Work, machine: Machine, *, repeats: int, peer: Peer | None) -> Result:
-    """Run `work` once to compile, compare with the peer, then time `repeats` runs of each in turns.
+    """Run `work` and the peer once to warm up, compare their outputs, then time `repeats` runs of each in turns.
 
     Raises:
         ValueError: the peer's outputs are not ours.
     """
     first = _seconds(work.run)
-    agreement = work.compare(peer.outputs()) if peer is not None else ""
+    agreement = ""
+    if peer is not None:
+        agreement = work.compare(peer.outputs())
+        peer.run()
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(repeats):
