@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 
 from launch.command_line import config_from_flags, define_config_flags, run
 
@@ -74,6 +74,7 @@ def _measure(name: str) -> dict:
     from idgenrec_jax.benchmark.peer import Peer
     from idgenrec_jax.benchmark.suite import make_works
     from idgenrec_jax.benchmark.work import measure
+    from idgenrec_jax.errors import InputError
 
     config = config_from_flags("sample" if _DATA.value == "sample" else "small").override({"data.path": _DATA.value})
     machine = measure_machine(config.recommender.compute_dtype)
@@ -100,7 +101,14 @@ def _measure(name: str) -> dict:
                 continue
             folder = Path(scratch) / f"job_{number}"
             work.job(folder)
-            with Peer(_PEER_PYTHON.value, folder) as peer:
+            try:
+                peer = Peer(_PEER_PYTHON.value, folder)
+            except InputError as error:
+                logging.warning("%s is timed without a peer: %s", work.name, error)
+                alone = dataclasses.replace(work, note=f"{work.note}; no peer: {error}")
+                results.append(measure(alone, machine, repeats=_REPEATS.value, peer=None))
+                continue
+            with peer:
                 results.append(measure(work, machine, repeats=_REPEATS.value, peer=peer))
     return {
         "machine": dataclasses.asdict(machine),

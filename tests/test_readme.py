@@ -40,6 +40,7 @@ SMALL = [
     "--config.ids.num_lengths=1",
     "--config.data.max_text_length=32",
 ]
+FEW = ["--repeats=1", "--users=32", "--items=8", "--steps=1", "--peer_batch=4", "--large_catalogue=600"]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,8 @@ def run(folder, command):
     assert words[:2] == ["python", "-m"], command
     if words[2] == "launch.train" and "--help" not in words:
         words += SMALL
+    if words[2] == "launch.benchmark":
+        words += SMALL + FEW
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(folder / "cache"),
