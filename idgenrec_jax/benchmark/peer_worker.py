@@ -15,7 +15,6 @@ Whatever goes wrong is answered with {"error": one line}; then the worker exits 
 
 import json
 import os
-import resource
 import sys
 import time
 import traceback
@@ -32,6 +31,7 @@ try:
     from peer_decoding import ConstrainedBeam, DiverseBeam
     from peer_job import Job, JobError, one_line
     from peer_training import IdTraining, RecommenderTraining
+    from process_memory import process_peak_bytes
 except ImportError as error:
     way_out = "install torch, transformers and numpy there, or name another interpreter with --peer_python"
     print(json.dumps({"error": f"{sys.executable}: {error}; {way_out}"}), flush=True)
@@ -54,10 +54,8 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _peak(device: torch.device) -> dict[str, int | None]:
     """The peak memory of this process and of the GPU, in bytes."""
-    # Linux counts in units of 1024 bytes, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
     on_device = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
-    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "device_peak_bytes": on_device}
+    return {"peak_bytes": process_peak_bytes(), "device_peak_bytes": on_device}
 
 
 def _timed(work: Any, device: torch.device) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """One piece of work, timed by itself or in turns with a peer, and the line of the table that comes of it."""
 
 import dataclasses
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 
 from idgenrec_jax.benchmark.machine import Machine
 from idgenrec_jax.benchmark.peer import Peer
+from idgenrec_jax.benchmark.process_memory import process_peak_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +101,7 @@ def peak_bytes() -> int:
     statistics_of_device = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics_of_device:
         return int(statistics_of_device["peak_bytes_in_use"])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return process_peak_bytes()
 
 
 def table(results: Sequence[Result]) -> str:
