@@ -1,4 +1,4 @@
-"""Floating-point operations and bytes that the work needs whoever does it, from shapes alone.
+"""Floating-point operations that the work needs whoever does it, from shapes alone.
 
 A multiplication with its addition counts as two operations. Only matrix products count; softmax, norms and dropout are
 small beside them. Training costs three times the forward pass: the backward pass has two products for each of it.
@@ -7,7 +7,6 @@ small beside them. Training costs three times the forward pass: the backward pas
 from idgenrec_jax.models.t5 import T5Config
 
 TRAINING = 3
-FLOAT_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def encoder_operations(config: T5Config, tokens: int | float, length: int | float) -> int | float:

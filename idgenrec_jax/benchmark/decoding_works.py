@@ -29,7 +29,7 @@ _SCORE_TOLERANCE = 1e-3
 
 
 def ranking(experiment: Experiment, settings: dict[str, Any], *, users: int, peer_batch_size: int) -> Work:
-    """Return the ranking of the first `users` validation users over the whole catalogue, prompts sorted by length.
+    """Return the ranking of about `users` validation users: whole batches, spread over all lengths of prompts.
 
     `settings` go into the peer's job as they are (threads, device, dtype).
     """

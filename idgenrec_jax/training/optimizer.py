@@ -36,8 +36,8 @@ def make_optimizer(
 
     The rate is given to each `apply_gradients`, so that the optimizer's state holds no schedule and a resumed run
     needs none. `clip_norm` is the largest global gradient norm; `weight_decay` is per unit of learning rate.
-    `embedding_factor` multiplies the rate of the embedding tables: T5 draws them with a standard deviation of 1, ten
-    times that of its kernels, so that a rate that suits kernels moves random embeddings hardly at all.
+    `embedding_factor` multiplies the rate of the embedding tables: T5 draws them with a standard deviation of 1, most
+    kernels with d_model**-0.5, so that a rate that suits kernels moves random embeddings hardly at all.
     """
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
