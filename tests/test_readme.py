@@ -41,7 +41,7 @@ SMALL = [
     "--config.ids.num_lengths=1",
     "--config.data.max_text_length=32",
 ]
-# One work of the benchmark: tests/launch/test_benchmark.py runs the others.
+# One work of the benchmark: tests/launch/test_benchmark.py runs the others, start_up excepted.
 FEW = ["--repeats=1", "--steps=1", "--only=training"]
 
 

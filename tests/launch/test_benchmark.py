@@ -13,7 +13,7 @@ HAS_PEER = importlib.util.find_spec("torch") is not None
 @pytest.mark.slow
 def test_every_training_and_decoding_work_is_measured_beside_the_peer(programs, tmp_path):
     output = tmp_path / "figures.json"
-    flags = [*SIZES, "--only=ranking,steps,training,id_training", f"--output={output}", *tiny_flags()]
+    flags = [*SIZES, "--only=ranking,steps,ids,training,id_training", f"--output={output}", *tiny_flags()]
     if HAS_PEER:
         flags.append("--peer")
     result = programs.run("benchmark", *flags)
@@ -22,12 +22,17 @@ def test_every_training_and_decoding_work_is_measured_beside_the_peer(programs, 
     figures = {figure["name"]: figure for figure in report["results"]}
     compared = {"constrained ranking", "recommender training", "ID training"}
     steps = {"step, unconstrained", "step, 496 IDs, csr", "step, 496 IDs, dense", "step, 200 IDs, csr"}
-    assert set(figures) == compared | steps
+    # Writing IDs has a peer only where transformers still has group beam search.
+    ids = {"writing IDs, peer batch 4", "writing IDs, peer batch 1"}
+    assert set(figures) == compared | steps | ids
     assert report["machine"]["matrix_rate"] > 0
     for name, figure in figures.items():
         assert figure["ours"] > 0 and figure["peak_bytes"] > 2**20
         assert name in result.stdout
-        assert (figure["ratio"] is not None) == (HAS_PEER and name in compared)
+        if name in ids and HAS_PEER:
+            assert figure["ratio"] is not None or "--peer_python" in figure["note"]
+        else:
+            assert (figure["ratio"] is not None) == (HAS_PEER and name in compared)
         if figure["ratio"] is not None:
             assert figure["ratio"] == pytest.approx(figure["ours"] / figure["peer"])
             assert "peer's" in figure["agreement"]
