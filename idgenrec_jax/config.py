@@ -248,7 +248,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.rounds": 2,
         "training.order": "recommender_first",
         "training.id_examples_per_epoch": 4096,
-        "training.recommender_epochs": 5,
+        "training.recommender_epochs": 10,
         "training.num_buckets": 6,
         "training.recommender_batch_size": 64,
         "training.recommender_learning_rate": 2e-3,

@@ -78,7 +78,32 @@ class Linear(nnx.Module):
 
     def __call__(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """`inputs @ kernel` in the dtype of `inputs`."""
-        return inputs @ self.kernel[...].astype(inputs.dtype)
+        return _matrix_product(inputs, self.kernel[...].astype(inputs.dtype))
+
+
+@jax.custom_vjp
+def _matrix_product(
+    inputs: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]
+) -> Float[Array, "*batch outputs"]:
+    """`inputs @ kernel`; its gradient writes the kernel's as inputs.T @ gradient.
+
+    JAX's own rule is (gradient.T @ inputs).T. XLA's CPU compiler then transposes the wider matrix, and computes what
+    fuses into it (dropout masks, relu) once more in the transposed order: a training step took 8 to 15% longer.
+    """
+    return inputs @ kernel
+
+
+def _matrix_product_forward(inputs, kernel):
+    return _matrix_product(inputs, kernel), (inputs, kernel)
+
+
+def _matrix_product_backward(residuals, gradient):
+    inputs, kernel = residuals
+    rows, gradient_rows = inputs.reshape(-1, inputs.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    return gradient @ kernel.T, rows.T @ gradient_rows
+
+
+_matrix_product.defvjp(_matrix_product_forward, _matrix_product_backward)
 
 
 class Embedding(nnx.Module):

@@ -12,7 +12,7 @@ from idgenrec_jax.decoding.beam import greedy_search
 from idgenrec_jax.models.layers import DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
 from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE, soft_embedding
-from idgenrec_jax.training.vocabulary_cross_entropy import token_losses
+from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entropy
 
 
 class SoftIds(NamedTuple):
@@ -40,9 +40,8 @@ def token_cross_entropy(
 
     The logits are `hidden @ table.T`.
     """
-    losses = token_losses(hidden.reshape(-1, hidden.shape[-1]), table, targets.reshape(-1)).reshape(targets.shape)
     total = weights.sum()
-    return jnp.where(weights > 0, losses * weights, 0.0).sum() / jnp.where(total > 0, total, 1.0)
+    return weighted_cross_entropy(hidden, table, targets, weights) / jnp.where(total > 0, total, 1.0)
 
 
 def recommender_loss(model: T5, batch: RecommenderBatch, dropout_key: DropoutKey | None = None) -> Float[Array, ""]:

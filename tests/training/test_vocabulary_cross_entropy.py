@@ -1,58 +1,93 @@
-"""Cross-entropy over the vocabulary: the blockwise form against log_softmax of the whole table of logits."""
+"""Cross-entropy over the vocabulary: the chunkwise form against log_softmax of the whole table of logits."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from idgenrec_jax.training.vocabulary_cross_entropy import token_losses
+from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entropy
 
 
-def dense_losses(hidden, table, targets):
+def dense_cross_entropy(hidden, table, targets, weights):
     log_probabilities = jax.nn.log_softmax(hidden @ table.T, axis=-1)
-    return -jnp.take_along_axis(log_probabilities, targets[:, None], axis=-1)[:, 0]
+    return -(weights * jnp.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]).sum()
 
 
-def random_inputs(tokens, vocab, width):
+def random_inputs(batch, length, vocab, width):
     generator = np.random.default_rng(3)
-    hidden, table = (jnp.asarray(generator.normal(size=(rows, width)), jnp.float32) for rows in (tokens, vocab))
-    targets = jnp.asarray(generator.integers(vocab, size=tokens), jnp.int32).at[:3].set(vocab - 1)
-    return hidden * 2, table, targets, jnp.asarray(generator.normal(size=tokens), jnp.float32)
+    hidden = jnp.asarray(generator.normal(size=(batch, length, width)), jnp.float32)
+    table = jnp.asarray(generator.normal(size=(vocab, width)), jnp.float32)
+    targets = jnp.asarray(generator.integers(vocab, size=(batch, length)), jnp.int32).at[:, 0].set(vocab - 1)
+    weights = generator.uniform(0.5, 2.0, (batch, length)) * (generator.uniform(size=(batch, length)) < 0.6)
+    return hidden * 2, table, targets, jnp.asarray(weights, jnp.float32)
 
 
-# One block, an exact multiple, remainders of one and of all but one, blocks of one token, more block than vocabulary.
-@pytest.mark.parametrize("vocab, block_size", [(64, 64), (64, 16), (65, 16), (63, 16), (17, 1), (30, 8192)])
-def test_blockwise_equals_dense_in_value_and_gradients(vocab, block_size):
-    hidden, table, targets, weights = random_inputs(tokens=13, vocab=vocab, width=8)
+# One chunk, chunks of one token, an exact multiple, a remainder, more than there are; with gaps left out or not.
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("chunk_tokens", [None, 1, 6, 7, 1000])
+def test_chunkwise_equals_dense_in_value_and_gradients(chunk_tokens, skip):
+    hidden, table, targets, weights = random_inputs(batch=5, length=6, vocab=37, width=8)
 
-    def value_and_gradients(losses):
-        return jax.value_and_grad(lambda *inputs: (losses(*inputs, targets) * weights).sum(), (0, 1))(hidden, table)
+    def value_and_gradients(loss):
+        return jax.value_and_grad(lambda *inputs: 3.0 * loss(*inputs, targets, weights), (0, 1))(hidden, table)
 
-    expected, expected_gradients = value_and_gradients(dense_losses)
-    found, gradients = value_and_gradients(lambda *inputs: token_losses(*inputs, block_size=block_size))
+    expected, expected_gradients = value_and_gradients(dense_cross_entropy)
+
+    def chunkwise(*inputs):
+        return weighted_cross_entropy(*inputs, chunk_tokens=chunk_tokens, skip=skip)
+
+    found, gradients = value_and_gradients(chunkwise)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(3.0 * chunkwise(hidden, table, targets, weights), expected, rtol=1e-5)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5, rtol=1e-5)
         assert np.abs(gradient).max() > 0.1
 
 
+@pytest.mark.parametrize("skip", [True, False])
+def test_tokens_of_weight_zero_count_for_nothing_whatever_they_hold(skip):
+    hidden, table, targets, weights = random_inputs(batch=4, length=6, vocab=11, width=8)
+    assert (weights == 0).any()
+    wild = jnp.where(weights[..., None] > 0, hidden, jnp.nan)
+
+    def value_and_gradients(hidden):
+        return jax.value_and_grad(
+            lambda *inputs: weighted_cross_entropy(*inputs, targets, weights, chunk_tokens=5, skip=skip), (0, 1)
+        )(hidden, table)
+
+    expected, expected_gradients = value_and_gradients(hidden)
+    found, gradients = value_and_gradients(wild)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6)
+
+
+def test_all_weights_zero_give_zero_and_no_gradient():
+    hidden, table, targets, weights = random_inputs(batch=2, length=4, vocab=11, width=8)
+    value, gradient = jax.value_and_grad(weighted_cross_entropy, 1)(hidden, table, targets, weights * 0)
+    assert value == 0 and not gradient.any()
+
+
 def test_logits_far_apart_stay_finite():
-    hidden, table, targets, _ = random_inputs(tokens=5, vocab=40, width=8)
-    losses, gradient = jax.value_and_grad(lambda hidden: token_losses(hidden, table, targets, block_size=16).sum())(
-        hidden * 1e4
-    )
-    assert np.isfinite(losses) and np.isfinite(gradient).all()
-    np.testing.assert_allclose(losses, dense_losses(hidden * 1e4, table, targets).sum(), rtol=1e-5)
+    hidden, table, targets, weights = random_inputs(batch=3, length=4, vocab=40, width=8)
+    value, gradient = jax.value_and_grad(weighted_cross_entropy)(hidden * 1e4, table, targets, weights)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    np.testing.assert_allclose(value, dense_cross_entropy(hidden * 1e4, table, targets, weights), rtol=1e-5)
 
 
 def test_memory_does_not_grow_with_tokens_times_vocabulary():
-    tokens, width = 512, 16
+    length, width, vocab = 8, 16, 10_000
 
-    def temporary_bytes(vocab):
-        shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((tokens, width), (vocab, width)))
-        targets = jax.ShapeDtypeStruct((tokens,), jnp.int32)
-        gradient = jax.grad(lambda *inputs: token_losses(*inputs, block_size=1024).sum(), (0, 1))
-        return jax.jit(gradient).lower(*shapes, targets).compile().memory_analysis().temp_size_in_bytes
+    def temporary_bytes(batch):
+        shape = jax.ShapeDtypeStruct
+        gradient = jax.grad(lambda *inputs: weighted_cross_entropy(*inputs, chunk_tokens=64), (0, 1))
+        arguments = (
+            shape((batch, length, width), jnp.float32),
+            shape((vocab, width), jnp.float32),
+            shape((batch, length), jnp.int32),
+            shape((batch, length), jnp.float32),
+        )
+        return jax.jit(gradient).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
-    growth = temporary_bytes(17_000) - temporary_bytes(5_000)
-    assert growth < 0.25 * tokens * 12_000 * 4
+    growth = temporary_bytes(128) - temporary_bytes(32)
+    assert growth < 0.1 * 96 * length * vocab * 4
