@@ -146,7 +146,7 @@ def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) 
             if trie is None:
                 found = _any_candidates(logits, states, scores)
             else:
-                found = best_candidates(trie, logits, states, scores, level)
+                found = best_candidates(trie, logits, states, scores, 2 * beams)
             kept = jax.tree.map(lambda array: array[:, :beams], found)
             return kept.tokens, kept.states, kept.scores, cache.select_beams(kept.beams)
 

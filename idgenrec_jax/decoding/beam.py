@@ -20,7 +20,8 @@ from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
 
 # (tokens [batch, beams], position, cache) -> (logits [batch, beams, vocab], cache). The cache is any pytree with a
-# method `select_beams(indices [batch, beams])` that makes it follow the beams.
+# method `select_beams(indices [batch, beams])` that makes it follow the beams. The first call has one beam only, which
+# all beams then follow.
 Step = Callable[[Int[Array, "batch beams"], Int[Array, ""], Any], tuple[Float[Array, "batch beams vocab"], Any]]
 
 
@@ -48,9 +49,9 @@ class _Search(NamedTuple):
     """What the loop carries: the running beams, the finished items, and who may still improve."""
 
     position: Int[Array, ""]
-    tokens: Int[Array, "batch beams"]
-    states: Int[Array, "batch beams"]
-    scores: Float[Array, "batch beams"]
+    tokens: Int[Array, "batch running"]
+    states: Int[Array, "batch running"]
+    scores: Float[Array, "batch running"]
     items: Int[Array, "batch beams"]
     item_scores: Float[Array, "batch beams"]
     can_improve: Bool[Array, "batch"]
@@ -87,21 +88,23 @@ def constrained_beam_search(
     Log-probabilities are over the full vocabulary; the trie then forbids tokens without renormalising. `cache` must
     have room for `trie.depth` positions (or `max_length - 1`). `max_length` counts the start token, as in
     transformers; items that do not fit are never returned, by default all fit. Raises InputError when more results
-    than beams are asked for.
+    than beams are asked for, or when `max_length` leaves no room for a token.
     """
     if not 1 <= num_results <= num_beams:
         raise InputError(
             f"num_results: found {num_results} with num_beams {num_beams}, expected 1 to num_beams; raise num_beams"
         )
+    if max_length is not None and max_length < 2:
+        raise InputError(f"max_length: found {max_length}, expected at least 2, the start token and one more")
     num_steps = trie.counts[2] if max_length is None else jnp.minimum(trie.counts[2], max_length - 1)
     shape = (batch_size, num_beams)
     no_score = jnp.full(shape, -jnp.inf, jnp.float32)
     search = _Search(
         position=jnp.int32(0),
-        tokens=jnp.full(shape, start_token_id, jnp.int32),
-        states=jnp.zeros(shape, jnp.int32),
-        # Beams start alike: only the first may be continued, or each prefix would be found once per beam.
-        scores=no_score.at[:, 0].set(0.0),
+        # All beams start alike: one is decoded, and its continuations fill the others.
+        tokens=jnp.full((batch_size, 1), start_token_id, jnp.int32),
+        states=jnp.zeros((batch_size, 1), jnp.int32),
+        scores=jnp.zeros((batch_size, 1), jnp.float32),
         items=jnp.full(shape, -1, jnp.int32),
         item_scores=no_score,
         can_improve=jnp.ones(batch_size, bool),
@@ -113,10 +116,10 @@ def constrained_beam_search(
 
     def advance(search: _Search) -> _Search:
         logits, cache = step(search.tokens, search.position, search.cache)
-        candidates = best_candidates(trie, logits, search.states, search.scores, search.position)
+        candidates = best_candidates(trie, logits, search.states, search.scores, 2 * num_beams)
         return _update(search, candidates, cache, trie.counts[0], length_penalty)
 
-    search = lax.while_loop(is_unfinished, advance, search)
+    search = lax.while_loop(is_unfinished, advance, advance(search))
     return BeamResult(search.items[:, :num_results], search.item_scores[:, :num_results])
 
 
@@ -125,13 +128,12 @@ def best_candidates(
     logits: Float[Array, "batch beams vocab"],
     states: Int[Array, "batch beams"],
     scores: Float[Array, "batch beams"],
-    level: Int[Array, ""],
+    num_candidates: int,
 ) -> Candidates:
-    """Returns the 2 * beams best continuations that the trie allows; ties go to the first beam and lowest token.
+    """Returns the `num_candidates` best continuations that the trie allows; ties go to the first beam, lowest token.
 
-    `states` and `scores` are the beams', `level` is the number of tokens that they have written.
+    `states` and `scores` are the beams'; one with score -inf has no continuation.
     """
-    num_candidates = 2 * states.shape[1]
     logits = logits.astype(jnp.float32)
     # A log-probability is a logit minus the log of the sum; log_softmax would write the whole table once more.
     log_sums = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
@@ -149,8 +151,10 @@ def best_candidates(
         flat_tokens, flat_states = (array.reshape(array.shape[0], -1) for array in (tokens, next_states))
         return Candidates(best, indices // width, _take(flat_tokens, indices), _take(flat_states, indices))
 
+    # Large families are few and near the root: most steps gather far fewer children than the largest family has.
+    most = jnp.where(scores > -jnp.inf, trie.num_children(states), 0).max()
     branches = [lambda width=width: gather(width) for width in trie.widths]
-    return lax.switch(trie.level_widths[level], branches)
+    return lax.switch((most > jnp.asarray(trie.widths)).sum(), branches)
 
 
 def _padded_top_k(
@@ -174,7 +178,7 @@ def _update(
     length_penalty: float | Float[Array, ""],
 ) -> _Search:
     """Moves the candidates that ended in an item to the finished ones, and keeps the best others running."""
-    num_beams = search.tokens.shape[1]
+    num_beams = search.items.shape[1]
     is_candidate = candidates.scores > -jnp.inf
     is_item = is_candidate & (candidates.states >= num_nodes)
 

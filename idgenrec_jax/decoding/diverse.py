@@ -98,7 +98,8 @@ def diverse_beam_search(
         finished_scores=jnp.full(shape, -jnp.inf, jnp.float32),
         is_done=jnp.zeros((batch_size, num_groups), bool),
     )
-    first = jnp.full((batch_size, num_beams), start_token_id, jnp.int32)
+    # All beams start alike: the first position is decoded once a row.
+    first = jnp.full((batch_size, 1), start_token_id, jnp.int32)
 
     def is_unfinished(carry: tuple) -> Bool[Array, ""]:
         position, _, groups, _ = carry
@@ -106,12 +107,16 @@ def diverse_beam_search(
 
     def advance(carry: tuple) -> tuple:
         position, last, groups, cache = carry
+        is_first = last.shape[1] < num_beams
         logits, cache = step(last, position, cache)
         logits = logits.astype(jnp.float32)
         top_logits, top_tokens = blockwise_top_k(logits, num_candidates)
         top = top_logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         top = jnp.where((top_tokens == eos_token_id) & (position + 1 < min_lengths), -jnp.inf, top)
-        top, top_tokens = (array.reshape(*shape, num_candidates) for array in (top, top_tokens))
+        top, top_tokens = (
+            jnp.broadcast_to(array, (batch_size, num_beams, num_candidates)).reshape(*shape, num_candidates)
+            for array in (top, top_tokens)
+        )
         chosen = jnp.zeros((batch_size, 0), jnp.int32)
         updated, parents = [], []
         for index in range(num_groups):
@@ -123,11 +128,13 @@ def diverse_beam_search(
             updated.append(group)
             parents.append(parent + index * group_size)
         groups = jax.tree.map(lambda *arrays: jnp.stack(arrays, axis=1), *updated)
-        if group_size > 1:
+        if is_first:
+            cache = cache.select_beams(jnp.zeros((batch_size, num_beams), jnp.int32))
+        elif group_size > 1:
             cache = cache.select_beams(jnp.concatenate(parents, axis=1))
         return position + 1, chosen, groups, cache
 
-    _, _, groups, _ = lax.while_loop(is_unfinished, advance, (jnp.int32(0), first, groups, cache))
+    _, _, groups, _ = lax.while_loop(is_unfinished, advance, advance((jnp.int32(0), first, groups, cache)))
     return _finalize(groups, length, length_penalty)
 
 

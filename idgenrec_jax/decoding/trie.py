@@ -25,7 +25,7 @@ from idgenrec_jax.errors import InputError
 
 LAYOUTS = ("auto", "dense", "csr")
 DENSE_LIMIT_BYTES = 256 * 2**20
-# Numbers of children gathered at once; a level uses the smallest that holds its largest family.
+# Numbers of children gathered at once; a step uses the smallest that holds the largest family of its beams.
 WIDTHS = tuple(8**power for power in range(1, 9))
 _WORD_BITS = 32
 _STATIC_FIELDS = ("layout", "vocab_size", "widths")
@@ -37,9 +37,8 @@ class Trie:
 
     `counts` holds (number of nodes, items, levels); `edge_offsets[n]` is the first edge of node n; `edge_states` the
     state each edge leads to. `edge_tokens` exists in the csr layout only, `mask` in the dense one only: bit
-    `token % 32` of `mask[node, token // 32]` is set where the token is allowed. `level_widths[l]` is the index in
-    `widths` of the width that holds the children of every node of level l (the root is level 0). Static: `layout`,
-    `vocab_size` and `widths`, a prefix of WIDTHS (csr only).
+    `token % 32` of `mask[node, token // 32]` is set where the token is allowed. Static: `layout`, `vocab_size` and
+    `widths`, the prefix of WIDTHS whose last holds the children of every node (csr only).
     """
 
     counts: Int[Array, "3"]
@@ -47,7 +46,6 @@ class Trie:
     edge_states: Int[Array, "edges"]
     edge_tokens: Int[Array, "edges"] | None
     mask: UInt32[Array, "nodes words"] | None
-    level_widths: Int[Array, "levels"]
     layout: str
     vocab_size: int
     widths: tuple[int, ...]
@@ -71,6 +69,11 @@ class Trie:
     def nbytes(self) -> int:
         """The bytes that all arrays occupy on the device, padding included."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
+    def num_children(self, states: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
+        """Returns how many tokens may follow each state; none may follow an item."""
+        start, end = self._edge_range(states)
+        return end - start
 
     def children(
         self, states: Int[Array, "*batch"], width: int
@@ -162,7 +165,7 @@ def build_trie(
     if layout not in LAYOUTS:
         raise InputError(f"trie layout: found {layout!r}, expected one of {', '.join(LAYOUTS)}")
     tokens, lengths = _token_matrix(sequences, vocab_size, eos_token_id, pad_token_id)
-    parents, edge_tokens, edge_states, num_nodes, fanouts = _breadth_first_edges(tokens, lengths, eos_token_id)
+    parents, edge_tokens, edge_states, num_nodes = _breadth_first_edges(tokens, lengths, eos_token_id)
     # One node more than there are, so that the last row is always a node without children.
     padded_nodes = _round_up(num_nodes + 1)
     padded_edges = _round_up(len(edge_tokens))
@@ -179,19 +182,16 @@ def build_trie(
         bits = np.left_shift(np.uint32(1), (edge_tokens % _WORD_BITS).astype(np.uint32))
         np.bitwise_or.at(mask, (parents, edge_tokens // _WORD_BITS), bits)
     offsets = np.searchsorted(parents, np.arange(padded_nodes + 1)).astype(np.int32)
-    level_widths = np.zeros(-(-len(fanouts) // 64) * 64, np.int32)
-    level_widths[: len(fanouts)] = np.searchsorted(WIDTHS, fanouts)
     padding = (0, padded_edges - len(edge_tokens))
     return Trie(
-        counts=jnp.asarray([num_nodes, len(lengths), len(fanouts)], jnp.int32),
+        counts=jnp.asarray([num_nodes, len(lengths), tokens.shape[1]], jnp.int32),
         edge_offsets=jnp.asarray(offsets),
         edge_states=jnp.asarray(np.pad(edge_states, padding)),
         edge_tokens=None if layout == "dense" else jnp.asarray(np.pad(edge_tokens, padding)),
         mask=None if mask is None else jnp.asarray(mask),
-        level_widths=jnp.asarray(level_widths),
         layout="dense" if layout == "dense" else "csr",
         vocab_size=vocab_size,
-        widths=() if layout == "dense" else WIDTHS[: int(level_widths.max()) + 1],
+        widths=() if layout == "dense" else WIDTHS[: np.searchsorted(WIDTHS, np.diff(offsets).max()) + 1],
     )
 
 
@@ -229,10 +229,8 @@ def _token_matrix(
 
 def _breadth_first_edges(
     tokens: Int[np.ndarray, "items depth"], lengths: Int[np.ndarray, "items"], eos_token_id: int
-) -> tuple[
-    Int[np.ndarray, "edges"], Int[np.ndarray, "edges"], Int[np.ndarray, "edges"], int, Int[np.ndarray, "depth"]
-]:
-    """Returns parents, tokens and target states of all edges, the number of nodes, and the largest family per level.
+) -> tuple[Int[np.ndarray, "edges"], Int[np.ndarray, "edges"], Int[np.ndarray, "edges"], int]:
+    """Returns parents, tokens and target states of all edges, and the number of nodes.
 
     Edges are ordered by (parent, token), nodes numbered breadth first. Raises InputError when two items have the
     same sequence.
@@ -246,14 +244,12 @@ def _breadth_first_edges(
     node_of_row = np.zeros(num_items, np.int64)
     num_nodes = 1
     levels = []
-    fanouts = np.zeros(depth, np.int64)
     for level in range(depth):
         is_new[1:] |= tokens[1:, level] != tokens[:-1, level]
         rows = np.flatnonzero(is_new & (level <= lengths))
         parents, edge_tokens = node_of_row[rows], tokens[rows, level]
         is_leaf = edge_tokens == eos_token_id
         states = num_nodes + np.cumsum(~is_leaf) - 1
-        fanouts[level] = np.bincount(parents - parents[0]).max()
         # An item's own number stands in, negated, until the number of nodes is known.
         levels.append((parents, edge_tokens, np.where(is_leaf, -1 - order[rows], states)))
         starts = np.cumsum(is_new & (level < lengths)) - 1
@@ -268,4 +264,4 @@ def _breadth_first_edges(
         )
     parents, edge_tokens, states = (np.concatenate(parts).astype(np.int32) for parts in zip(*levels, strict=True))
     states = np.where(states < 0, num_nodes - 1 - states, states).astype(np.int32)
-    return parents, edge_tokens, states, num_nodes, fanouts
+    return parents, edge_tokens, states, num_nodes

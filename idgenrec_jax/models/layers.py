@@ -106,6 +106,31 @@ def _matrix_product_backward(residuals, gradient):
 _matrix_product.defvjp(_matrix_product_forward, _matrix_product_backward)
 
 
+@jax.custom_vjp
+def _add_shared(
+    scores: Float[Array, "batch heads queries keys"], bias: Float[Array, "1 heads queries keys"]
+) -> Float[Array, "batch heads queries keys"]:
+    """`scores + bias`; the bias' gradient is summed over the batch by a product with ones.
+
+    XLA's CPU compiler sums over a leading axis in one thread, element by element: 17 ms of a training step of 340.
+    """
+    return scores + bias
+
+
+def _add_shared_forward(scores, bias):
+    return scores + bias, None
+
+
+def _add_shared_backward(_, gradient):
+    ones = jnp.ones((1, gradient.shape[0]), gradient.dtype)
+    # The highest precision: a sum must not lose digits where products of float32 are rounded first (TF32).
+    total = jnp.matmul(ones, gradient.reshape(gradient.shape[0], -1), precision="highest")
+    return gradient, total.reshape(1, *gradient.shape[1:])
+
+
+_add_shared.defvjp(_add_shared_forward, _add_shared_backward)
+
+
 class Embedding(nnx.Module):
     """A table of vectors, Float["rows width"]."""
 
@@ -204,16 +229,16 @@ class Attention(nnx.Module):
         self.output = Linear(width, d_model, scale=factor * width**-0.5, rngs=rngs)
 
     def keys_values(
-        self, inputs: Float[Array, "*batch d_model"]
-    ) -> tuple[Float[Array, "*batch heads d_kv"], Float[Array, "*batch heads d_kv"]]:
+        self, inputs: Float[Array, "batch keys d_model"]
+    ) -> tuple[Float[Array, "batch heads keys d_kv"], Float[Array, "batch heads keys d_kv"]]:
         """The keys and values that `inputs` offer."""
         return self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
 
     def __call__(
         self,
         inputs: Float[Array, "batch queries d_model"],
-        keys: Float[Array, "batch keys heads d_kv"],
-        values: Float[Array, "batch keys heads d_kv"],
+        keys: Float[Array, "batch heads keys d_kv"],
+        values: Float[Array, "batch heads keys d_kv"],
         *,
         mask: Bool[Array, "#batch #heads #queries keys"],
         bias: Float[Array, "#batch heads #queries keys"] | None,
@@ -223,20 +248,22 @@ class Attention(nnx.Module):
 
         The queries may be positions of one sequence or beams of one user: keys and values are never repeated.
         """
-        # Heads before positions: XLA's CPU products over two leading batch axes are three times faster.
-        queries, keys, values = (
-            jnp.swapaxes(heads, 1, 2) for heads in (self._split_heads(self.query(inputs)), keys, values)
-        )
+        queries = self._split_heads(self.query(inputs))
         scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
         if bias is not None:
-            scores = scores + bias
+            scores = _add_shared(scores, bias)
         weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1).astype(inputs.dtype)
         gathered = jnp.einsum("bhqk,bhkd->bhqd", dropout(weights), values)
         return self.output(jnp.swapaxes(gathered, 1, 2).reshape(*inputs.shape[:-1], -1))
 
-    def _split_heads(self, projected: Float[Array, "*batch width"]) -> Float[Array, "*batch heads d_kv"]:
-        """[.., heads * d_kv] as [.., heads, d_kv]."""
-        return projected.reshape(*projected.shape[:-1], self.num_heads, -1)
+    def _split_heads(
+        self, projected: Float[Array, "batch positions width"]
+    ) -> Float[Array, "batch heads positions d_kv"]:
+        """[batch, positions, heads * d_kv] as [batch, heads, positions, d_kv].
+
+        Heads before positions: XLA's CPU products over two leading batch axes are three times faster.
+        """
+        return jnp.swapaxes(projected.reshape(*projected.shape[:-1], self.num_heads, -1), 1, 2)
 
 
 class FeedForward(nnx.Module):

@@ -94,10 +94,10 @@ class DecodingCache(NamedTuple):
     user, shared by that user's beams.
     """
 
-    self_keys: tuple[Float[Array, "batch beams length heads d_kv"], ...]
-    self_values: tuple[Float[Array, "batch beams length heads d_kv"], ...]
-    cross_keys: tuple[Float[Array, "batch source heads d_kv"], ...]
-    cross_values: tuple[Float[Array, "batch source heads d_kv"], ...]
+    self_keys: tuple[Float[Array, "batch beams heads length d_kv"], ...]
+    self_values: tuple[Float[Array, "batch beams heads length d_kv"], ...]
+    cross_keys: tuple[Float[Array, "batch heads source d_kv"], ...]
+    cross_values: tuple[Float[Array, "batch heads source d_kv"], ...]
     encoder_mask: Bool[Array, "batch source"]
 
     def select_beams(self, beam_indices: Int[Array, "batch beams"]) -> "DecodingCache":
@@ -160,8 +160,8 @@ class DecoderBlock(EncoderBlock):
     def attend_encoder(
         self,
         hidden: Float[Array, "batch queries d_model"],
-        keys: Float[Array, "batch source heads d_kv"],
-        values: Float[Array, "batch source heads d_kv"],
+        keys: Float[Array, "batch heads source d_kv"],
+        values: Float[Array, "batch heads source d_kv"],
         encoder_mask: Bool[Array, "batch source"],
         dropout: Dropout,
     ) -> Float[Array, "batch queries d_model"]:
@@ -174,25 +174,32 @@ class DecoderBlock(EncoderBlock):
         self,
         hidden: Float[Array, "batch beams d_model"],
         position: Int[Array, ""],
-        keys: Float[Array, "batch beams length heads d_kv"],
-        values: Float[Array, "batch beams length heads d_kv"],
+        keys: Float[Array, "batch all_beams heads length d_kv"],
+        values: Float[Array, "batch all_beams heads length d_kv"],
         bias: Float[Array, "1 heads 1 length"],
     ) -> tuple[
         Float[Array, "batch beams d_model"],
-        Float[Array, "batch beams length heads d_kv"],
-        Float[Array, "batch beams length heads d_kv"],
+        Float[Array, "batch all_beams heads length d_kv"],
+        Float[Array, "batch all_beams heads length d_kv"],
     ]:
-        """Self-attention of one new token per beam over what its beam has written; also the extended cache."""
-        normed = self.self_attention_norm(hidden)
-        new_keys, new_values = self.self_attention.keys_values(normed)
-        keys = jax.lax.dynamic_update_slice_in_dim(keys, new_keys[:, :, None], position, axis=2)
-        values = jax.lax.dynamic_update_slice_in_dim(values, new_values[:, :, None], position, axis=2)
+        """Self-attention of one new token per beam over what its beam has written; also the extended cache.
+
+        The given beams are the first of the cache's; the others' entries stay as they are.
+        """
         # A beam attends to its own past only, so for this attention every beam is a sequence with one query.
+        normed = self.self_attention_norm(hidden).reshape(-1, 1, hidden.shape[-1])
+
+        def extend(cache: Array, new: Array) -> Array:
+            new = new.reshape(*hidden.shape[:2], *new.shape[1:])
+            return jax.lax.dynamic_update_slice(cache, new, (0, 0, 0, position, 0))
+
+        new_keys, new_values = self.self_attention.keys_values(normed)
+        keys, values = extend(keys, new_keys), extend(values, new_values)
         gathered = self.self_attention(
-            normed.reshape(-1, 1, normed.shape[-1]),
-            keys.reshape(-1, *keys.shape[2:]),
-            values.reshape(-1, *values.shape[2:]),
-            mask=(jnp.arange(keys.shape[2]) <= position)[None, None, None, :],
+            normed,
+            keys[:, : hidden.shape[1]].reshape(-1, *keys.shape[2:]),
+            values[:, : hidden.shape[1]].reshape(-1, *values.shape[2:]),
+            mask=(jnp.arange(keys.shape[3]) <= position)[None, None, None, :],
             bias=bias,
             dropout=Dropout(0.0, None),
         )
@@ -312,7 +319,7 @@ class T5(nnx.Module):
         config = self.config
         encoded = encoded.astype(config.dtype)
         pairs = [block.cross_attention.keys_values(encoded) for block in self.decoder.blocks]
-        shape = (encoded.shape[0], num_beams, max_length, config.num_heads, config.d_kv)
+        shape = (encoded.shape[0], num_beams, config.num_heads, max_length, config.d_kv)
         empty = tuple(jnp.zeros(shape, config.dtype) for _ in self.decoder.blocks)
         return DecodingCache(
             self_keys=empty,
@@ -328,10 +335,11 @@ class T5(nnx.Module):
         """The final states after one more decoder input per beam, at `position` (0 for the start token).
 
         Equals column `position` of `decode` on all inputs so far, without dropout. The cache must hold the positions
-        before, and have room for this one.
+        before, and have room for this one. Fewer beams than the cache has are its first ones: while all beams are still
+        the same, one is enough, and `select_beams` hands what it wrote to the others.
         """
         hidden = self.embed(tokens)
-        bias = self.decoder.position_bias.row(position, cache.self_keys[0].shape[2])
+        bias = self.decoder.position_bias.row(position, cache.self_keys[0].shape[3])
         self_keys, self_values = [], []
         for block, keys, values, cross_keys, cross_values in zip(
             self.decoder.blocks, cache.self_keys, cache.self_values, cache.cross_keys, cache.cross_values, strict=True

@@ -26,7 +26,7 @@ class Memory(NamedTuple):
 
 
 def step(tokens, position, cache):
-    sums = 0.7 * cache.sums + cache.table[jnp.arange(tokens.shape[0])[:, None], tokens]
+    sums = 0.7 * cache.sums[:, : tokens.shape[1]] + cache.table[jnp.arange(tokens.shape[0])[:, None], tokens]
     return sums + 0.1 * position, cache._replace(sums=sums)
 
 
@@ -106,6 +106,12 @@ def test_exact_ties_return_each_item_once_in_token_order():
     cache = Memory(jnp.zeros((1, VOCAB_SIZE, VOCAB_SIZE)), jnp.zeros((1, 5, VOCAB_SIZE)))
     result = search(cache, trie, 5, 5)
     assert np.asarray(result.items).tolist() == [[1, 4, 3, 2, 0]]
+
+
+def test_a_max_length_without_room_for_a_token_is_refused():
+    trie = build_trie([[5]], vocab_size=VOCAB_SIZE, eos_token_id=EOS)
+    with pytest.raises(InputError, match="max_length: found 1, expected at least 2"):
+        search(random_memory(6, 2, 3), trie, 3, 3, max_length=1)
 
 
 def test_items_longer_than_max_length_are_left_out():

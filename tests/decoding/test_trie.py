@@ -84,12 +84,12 @@ def test_layouts_equal_a_dictionary_at_every_node(count, max_length, vocab_size)
 
 
 @pytest.mark.parametrize("eos_token_id", [1, 19])
-def test_children_are_contiguous_and_fit_the_width_of_their_level(eos_token_id):
+def test_children_are_contiguous_and_the_last_width_holds_the_largest_family(eos_token_id):
     sequences = [(5, 6), (5,), (7, 8, 9), (5, 2), (3,), *((10, token) for token in range(2, 19))]
     trie = build_trie(sequences, vocab_size=20, eos_token_id=eos_token_id)
     assert trie.widths == WIDTHS[:2]
-    # Only level 1 has a family (of node 10) with more than eight children.
-    assert np.asarray(trie.level_widths)[: trie.depth].tolist() == [0, 1, 0, 0]
+    # Only node 4 (token 10) has more than eight children.
+    assert trie.num_children(jnp.array([0, 4])).tolist() == [int(trie.children(jnp.array([0]), 8)[2].sum()), 17]
     tokens, states, is_child = (np.asarray(array)[0] for array in trie.children(jnp.array([0]), 8))
     assert tokens[is_child].tolist() == [3, 5, 7, 10]
     assert states[is_child].tolist() == [1, 2, 3, 4]

@@ -137,7 +137,7 @@ def test_attention_ignores_masked_keys_and_shares_keys_among_queries():
     mask = jnp.asarray([[1, 1, 0, 1, 0], [1, 1, 1, 0, 0]], bool)[:, None, None]
     quiet = Dropout(0.0, None)
     found = attention(inputs, keys, values, mask=mask, bias=None, dropout=quiet)
-    changed = jnp.where(mask[:, 0, 0, :, None, None], keys, 7.0)
+    changed = jnp.where(mask[:, :, 0, :, None], keys, 7.0)
     np.testing.assert_array_equal(attention(inputs, changed, values, mask=mask, bias=None, dropout=quiet), found)
     one = attention(inputs[:, 1:2], keys, values, mask=mask, bias=None, dropout=quiet)
     np.testing.assert_allclose(one, found[:, 1:2], atol=1e-6)

@@ -204,10 +204,14 @@ def test_cached_decoding_equals_parallel_decoding_and_follows_the_beams(golden):
             cache = cache.select_beams(jnp.asarray(chosen))
             histories = np.take_along_axis(histories, chosen[..., None], axis=1)
             found = [np.take_along_axis(hidden, chosen[..., None], axis=1) for hidden in found]
-        tokens = random.integers(0, 64, (3, beams))
-        histories = np.concatenate([histories, tokens[..., None]], axis=-1)
+        # The first token is written on one beam, from which all others go on.
+        tokens = random.integers(0, 64, (3, beams if position else 1))
         hidden, cache = step(model, jnp.asarray(tokens), jnp.int32(position), cache)
-        found.append(np.asarray(hidden))
+        if position == 0:
+            cache = cache.select_beams(jnp.zeros((3, beams), jnp.int32))
+        tokens, hidden = (np.repeat(array, beams // array.shape[1], axis=1) for array in (tokens, np.asarray(hidden)))
+        histories = np.concatenate([histories, tokens[..., None]], axis=-1)
+        found.append(hidden)
     parallel = model.decode(
         jnp.asarray(histories.reshape(-1, length)), jnp.repeat(encoded, beams, 0), jnp.repeat(mask, beams, 0)
     )
@@ -226,8 +230,8 @@ def test_the_cache_keeps_encoder_keys_once_per_user(compute_dtype, golden_relu):
         return cache, model.decode_step(jnp.zeros((3, 5), jnp.int32), jnp.int32(0), cache)[1]
 
     cache, extended = jax.eval_shape(start)
-    assert [keys.shape for keys in (*cache.cross_keys, *cache.cross_values)] == [(3, 20, 3, 4)] * 6
-    assert [keys.shape for keys in (*cache.self_keys, *cache.self_values)] == [(3, 5, 7, 3, 4)] * 6
+    assert [keys.shape for keys in (*cache.cross_keys, *cache.cross_values)] == [(3, 3, 20, 4)] * 6
+    assert [keys.shape for keys in (*cache.self_keys, *cache.self_values)] == [(3, 5, 3, 7, 4)] * 6
     assert {keys.dtype for keys in (*cache.self_keys, *cache.cross_values)} == {jnp.dtype(compute_dtype)}
     # A search carries the cache through a loop, which needs the same shapes and dtypes after every step.
     assert extended == cache
