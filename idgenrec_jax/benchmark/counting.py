@@ -1,12 +1,17 @@
-"""Floating-point operations that the work needs whoever does it, from shapes alone.
+"""Floating-point operations and bytes that the work needs whoever does it, from shapes alone.
 
 A multiplication with its addition counts as two operations. Only matrix products count; softmax, norms and dropout are
-small beside them. Training costs three times the forward pass: the backward pass has two products for each of it.
+small beside them. Training costs three times the forward pass: the backward pass has two products for each of it; one,
+where the weights are frozen. Of the bytes, only those of weights, gradients, moments and encoder keys count: what else
+moves between memory and processor depends on who does it.
 """
+
+import jax.numpy as jnp
 
 from idgenrec_jax.models.t5 import T5Config
 
 TRAINING = 3
+FROZEN = 2
 
 
 def encoder_operations(config: T5Config, tokens: int | float, length: int | float) -> int | float:
@@ -32,6 +37,25 @@ def decoder_operations(config: T5Config, tokens: int | float, length: int | floa
 def output_operations(config: T5Config, tokens: int | float) -> int | float:
     """Return the operations of the logits over the whole vocabulary for `tokens` positions."""
     return tokens * 2 * config.d_model * config.vocab_size
+
+
+def decoding_bytes(config: T5Config, *, steps: int | float, users: int, source: int | float) -> int | float:
+    """Return the bytes read by `steps` decoding steps of a batch of `users` users with `source` encoded tokens each.
+
+    Every step reads the decoder's weights, the output table and the users' encoder keys and values, once for all beams.
+    """
+    attention, feed_forward = _attention(config) // 2, _feed_forward(config) // 2
+    weights = config.num_decoder_layers * (2 * attention + feed_forward) + config.vocab_size * config.d_model
+    keys = users * source * 2 * config.num_decoder_layers * _inner(config)
+    return steps * (weights + keys) * jnp.dtype(config.compute_dtype).itemsize
+
+
+def training_bytes(config: T5Config, steps: int) -> int:
+    """Return the bytes moved by `steps` training steps for float32 parameters.
+
+    Weights are read forward and backward, gradients written and read; AdamW reads and writes weights and both moments.
+    """
+    return steps * parameter_count(config) * 4 * (2 + 2 + 6)
 
 
 def parameter_count(config: T5Config) -> int:

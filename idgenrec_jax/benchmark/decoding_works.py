@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from idgenrec_jax.benchmark import counting
 from idgenrec_jax.benchmark.peer import write_job
+from idgenrec_jax.benchmark.static_trie import StaticTrie, static_candidates, static_trie
 from idgenrec_jax.benchmark.synthetic_ids import synthetic_ids
-from idgenrec_jax.benchmark.work import Work
+from idgenrec_jax.benchmark.work import Disagreement, Work
 from idgenrec_jax.data.batches import held_out_batches
 from idgenrec_jax.decoding.beam import Candidates, best_candidates
 from idgenrec_jax.decoding.top_k import blockwise_top_k
@@ -25,6 +26,7 @@ from idgenrec_jax.ids.generation import CandidateDecoder
 from idgenrec_jax.ids.rounds import id_generation
 
 UNCONSTRAINED = "unconstrained"
+STATIC = "STATIC"
 _SCORE_TOLERANCE = 1e-3
 
 
@@ -86,7 +88,7 @@ def ranking(experiment: Experiment, settings: dict[str, Any], *, users: int, pee
         real = (items >= 0) & (outputs["items"] >= 0)
         error = float(np.abs(scores - outputs["scores"])[real].max())
         if same < 0.99 or error > _SCORE_TOLERANCE:
-            raise ValueError(
+            raise Disagreement(
                 f"ranking: {same:.2%} of the peer's items are ours at the same rank, scores differ by up to {error:.1e}"
             )
         return f"{same:.2%} of {items.size} ranks hold the peer's item, scores within {error:.1e}"
@@ -97,6 +99,9 @@ def ranking(experiment: Experiment, settings: dict[str, Any], *, users: int, pee
         len(prompts),
         run,
         operations,
+        counting.decoding_bytes(
+            model, steps=len(ready) * steps, users=config.evaluation.batch_size, source=length
+        ),
         job=job,
         compare=compare,
         note=(
@@ -108,6 +113,8 @@ def ranking(experiment: Experiment, settings: dict[str, Any], *, users: int, pee
 
 def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) -> Work:
     """Return the decoding steps of one batch of users, encoder included, with a trie of `layout` or with none.
+
+    Beside the layouts of `build_trie` there are "unconstrained" and "STATIC".
 
     `num_items` makes up that many IDs in the shape of the run's; None takes the run's own. Without a trie as many
     candidates are selected from the whole vocabulary. The number of steps is that of the longest ID in every case.
@@ -121,8 +128,12 @@ def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) 
     else:
         start = time.perf_counter()
         trie = build_trie(
-            ids, vocab_size=recommender.config.vocab_size, eos_token_id=recommender.config.eos_token_id, layout=layout
+            ids,
+            vocab_size=recommender.config.vocab_size,
+            eos_token_id=recommender.config.eos_token_id,
+            layout="csr" if layout == STATIC else layout,
         )
+        trie = static_trie(trie) if layout == STATIC else trie
         note = f"trie built in {time.perf_counter() - start:.2f} s, {trie.nbytes / len(ids):.0f} bytes an item"
     depth = max(len(tokens) for tokens in real) + 1
     source = experiment.ids.source(max_history=config.data.max_history, evaluation=True)
@@ -132,19 +143,21 @@ def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) 
     batch = experiment.place_batch(batches.batch(0))
 
     @jax.jit
-    def decode(params: Any, trie: Trie | None) -> Float[Array, "batch beams"]:
+    def decode(params: Any, trie: Trie | StaticTrie | None) -> Float[Array, "batch beams"]:
         model = nnx.merge(recommender.graphdef, params)
         encoded = model.encode(batch.prompt_tokens, batch.prompt_mask)
         beams = config.evaluation.num_beams
         shape = (encoded.shape[0], beams)
         cache = model.start_decoding(encoded, batch.prompt_mask, num_beams=beams, max_length=depth)
 
-        def advance(level: int, carry: tuple) -> tuple:
+        def advance(level: int | Int[Array, ""], carry: tuple) -> tuple:
             tokens, states, scores, cache = carry
             hidden, cache = model.decode_step(tokens, level, cache)
             logits = model.logits(hidden)
             if trie is None:
                 found = _any_candidates(logits, states, scores)
+            elif isinstance(trie, StaticTrie):
+                found = static_candidates(trie, logits, states, scores, level, 2 * beams)
             else:
                 found = best_candidates(trie, logits, states, scores, 2 * beams)
             kept = jax.tree.map(lambda array: array[:, :beams], found)
@@ -152,7 +165,13 @@ def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) 
 
         first = (jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32))
         scores = jnp.full(shape, -jnp.inf).at[:, 0].set(0.0)
-        return jax.lax.fori_loop(0, depth, advance, (*first, scores, cache))[2]
+        carry = (*first, scores, cache)
+        if isinstance(trie, StaticTrie):
+            # Every level of STATIC has a program of its own.
+            for level in range(depth):
+                carry = advance(level, carry)
+            return carry[2]
+        return jax.lax.fori_loop(0, depth, advance, carry)[2]
 
     return Work(name, "step", depth, lambda: decode(recommender.params, trie), note=note)
 
@@ -218,7 +237,7 @@ def id_writing(
         rows = zip(run(), theirs, strict=True)
         pairs = [mine == other for ours, row in rows for mine, other in zip(ours, row, strict=True)]
         if np.mean(pairs) < 0.99:
-            raise ValueError(f"writing IDs: only {np.mean(pairs):.2%} of the peer's candidates are ours")
+            raise Disagreement(f"writing IDs: only {np.mean(pairs):.2%} of the peer's candidates are ours")
         return f"{np.mean(pairs):.2%} of {len(pairs)} candidates are the peer's"
 
     return Work(
@@ -227,6 +246,12 @@ def id_writing(
         len(texts),
         run,
         operations,
+        counting.decoding_bytes(
+            model,
+            steps=steps * -(-len(texts) // generation.batch_size),
+            users=generation.batch_size,
+            source=total / len(texts),
+        ),
         job=job,
         compare=compare,
         note=f"{groups} groups, texts of {total / len(texts):.0f} tokens on average, batch {generation.batch_size}",

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import logging
 
-from idgenrec_jax.benchmark.decoding_works import UNCONSTRAINED, id_writing, ranking, search_steps
+from idgenrec_jax.benchmark.decoding_works import STATIC, UNCONSTRAINED, id_writing, ranking, search_steps
 from idgenrec_jax.benchmark.training_works import id_training, recommender_training
 from idgenrec_jax.benchmark.work import Work
 from idgenrec_jax.config import Config
@@ -39,11 +39,13 @@ def make_works(
     elif name == "steps":
         yield search_steps(experiment, num_items=None, layout=UNCONSTRAINED)
         yield search_steps(experiment, num_items=None, layout="csr")
+        yield search_steps(experiment, num_items=None, layout=STATIC)
         try:
             yield search_steps(experiment, num_items=None, layout="dense")
         except InputError as error:
             logging.warning("dense is left out: %s", error)
         yield search_steps(experiment, num_items=sizes["large_catalogue"], layout="csr")
+        yield search_steps(experiment, num_items=sizes["large_catalogue"], layout=STATIC)
     elif name == "ids":
         # Group beam search at a batch, and one by one as the published code has it.
         for peer_batch_size in dict.fromkeys((sizes["peer_batch_size"], 1)):

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from idgenrec_jax.benchmark import counting
 from idgenrec_jax.benchmark.peer import write_job
-from idgenrec_jax.benchmark.work import Work
+from idgenrec_jax.benchmark.work import Disagreement, Work
 from idgenrec_jax.data.batches import (
     TARGET_MULTIPLE,
     WIDTH_MULTIPLE,
@@ -27,7 +27,7 @@ from idgenrec_jax.data.batches import (
 )
 from idgenrec_jax.experiment import Experiment
 from idgenrec_jax.models.create import Model
-from idgenrec_jax.models.t5 import T5
+from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.training.losses import id_loss, recommender_loss
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.steps import create_train_state, make_id_step, make_recommender_step, seed_key
@@ -97,6 +97,7 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
         len(prompts),
         train.run,
         operations,
+        counting.training_bytes(model.config, len(batches)),
         job=job,
         compare=compare,
         note=(
@@ -176,15 +177,53 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
             outputs,
         )
 
-    items = sum(len(np.unique(batch.slot_item[batch.slot_item >= 0])) for batch in batches)
+    items = [np.unique(batch.slot_item[batch.slot_item >= 0]) for batch in batches]
+    texts = float(sum(batch.item_mask[rows].sum() for batch, rows in zip(batches, items, strict=True)))
+    count = sum(map(len, items))
+    prompts, targets = (
+        float(sum(mask[batch.weight > 0].sum() for batch, mask in zip(batches, masks, strict=True)))
+        for masks in ([batch.prompt_mask for batch in batches], [batch.target_mask for batch in batches])
+    )
+    operations = (
+        _writing_operations(generator.config, count, length, texts / count)
+        + _frozen_operations(recommender.config, len(examples), prompts / len(examples), targets / len(examples))
+    )
     return Work(
         "ID training",
         "example",
         len(examples),
         train.run,
+        operations,
+        counting.training_bytes(generator.config, len(batches)),
         job=job,
         compare=compare,
-        note=f"{len(batches)} batches of {items / len(batches):.0f} distinct items (peer batch {peer_batch_size})",
+        note=f"{len(batches)} batches of {count / len(batches):.0f} distinct items (peer batch {peer_batch_size})",
+    )
+
+
+def _writing_operations(config: T5Config, items: int, length: int, text: float) -> float:
+    """The operations of writing `items` IDs of `length` tokens from texts of mean `text`, with gradient.
+
+    One pass without gradient finds the tokens. The mean of the recommender's embeddings takes a second product with the
+    vocabulary, whose table has no gradient.
+    """
+    one_pass = (
+        counting.encoder_operations(config, items * text, text)
+        + counting.cross_operations(config, items * text)
+        + counting.decoder_operations(config, items * length, length / 2, text)
+        + counting.output_operations(config, items * length)
+    )
+    mean = counting.FROZEN * counting.output_operations(config, items * length)
+    return (1 + counting.TRAINING) * one_pass + mean
+
+
+def _frozen_operations(config: T5Config, examples: int, prompt: float, target: float) -> float:
+    """The operations of a frozen recommender's loss and its gradient by the prompt's embeddings."""
+    return counting.FROZEN * (
+        counting.encoder_operations(config, examples * prompt, prompt)
+        + counting.cross_operations(config, examples * prompt)
+        + counting.decoder_operations(config, examples * target, target / 2, prompt)
+        + counting.output_operations(config, examples * target)
     )
 
 
@@ -236,7 +275,7 @@ def _optimizer_fields(experiment: Experiment) -> dict[str, float]:
 def _compare_losses(
     name: str, model: Model, loss_of: Callable[[T5], jax.Array], outputs: Mapping[str, np.ndarray]
 ) -> str:
-    """Compare our loss and the norm of its gradient with the peer's; ValueError where they are not the same."""
+    """Compare our loss and the norm of its gradient with the peer's; Disagreement where they are not the same."""
 
     def loss(params: PyTree) -> jax.Array:
         return loss_of(nnx.merge(model.graphdef, params))
@@ -246,5 +285,5 @@ def _compare_losses(
     theirs = np.asarray([outputs["loss"], outputs["gradient_norm"]], np.float64).reshape(-1)
     error = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
     if not error <= _TOLERANCE:
-        raise ValueError(f"{name}: loss and gradient norm are {ours.tolist()}, the peer's {theirs.tolist()}")
+        raise Disagreement(f"{name}: loss and gradient norm are {ours.tolist()}, the peer's {theirs.tolist()}")
     return f"loss and gradient norm equal the peer's within {error:.1e}"

@@ -12,6 +12,11 @@ import numpy as np
 from idgenrec_jax.benchmark.machine import Machine
 from idgenrec_jax.benchmark.peer import Peer
 from idgenrec_jax.benchmark.process_memory import process_peak_bytes
+from idgenrec_jax.errors import InputError
+
+
+class Disagreement(InputError):
+    """The peer's outputs are not ours, so that there is nothing to be timed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Work:
 
     `run` returns when its result is on the host. `units` of work (say, 64 "users") are done by a run; `operations` and
     `num_bytes` are what a run needs whoever does it (see counting.py), 0 where that was not counted. `compare` takes a
-    peer's outputs and returns in words how well they agree; it raises ValueError where they do not. `job` writes the
+    peer's outputs and returns in words how well they agree; it raises Disagreement where they do not. `job` writes the
     peer's job into a folder; None where there is no peer. `note` is printed below the table.
     """
 
@@ -63,7 +68,7 @@ def measure(work: Work, machine: Machine, *, repeats: int, peer: Peer | None) ->
     """Run `work` and the peer once to warm up, compare their outputs, then time `repeats` runs of each in turns.
 
     Raises:
-        ValueError: the peer's outputs are not ours.
+        Disagreement: the peer's outputs are not ours.
     """
     first = _seconds(work.run)
     agreement = ""

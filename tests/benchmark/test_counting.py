@@ -52,3 +52,14 @@ def test_parameters_are_those_of_the_model_without_norms_and_position_biases(con
     buckets = config.relative_attention_num_buckets * config.num_heads
     matrices = [leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
     assert counting.parameter_count(config) == sum(matrices) - 2 * buckets
+
+
+def test_bytes_grow_with_what_is_read(config):
+    weights = counting.parameter_count(config)
+    assert counting.training_bytes(config, 3) == 3 * weights * 40
+    one = counting.decoding_bytes(config, steps=1, users=0, source=0)
+    decoder = [leaf.size for leaf in jax.tree.leaves(nnx.state(T5(config, rngs=nnx.Rngs(0)).decoder, nnx.Param))]
+    matrices = sum(size for size in decoder if size > config.relative_attention_num_buckets * config.num_heads)
+    assert one == 4 * (matrices + config.vocab_size * config.d_model)
+    keys = config.num_decoder_layers * 2 * config.num_heads * config.d_kv * 4
+    assert counting.decoding_bytes(config, steps=2, users=5, source=7) == 2 * (one + 5 * 7 * keys)

@@ -6,7 +6,7 @@ import pytest
 
 from idgenrec_jax.benchmark.machine import Machine, measure_machine
 from idgenrec_jax.benchmark.peer import Peer
-from idgenrec_jax.benchmark.work import Work, measure, peak_bytes, table
+from idgenrec_jax.benchmark.work import Disagreement, Work, measure, peak_bytes, table
 
 MACHINE = Machine("processor", "cpu", 2, "float32", matrix_rate=1e9, bandwidth=1e8)
 
@@ -53,9 +53,9 @@ def test_without_a_peer_there_is_no_ratio():
 
 def test_outputs_that_differ_end_the_measurement():
     def compare(outputs):
-        raise ValueError("different")
+        raise Disagreement("different")
 
-    with pytest.raises(ValueError, match="different"):
+    with pytest.raises(Disagreement, match="different"):
         measure(work(compare=compare), MACHINE, repeats=1, peer=SlowPeer())
 
 

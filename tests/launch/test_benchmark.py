@@ -21,7 +21,8 @@ def test_every_training_and_decoding_work_is_measured_beside_the_peer(programs, 
     report = json.loads(output.read_text())
     figures = {figure["name"]: figure for figure in report["results"]}
     compared = {"constrained ranking", "recommender training", "ID training"}
-    steps = {"step, unconstrained", "step, 496 IDs, csr", "step, 496 IDs, dense", "step, 200 IDs, csr"}
+    layouts = ("496 IDs, csr", "496 IDs, dense", "496 IDs, STATIC", "200 IDs, csr", "200 IDs, STATIC")
+    steps = {"step, unconstrained", *(f"step, {layout}" for layout in layouts)}
     # Writing IDs has a peer only where transformers still has group beam search.
     ids = {"writing IDs, peer batch 4", "writing IDs, peer batch 1"}
     assert set(figures) == compared | steps | ids
