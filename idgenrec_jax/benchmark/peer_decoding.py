@@ -54,22 +54,15 @@ class ConstrainedBeam:
     def _search(self, rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Items int32 and scores float32 [prompts, beams] of one batch."""
         num_beams = self._job["num_beams"]
-        tokens, mask = self._job.pad(rows)
-        with torch.inference_mode():
-            result = self._model.generate(
-                input_ids=tokens,
-                attention_mask=mask,
-                num_beams=num_beams,
-                num_return_sequences=num_beams,
-                prefix_allowed_tokens_fn=lambda _, prefix: self._allowed.get(tuple(prefix.tolist()), self._only_eos),
-                length_penalty=float(self._job["length_penalty"]),
-                max_length=self._job["max_length"],
-                early_stopping=False,
-                do_sample=False,
-                use_cache=True,
-                return_dict_in_generate=True,
-                output_scores=True,
-            )
+        result = _generate(
+            self._job,
+            self._model,
+            rows,
+            num_beams,
+            prefix_allowed_tokens_fn=lambda _, prefix: self._allowed.get(tuple(prefix.tolist()), self._only_eos),
+            length_penalty=float(self._job["length_penalty"]),
+            early_stopping=False,
+        )
         found = []
         for row in result.sequences.tolist():
             end = row.index(self._eos) if self._eos in row else len(row)
@@ -110,23 +103,16 @@ class DiverseBeam:
     def _search(self, rows: list[np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of one batch."""
         num_groups, max_length = self._job["num_groups"], self._job["max_length"]
-        tokens, mask = self._job.pad(rows)
-        with torch.inference_mode():
-            result = self._model.generate(
-                input_ids=tokens,
-                attention_mask=mask,
-                num_beams=num_groups,
-                num_beam_groups=num_groups,
-                num_return_sequences=num_groups,
-                diversity_penalty=float(self._job["diversity_penalty"]),
-                length_penalty=float(self._job.get("length_penalty", 1.0)),
-                min_length=self._job["min_length"],
-                max_length=max_length,
-                do_sample=False,
-                use_cache=True,
-                return_dict_in_generate=True,
-                output_scores=True,
-            )
+        result = _generate(
+            self._job,
+            self._model,
+            rows,
+            num_groups,
+            num_beam_groups=num_groups,
+            diversity_penalty=float(self._job["diversity_penalty"]),
+            length_penalty=float(self._job.get("length_penalty", 1.0)),
+            min_length=self._job["min_length"],
+        )
         found = result.sequences[:, 1:].cpu().numpy().astype(np.int32)
         padding = ((0, 0), (0, max_length - 1 - found.shape[1]))
         found = np.pad(found, padding, constant_values=self._model.config.pad_token_id)
@@ -135,3 +121,23 @@ class DiverseBeam:
             "tokens": found.reshape(-1, num_groups, max_length - 1),
             "scores": scores.reshape(-1, num_groups),
         }
+
+
+def _generate(
+    job: Job, model: transformers.T5ForConditionalGeneration, rows: list[np.ndarray], num_beams: int, **rules: object
+) -> transformers.utils.ModelOutput:
+    """What `generate` returns for one batch: `sequences` of every beam and `sequences_scores`."""
+    tokens, mask = job.pad(rows)
+    with torch.inference_mode():
+        return model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            num_beams=num_beams,
+            num_return_sequences=num_beams,
+            max_length=job["max_length"],
+            do_sample=False,
+            use_cache=True,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **rules,
+        )
