@@ -1,5 +1,6 @@
 """The training works: a recommender phase and an ID phase, on the batches that a run would have."""
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from idgenrec_jax.benchmark.work import Disagreement, Work
 from idgenrec_jax.data.batches import (
     TARGET_MULTIPLE,
     WIDTH_MULTIPLE,
+    BucketedBatches,
     IdBatches,
     PromptSource,
     RecommenderBatch,
@@ -58,7 +60,7 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
     prompts = [batch.prompt_tokens[row][batch.prompt_mask[row]].tolist() for batch, row in rows]
     targets = [batch.target_tokens[row][batch.target_mask[row]].tolist() for batch, row in rows]
     step = make_recommender_step(model.graphdef, _optimizer(experiment))
-    train = _Steps(experiment, model, lambda state, batch, key: step(state, batch, _RATE, key), batches)
+    train = _Steps(experiment, model, lambda state, batch, key: step(state, batch, _RATE, key), epoch, len(batches))
     read, written = sum(map(len, prompts)), sum(map(len, targets))
     length, answer = read / len(prompts), written / len(targets)
     operations = counting.TRAINING * (
@@ -102,7 +104,8 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
         compare=compare,
         note=(
             f"{len(batches)} batches of {batch_size}, prompts of {length:.0f} tokens on average, "
-            f"padding {epoch.padding_share:.1%} in {config.training.num_buckets} lengths"
+            f"padding {epoch.padding_share:.1%} in {config.training.num_buckets} lengths, "
+            f"a batch made in {train.batch_seconds() * 1e3:.1f} ms while the step before it runs"
         ),
     )
 
@@ -128,7 +131,8 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
         experiment,
         generator,
         lambda state, batch, key: step(state, recommender.params, batch, _RATE, key),
-        batches,
+        plan,
+        len(batches),
     )
 
     def job(folder: Path) -> None:
@@ -197,7 +201,10 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
         counting.training_bytes(generator.config, len(batches)),
         job=job,
         compare=compare,
-        note=f"{len(batches)} batches of {count / len(batches):.0f} distinct items (peer batch {peer_batch_size})",
+        note=(
+            f"{len(batches)} batches of {count / len(batches):.0f} distinct items (peer batch {peer_batch_size}), "
+            f"a batch made in {train.batch_seconds() * 1e3:.1f} ms while the step before it runs"
+        ),
     )
 
 
@@ -228,20 +235,34 @@ def _frozen_operations(config: T5Config, examples: int, prompt: float, target: f
 
 
 class _Steps:
-    """Training that goes on from run to run over the same batches."""
+    """Training that goes on from run to run over the same batches, made as they are needed, as in a real epoch."""
 
-    def __init__(self, experiment: Experiment, model: Model, step: Callable[..., tuple], batches: list):
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: Model,
+        step: Callable[..., tuple],
+        plan: BucketedBatches | IdBatches,
+        num_steps: int,
+    ):
         """Start from the model's parameters, which are copied: a step consumes its state."""
-        self._step, self._batches, self._place = step, batches, experiment.place_batch
+        self._step, self._plan, self._num_steps, self._place = step, plan, num_steps, experiment.place_batch
         copied = jax.tree.map(jnp.copy, model.params)
         self._state = create_train_state(copied, _optimizer(experiment))
         self._key = seed_key(experiment.config.training.seed)
 
     def run(self) -> float:
         """Train on every batch once, and return the last loss."""
-        for batch in self._batches:
-            self._state, metrics = self._step(self._state, self._place(batch), self._key)
+        for number in range(self._num_steps):
+            self._state, metrics = self._step(self._state, self._place(self._plan.batch(number)), self._key)
         return float(metrics["loss"])
+
+    def batch_seconds(self) -> float:
+        """Return how long the host takes to make a batch, in the mean."""
+        start = time.perf_counter()
+        for number in range(self._num_steps):
+            self._plan.batch(number)
+        return (time.perf_counter() - start) / self._num_steps
 
 
 def _id_batches(experiment: Experiment, source: PromptSource, num_examples: int) -> IdBatches:
