@@ -12,7 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 from idgenrec_jax.config import EvaluationConfig
 from idgenrec_jax.data.batches import PromptSource, RecommenderBatch, held_out_batches, round_up
 from idgenrec_jax.data.dataset import Dataset
-from idgenrec_jax.decoding.beam import BeamResult, available_results, constrained_beam_search
+from idgenrec_jax.decoding.beam import (
+    PEEL_FROM_WIDTH,
+    BeamResult,
+    available_results,
+    constrained_beam_search,
+)
 from idgenrec_jax.decoding.trie import Trie, build_trie
 from idgenrec_jax.progress import Progress
 from idgenrec_jax.training.losses import recommender_loss, token_weights
@@ -117,6 +122,7 @@ class Ranker:
                 num_results=config.num_beams,
                 start_token_id=model.config.decoder_start_token_id,
                 length_penalty=config.length_penalty,
+                peel_first=model.config.d_model >= PEEL_FROM_WIDTH,
             )
 
         def loss(params, batch: RecommenderBatch):

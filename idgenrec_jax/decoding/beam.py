@@ -20,9 +20,17 @@ from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
 
 # (tokens [batch, beams], position, cache) -> (logits [batch, beams, vocab], cache). The cache is any pytree with a
-# method `select_beams(indices [batch, beams])` that makes it follow the beams. The first call has one beam only, which
-# all beams then follow.
+# method `select_beams(indices [batch, beams])` that makes it follow the beams. With `peel_first`, the first call has
+# one beam only, which all beams then follow.
 Step = Callable[[Int[Array, "batch beams"], Int[Array, ""], Any], tuple[Float[Array, "batch beams vocab"], Any]]
+
+
+PEEL_FROM_WIDTH = 256
+"""Width from which a model's first token is better decoded on one beam only (`peel_first`).
+
+That saves nearly one step of a search, but puts a second copy of the step into the program: smaller models lose more by
+its compilation.
+"""
 
 
 class BeamResult(NamedTuple):
@@ -82,13 +90,15 @@ def constrained_beam_search(
     start_token_id: int,
     length_penalty: float | Float[Array, ""] = 0.0,
     max_length: int | None = None,
+    peel_first: bool = True,
 ) -> BeamResult:
     """Returns the `num_results` items that the model finds most likely, none twice.
 
     Log-probabilities are over the full vocabulary; the trie then forbids tokens without renormalising. `cache` must
     have room for `trie.depth` positions (or `max_length - 1`). `max_length` counts the start token, as in
-    transformers; items that do not fit are never returned, by default all fit. Raises InputError when more results
-    than beams are asked for, or when `max_length` leaves no room for a token.
+    transformers; items that do not fit are never returned, by default all fit. `peel_first` decodes the first token on
+    one beam, outside the loop. Raises InputError when more results than beams are asked for, or when `max_length`
+    leaves no room for a token.
     """
     if not 1 <= num_results <= num_beams:
         raise InputError(
@@ -97,14 +107,14 @@ def constrained_beam_search(
     if max_length is not None and max_length < 2:
         raise InputError(f"max_length: found {max_length}, expected at least 2, the start token and one more")
     num_steps = trie.counts[2] if max_length is None else jnp.minimum(trie.counts[2], max_length - 1)
-    shape = (batch_size, num_beams)
+    shape, first = (batch_size, num_beams), (batch_size, 1 if peel_first else num_beams)
     no_score = jnp.full(shape, -jnp.inf, jnp.float32)
     search = _Search(
         position=jnp.int32(0),
-        # All beams start alike: one is decoded, and its continuations fill the others.
-        tokens=jnp.full((batch_size, 1), start_token_id, jnp.int32),
-        states=jnp.zeros((batch_size, 1), jnp.int32),
-        scores=jnp.zeros((batch_size, 1), jnp.float32),
+        # Beams start alike: only the first may be continued, or each prefix would be found once per beam.
+        tokens=jnp.full(first, start_token_id, jnp.int32),
+        states=jnp.zeros(first, jnp.int32),
+        scores=jnp.full(first, -jnp.inf, jnp.float32).at[:, 0].set(0.0),
         items=jnp.full(shape, -1, jnp.int32),
         item_scores=no_score,
         can_improve=jnp.ones(batch_size, bool),
@@ -119,7 +129,7 @@ def constrained_beam_search(
         candidates = best_candidates(trie, logits, search.states, search.scores, 2 * num_beams)
         return _update(search, candidates, cache, trie.counts[0], length_penalty)
 
-    search = lax.while_loop(is_unfinished, advance, advance(search))
+    search = lax.while_loop(is_unfinished, advance, advance(search) if peel_first else search)
     return BeamResult(search.items[:, :num_results], search.item_scores[:, :num_results])
 
 

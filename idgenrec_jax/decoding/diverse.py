@@ -68,6 +68,7 @@ def diverse_beam_search(
     pad_token_id: int,
     start_token_id: int,
     length_penalty: float | Float[Array, ""] = 1.0,
+    peel_first: bool = True,
 ) -> DiverseResult:
     """Returns `num_beams` sequences per row, `num_beams / num_groups` of each group.
 
@@ -75,8 +76,8 @@ def diverse_beam_search(
     `diversity_penalty` (0 or more) for every beam of an earlier group that has just chosen it. `min_length` and
     `max_length` count the start token: EOS is forbidden while there are fewer than `min_length` tokens. `cache` must
     have room for `max_length - 1` positions. `diversity_penalty` and `min_length` may be traced, and may be arrays
-    [batch]: each row then gives what it gives with its own two numbers. Raises InputError when the beams cannot be
-    divided into the groups.
+    [batch]: each row then gives what it gives with its own two numbers. `peel_first` decodes the first token on one
+    beam, outside the loop. Raises InputError when the beams cannot be divided into the groups.
     """
     if num_groups < 1 or num_beams % num_groups:
         raise InputError(f"num_groups: found {num_groups} with num_beams {num_beams}, expected a divisor of num_beams")
@@ -98,8 +99,7 @@ def diverse_beam_search(
         finished_scores=jnp.full(shape, -jnp.inf, jnp.float32),
         is_done=jnp.zeros((batch_size, num_groups), bool),
     )
-    # All beams start alike: the first position is decoded once a row.
-    first = jnp.full((batch_size, 1), start_token_id, jnp.int32)
+    first = jnp.full((batch_size, 1 if peel_first else num_beams), start_token_id, jnp.int32)
 
     def is_unfinished(carry: tuple) -> Bool[Array, ""]:
         position, _, groups, _ = carry
@@ -134,7 +134,8 @@ def diverse_beam_search(
             cache = cache.select_beams(jnp.concatenate(parents, axis=1))
         return position + 1, chosen, groups, cache
 
-    _, _, groups, _ = lax.while_loop(is_unfinished, advance, advance((jnp.int32(0), first, groups, cache)))
+    carry = (jnp.int32(0), first, groups, cache)
+    _, _, groups, _ = lax.while_loop(is_unfinished, advance, advance(carry) if peel_first else carry)
     return _finalize(groups, length, length_penalty)
 
 

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.decoding.beam import PEEL_FROM_WIDTH
 from idgenrec_jax.decoding.diverse import diverse_beam_search
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.table import IdTable, clean_to_words
@@ -376,6 +377,7 @@ def _decode_batch(
         pad_token_id=config.pad_token_id,
         start_token_id=config.decoder_start_token_id,
         length_penalty=length_penalty,
+        peel_first=config.d_model >= PEEL_FROM_WIDTH,
     )
     return result.tokens
 

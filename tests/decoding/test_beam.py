@@ -53,10 +53,11 @@ def random_sequences(seed, count):
     return list(found)[:count]
 
 
-def search(cache, trie, num_beams, num_results, length_penalty=0.0, max_length=None):
+def search(cache, trie, num_beams, num_results, length_penalty=0.0, max_length=None, peel_first=True):
     return constrained_beam_search(
         step, cache, trie, batch_size=cache.table.shape[0], num_beams=num_beams, num_results=num_results,
         start_token_id=PAD, length_penalty=length_penalty, max_length=max_length,
+        peel_first=peel_first,
     )
 
 
@@ -106,6 +107,13 @@ def test_exact_ties_return_each_item_once_in_token_order():
     cache = Memory(jnp.zeros((1, VOCAB_SIZE, VOCAB_SIZE)), jnp.zeros((1, 5, VOCAB_SIZE)))
     result = search(cache, trie, 5, 5)
     assert np.asarray(result.items).tolist() == [[1, 4, 3, 2, 0]]
+
+
+def test_the_first_token_on_one_beam_or_on_all_finds_the_same():
+    trie = build_trie(random_sequences(8, 40), vocab_size=VOCAB_SIZE, eos_token_id=EOS)
+    peeled, whole = (search(random_memory(9, 3, 6), trie, 6, 6, peel_first=peel) for peel in (True, False))
+    np.testing.assert_array_equal(peeled.items, whole.items)
+    np.testing.assert_allclose(peeled.scores, whole.scores, rtol=1e-6)
 
 
 def test_a_max_length_without_room_for_a_token_is_refused():
