@@ -3,3 +3,10 @@
 from jaxtyping import install_import_hook
 
 install_import_hook("idgenrec_jax", "beartype.beartype")
+
+SLOWEST_FILES = ("test_readme.py", "test_benchmark.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The slowest files first: of two workers, neither is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST_FILES)

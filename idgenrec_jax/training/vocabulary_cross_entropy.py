@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from idgenrec_jax.training.vocabulary_attention import product
@@ -24,8 +25,8 @@ ACCELERATOR_CHUNK_BYTES = 512 * 2**20
 def weighted_cross_entropy(
     hidden: Float[Array, "batch target d_model"],
     table: Float[Array, "vocab d_model"],
-    targets: Int[Array, "batch target"],
-    weights: Float[Array, "batch target"],
+    targets: Int[Array | np.ndarray, "batch target"],
+    weights: Float[Array | np.ndarray, "batch target"],
     *,
     chunk_tokens: int | None = None,
     skip: bool | None = None,
@@ -42,6 +43,7 @@ def weighted_cross_entropy(
         chunk_tokens = max(1, chunk_bytes // (4 * table.shape[0]))
     if skip is None:
         skip = jax.device_count() == 1
+    targets, weights = jnp.asarray(targets), jnp.asarray(weights)
     hidden = jnp.where(weights[..., None] > 0, hidden, 0.0)
     arrange = _without_padding if skip else _by_position
     return _total(*arrange(hidden, targets, weights, chunk_tokens), table)

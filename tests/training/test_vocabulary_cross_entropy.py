@@ -62,6 +62,13 @@ def test_tokens_of_weight_zero_count_for_nothing_whatever_they_hold(skip):
         np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6)
 
 
+def test_targets_and_weights_may_be_constants_of_a_program():
+    hidden, table, targets, weights = random_inputs(batch=3, length=4, vocab=11, width=8)
+    constants = np.asarray(targets), np.asarray(weights)
+    found = jax.jit(lambda *inputs: weighted_cross_entropy(*inputs, *constants))(hidden, table)
+    np.testing.assert_allclose(found, dense_cross_entropy(hidden, table, targets, weights), rtol=1e-5)
+
+
 def test_all_weights_zero_give_zero_and_no_gradient():
     hidden, table, targets, weights = random_inputs(batch=2, length=4, vocab=11, width=8)
     value, gradient = jax.value_and_grad(weighted_cross_entropy, 1)(hidden, table, targets, weights * 0)
