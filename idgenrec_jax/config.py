@@ -109,7 +109,6 @@ class TrainingConfig:
     warm_start_batch_size: int = _field(32, "items in a warm-start step", low=1)
     warm_start_words: int = _field(5, "most words in a warm-start ID", low=1)
     warm_start_tokens: int = _field(9, "most tokens in a warm-start ID", low=1)
-    num_buckets: int = _field(4, "prompt lengths that a recommender epoch is padded to", low=1)
     validate_every_epochs: int = _field(0, "recommender epochs between validations; 0: at a phase's end only", low=0)
     early_stop_patience: int = _field(0, "stop after so many recommender validations without a gain; 0: never", low=0)
     checkpoint_every_steps: int = _field(1000, "steps between checkpoints inside an epoch; 0: at its end only", low=0)
@@ -249,7 +248,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.order": "recommender_first",
         "training.id_examples_per_epoch": 4096,
         "training.recommender_epochs": 10,
-        "training.num_buckets": 6,
         "training.recommender_batch_size": 64,
         "training.recommender_learning_rate": 2e-3,
         "training.embedding_learning_rate_factor": 10.0,

@@ -10,8 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.config import EvaluationConfig
-from idgenrec_jax.data.batches import PromptSource, RecommenderBatch, held_out_batches, round_up
+from idgenrec_jax.data.batches import PromptSource, held_out_batches
 from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.packing import round_up
 from idgenrec_jax.decoding.beam import (
     PEEL_FROM_WIDTH,
     BeamResult,
@@ -20,7 +21,7 @@ from idgenrec_jax.decoding.beam import (
 )
 from idgenrec_jax.decoding.trie import Trie, build_trie
 from idgenrec_jax.progress import Progress
-from idgenrec_jax.training.losses import recommender_loss, token_weights
+from idgenrec_jax.training.losses import target_loss
 
 HIT_CUTOFFS = (1, 5, 10, 20)
 GAIN_CUTOFFS = (5, 10, 20)
@@ -102,9 +103,10 @@ class Ranker:
         """
         self._config, self._vocab_size, self._place_batch = config, vocab_size, place_batch
 
-        def search(params, prompt_tokens, prompt_mask, trie: Trie, cache_length: int) -> BeamResult:
+        def search(params, prompt_tokens, prompt_mask, targets, trie: Trie, cache_length: int):
             model = nnx.merge(graphdef, params)
             encoded = model.encode(prompt_tokens, prompt_mask)
+            loss = None if targets is None else target_loss(model, encoded, prompt_mask, *targets)
             cache = model.start_decoding(
                 encoded, prompt_mask, num_beams=config.num_beams, max_length=cache_length
             )
@@ -113,7 +115,7 @@ class Ranker:
                 hidden, cache = model.decode_step(tokens, position, cache)
                 return model.logits(hidden), cache
 
-            return constrained_beam_search(
+            found = constrained_beam_search(
                 step,
                 cache,
                 trie,
@@ -124,12 +126,8 @@ class Ranker:
                 length_penalty=config.length_penalty,
                 peel_first=model.config.d_model >= PEEL_FROM_WIDTH,
             )
+            return found, loss
 
-        def loss(params, batch: RecommenderBatch):
-            value = recommender_loss(nnx.merge(graphdef, params), batch)
-            return value, token_weights(batch.target_mask, batch.weight).sum()
-
-        self._loss = jax.jit(loss)
         self._search = jax.jit(search, static_argnames="cache_length")
 
     def trie(self, source: PromptSource) -> Trie:
@@ -147,11 +145,14 @@ class Ranker:
         trie: Trie,
     ) -> tuple[Int[np.ndarray, "batch results"], Float[np.ndarray, "batch results"]]:
         """Return the items recommended after each prompt, best first, and their scores."""
+        found, _ = self._run(params, (prompt_tokens, prompt_mask), None, trie)
+        return np.asarray(found.items), np.asarray(found.scores)
+
+    def _run(self, params: Any, prompts: Any, targets: Any, trie: Trie) -> tuple[BeamResult, Array | None]:
+        """The search, and the mean loss of the targets' tokens where targets are given."""
         # A multiple, so that the tries of successive rounds share a compiled program.
         cache_length = round_up(trie.depth, CACHE_MULTIPLE)
-        tokens, mask = self._place_batch(prompt_tokens), self._place_batch(prompt_mask)
-        result = self._search(params, tokens, mask, trie, cache_length)
-        return np.asarray(result.items), np.asarray(result.scores)
+        return self._search(params, *self._place_batch(prompts), self._place_batch(targets), trie, cache_length)
 
     def rank(
         self,
@@ -174,13 +175,17 @@ class Ranker:
         items = np.full((len(users), self._config.num_beams), -1, np.int32)
         scores = np.full((len(users), self._config.num_beams), -np.inf, np.float32)
         progress = Progress(title, len(users), "user")
-        done, losses, tokens = 0, 0.0, 0.0
+        done, losses, tokens = 0, 0.0, 0
         for step in range(len(batches)):
             batch, rows = batches.batch(step), batches.rows(step)
-            found, score = self.search(params, batch.prompt_tokens, batch.prompt_mask, trie)
-            items[rows], scores[rows] = found[: len(rows)], score[: len(rows)]
-            loss, count = self._loss(params, self._place_batch(batch))
-            losses, tokens = losses + float(loss) * float(count), tokens + float(count)
+            # One program, so that the loss has its encoder states from the search.
+            found, loss = self._run(
+                params, (batch.prompt_tokens, batch.prompt_mask), (batch.target_tokens, batch.target_mask), trie
+            )
+            items[rows] = np.asarray(found.items)[: len(rows)]
+            scores[rows] = np.asarray(found.scores)[: len(rows)]
+            count = int(batch.target_mask.sum())
+            losses, tokens = losses + float(loss) * count, tokens + count
             done += len(rows)
             progress.update(done)
             check_stop()

@@ -245,10 +245,8 @@ def _check_splits(dataset: Dataset, path: str) -> None:
 def _check_batches(config: Config, mesh: Mesh) -> None:
     devices = batch_devices(mesh)
     sizes = {
-        "training.recommender_batch_size": config.training.recommender_batch_size,
         "training.id_batch_size": config.training.id_batch_size,
         "training.id_items_per_batch": config.training.id_items_per_batch,
-        "training.warm_start_batch_size": config.training.warm_start_batch_size,
         "ids.batch_size": config.ids.batch_size,
         "evaluation.batch_size": config.evaluation.batch_size,
     }

@@ -34,7 +34,6 @@ SMALL = [
     "--config.training.id_batch_size=8",
     "--config.training.id_items_per_batch=32",
     "--config.training.warm_start_epochs=1",
-    "--config.training.num_buckets=1",
     "--config.evaluation.num_beams=10",
     "--config.ids.num_groups=2",
     "--config.ids.max_penalty=1",

@@ -34,7 +34,7 @@ def workdir(tmp_path_factory):
         {f"{model}.{name}": size for model in ("recommender", "id_generator") for name, size in sizes.items()}
         | {
             "data.path": str(data), "data.tokenizer": str(folder / "tokenizer"), "ids.table": str(folder / "ids.txt"),
-            "data.max_history": 4, "training.num_buckets": 1, "training.recommender_learning_rate": 1e-2,
+            "data.max_history": 4, "training.recommender_learning_rate": 1e-2,
             "training.id_epochs": 0, "training.rounds": 1, "training.recommender_epochs": 1,
             "training.recommender_batch_size": 32,
             "evaluation.num_beams": BEAMS, "evaluation.batch_size": 8, "evaluation.length_penalty": 1.0,

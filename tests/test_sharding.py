@@ -30,7 +30,7 @@ from idgenrec_jax.experiment import assemble
 from idgenrec_jax.ids.generation import IdGeneration
 from idgenrec_jax.sharding import batch_sharding, make_mesh, parameter_sharding, parameter_shardings
 from idgenrec_jax.training.alternation import Alternation, Interrupted
-from idgenrec_jax.data.batches import RecommenderBatch
+from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.steps import create_train_state, make_recommender_step, seed_key
 from idgenrec_jax.models.t5 import T5, T5Config
@@ -42,9 +42,11 @@ graphdef, params = nnx.split(T5(T5Config(vocab_size=64, dropout_rate=0.2, **size
 params = jax.tree.map(np.asarray, params)
 generator = np.random.default_rng(0)
 mask = np.arange(4) < generator.integers(1, 5, (16, 1))
+mask[13:] = False
 batch = RecommenderBatch(
-    generator.integers(2, 64, (16, 8)).astype(np.int32), np.arange(8) < generator.integers(2, 9, (16, 1)),
-    (generator.integers(2, 64, (16, 4)) * mask).astype(np.int32), mask, (np.arange(16) < 13).astype(np.float32))
+    generator.integers(2, 64, (16, 8)).astype(np.int32),
+    (np.arange(8) < generator.integers(2, 9, (16, 1))).astype(np.int32),
+    (generator.integers(2, 64, (16, 4)) * mask).astype(np.int32), mask.astype(np.int32))
 optimizer = make_optimizer()
 
 def after_steps(mesh):

@@ -259,6 +259,6 @@ def id_writing(
 
 
 def _spread(available: int, count: int) -> list[int]:
-    """`count` numbers spread evenly over 0 .. available - 1, the middles of equal parts; all where there are no more."""
+    """The middles of `count` equal parts of 0 .. available - 1; all of it where there are no more."""
     count = min(count, available)
     return [(2 * index + 1) * available // (2 * count) for index in range(count)]

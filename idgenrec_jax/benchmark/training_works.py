@@ -16,17 +16,12 @@ from idgenrec_jax.benchmark import counting
 from idgenrec_jax.benchmark.peer import write_job
 from idgenrec_jax.benchmark.work import Disagreement, Work
 from idgenrec_jax.data.batches import (
-    TARGET_MULTIPLE,
-    WIDTH_MULTIPLE,
-    BucketedBatches,
     IdBatches,
     PromptSource,
-    RecommenderBatch,
-    pad_rows,
-    prompt_widths,
     recommender_epoch,
-    round_up,
+    training_shape,
 )
+from idgenrec_jax.data.packing import PackedBatches, one_example_a_row
 from idgenrec_jax.experiment import Experiment
 from idgenrec_jax.models.create import Model
 from idgenrec_jax.models.t5 import T5, T5Config
@@ -53,14 +48,13 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
         epoch=0,
         batch_size=batch_size,
         num_examples=config.training.recommender_examples_per_epoch,
-        widths=prompt_widths(source, config.training.num_buckets),
+        shape=training_shape(source, seed=config.training.seed, batch_size=batch_size),
     )
-    batches = [epoch.batch(step) for step in range(min(num_steps, len(epoch)))]
-    rows = [(batch, row) for batch in batches for row in np.flatnonzero(batch.weight)]
-    prompts = [batch.prompt_tokens[row][batch.prompt_mask[row]].tolist() for batch, row in rows]
-    targets = [batch.target_tokens[row][batch.target_mask[row]].tolist() for batch, row in rows]
+    num_steps = min(num_steps, len(epoch))
+    pairs = [pair for step in range(num_steps) for pair in epoch.examples(step)]
+    prompts, targets = ([tokens for tokens in rows] for rows in zip(*pairs, strict=True))
     step = make_recommender_step(model.graphdef, _optimizer(experiment))
-    train = _Steps(experiment, model, lambda state, batch, key: step(state, batch, _RATE, key), epoch, len(batches))
+    train = _Steps(experiment, model, lambda state, batch, key: step(state, batch, _RATE, key), epoch, num_steps)
     read, written = sum(map(len, prompts)), sum(map(len, targets))
     length, answer = read / len(prompts), written / len(targets)
     operations = counting.TRAINING * (
@@ -74,7 +68,7 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
         fields = _optimizer_fields(experiment) | {
             "kind": "recommender_training",
             "batch_size": batch_size,
-            "num_steps": len(batches),
+            "num_steps": num_steps,
             "seed": config.training.seed,
             "dropout_rate": config.recommender.dropout_rate,
         }
@@ -82,15 +76,9 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
         write_job(folder, {**settings, **fields}, models=models, ragged={"prompts": prompts, "targets": targets})
 
     def compare(outputs: Mapping[str, np.ndarray]) -> str:
-        first = slice(0, batch_size)
-        width = round_up(max(map(len, prompts[first])), WIDTH_MULTIPLE)
-        target_width = round_up(max(map(len, targets[first])), TARGET_MULTIPLE)
-        count = len(prompts[first])
-        batch = RecommenderBatch(
-            *pad_rows(prompts[first], count, width),
-            *pad_rows(targets[first], count, target_width),
-            np.ones(count, np.float32),
-        )
+        first = prompts[:batch_size], targets[:batch_size]
+        source_width, target_width = (max(map(len, rows)) for rows in first)
+        batch = one_example_a_row(*first, source=source_width, target=target_width)
         return _compare_losses("recommender step", model, lambda t5: recommender_loss(t5, batch), outputs)
 
     return Work(
@@ -99,12 +87,12 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
         len(prompts),
         train.run,
         operations,
-        counting.training_bytes(model.config, len(batches)),
+        counting.training_bytes(model.config, num_steps),
         job=job,
         compare=compare,
         note=(
-            f"{len(batches)} batches of {batch_size}, prompts of {length:.0f} tokens on average, "
-            f"padding {epoch.padding_share:.1%} in {config.training.num_buckets} lengths, "
+            f"{num_steps} batches of {batch_size}, prompts of {length:.0f} tokens on average, "
+            f"padding {epoch.padding_shares[0]:.1%} of prompts and {epoch.padding_shares[1]:.1%} of targets, "
             f"a batch made in {train.batch_seconds() * 1e3:.1f} ms while the step before it runs"
         ),
     )
@@ -185,7 +173,7 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
     texts = float(sum(batch.item_mask[rows].sum() for batch, rows in zip(batches, items, strict=True)))
     count = sum(map(len, items))
     prompts, targets = (
-        float(sum(mask[batch.weight > 0].sum() for batch, mask in zip(batches, masks, strict=True)))
+        float(sum(mask.sum() for batch, mask in zip(batches, masks, strict=True)))
         for masks in ([batch.prompt_mask for batch in batches], [batch.target_mask for batch in batches])
     )
     operations = (
@@ -242,7 +230,7 @@ class _Steps:
         experiment: Experiment,
         model: Model,
         step: Callable[..., tuple],
-        plan: BucketedBatches | IdBatches,
+        plan: PackedBatches | IdBatches,
         num_steps: int,
     ):
         """Start from the model's parameters, which are copied: a step consumes its state."""

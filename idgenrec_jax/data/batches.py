@@ -1,7 +1,7 @@
-"""Fixed-shape numpy batches: a pure function of (seed, epoch, step).
+"""Prompts and the numpy batches of all phases: a pure function of (seed, epoch, step).
 
-Prompts are sorted into a few buckets of length, so that little padding is computed and few programs are compiled.
-Every row that only fills up a batch has weight 0.
+A recommender epoch is packed (see packing.py). Held-out prompts have a row each and are sorted into a few buckets of
+length, so that little padding is computed and few programs are compiled.
 """
 
 import dataclasses
@@ -9,24 +9,32 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.packing import (
+    TARGET_MULTIPLE,
+    WIDTH_MULTIPLE,
+    PackedBatches,
+    PackedShape,
+    plan_shape,
+    round_up,
+)
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.errors import InputError
 
-WIDTH_MULTIPLE = 8
-TARGET_MULTIPLE = 2
+# A seed apart from those of the epochs.
+_PLAN = 3
+_PLANNED_EXAMPLES = 20_000
 
 
-class RecommenderBatch(NamedTuple):
-    """Prompts and the target tokens (ID + EOS) that follow them; also texts and words in the warm start."""
+class HeldOutBatch(NamedTuple):
+    """Prompts and the target tokens (ID + EOS) that should follow them, one example a row; other rows are padding."""
 
     prompt_tokens: Int[Array | np.ndarray, "batch source"]
     prompt_mask: Bool[Array | np.ndarray, "batch source"]
     target_tokens: Int[Array | np.ndarray, "batch target"]
     target_mask: Bool[Array | np.ndarray, "batch target"]
-    weight: Float[Array | np.ndarray, " batch"]
 
 
 class IdBatch(NamedTuple):
@@ -43,7 +51,6 @@ class IdBatch(NamedTuple):
     slot_position: Int[Array | np.ndarray, "batch source"]
     target_tokens: Int[Array | np.ndarray, "batch target"]
     target_mask: Bool[Array | np.ndarray, "batch target"]
-    weight: Float[Array | np.ndarray, " batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +85,19 @@ class PromptSource:
         kept = max(slot_item, default=-1) + 1
         return tokens, slot_item, slot_position, history[len(history) - kept :]
 
+    def longest_prompt(self) -> int:
+        """Return a number of tokens that no training prompt exceeds under any template."""
+        tokens = np.asarray([len(tokens) for tokens in self.item_ids])
+        longest = 0
+        for user in range(len(self.dataset.users)):
+            history = self.dataset.training_sequence(user)[:-1]
+            sums = np.concatenate([[0], np.cumsum(tokens[history])])
+            first = np.maximum(np.arange(len(sums)) - self.max_history, 0)
+            longest = max(longest, int((sums - sums[first]).max()))
+        fields = max(template.input_length(self.max_history) for template in self.templates)
+        user = max(map(len, self.user_ids), default=0) if self.user_ids is not None else 0
+        return min(self.max_prompt_length, longest + fields + user)
+
     def target(self, item: int, template: int) -> list[int]:
         """Return the tokens the recommender must write for `item`, EOS included."""
         rendered = self.templates[template]
@@ -97,11 +117,6 @@ def pad_rows(
         tokens[index, : len(row)] = row
         mask[index, : len(row)] = True
     return tokens, mask
-
-
-def round_up(value: int, multiple: int) -> int:
-    """Return the smallest multiple of `multiple` that is at least `value`."""
-    return -(-value // multiple) * multiple
 
 
 def bucket_widths(lengths: Sequence[int], num_buckets: int) -> tuple[int, ...]:
@@ -129,11 +144,10 @@ def bucket_widths(lengths: Sequence[int], num_buckets: int) -> tuple[int, ...]:
 
 
 class BucketedBatches:
-    """Batches of (prompt, target) pairs, each padded to the width of its bucket.
+    """Held-out examples by length of prompt, each batch padded to the width of its bucket.
 
-    What does not fill a batch of its bucket moves on to the next wider one; only the widest bucket's last batch is
-    filled up with rows of weight 0. With a generator the order of examples and of batches is random; without one, by
-    length.
+    What does not fill a batch of its bucket moves on to the next wider one; only the last batch of all may be
+    incomplete.
     """
 
     def __init__(
@@ -144,7 +158,6 @@ class BucketedBatches:
         widths: Sequence[int],
         target_width: int,
         batch_size: int,
-        generator: np.random.Generator | None,
     ):
         """Plan the batches; nothing is padded before `batch` asks for it."""
         self._prompts, self._targets = prompts, targets
@@ -153,7 +166,7 @@ class BucketedBatches:
         buckets = np.searchsorted(np.asarray(widths), lengths)
         if len(lengths) and lengths.max() > widths[-1]:
             raise ValueError(f"a prompt of {lengths.max()} tokens does not fit the widest bucket, {widths[-1]}")
-        order = np.argsort(lengths, kind="stable") if generator is None else generator.permutation(len(lengths))
+        order = np.argsort(lengths, kind="stable")
         self._plan: list[tuple[int, Int[np.ndarray, " rows"]]] = []
         carried = np.zeros(0, order.dtype)
         for bucket, width in enumerate(widths):
@@ -162,30 +175,22 @@ class BucketedBatches:
             full = len(rows) if last else len(rows) - len(rows) % batch_size
             self._plan += [(width, rows[start : min(start + batch_size, full)]) for start in range(0, full, batch_size)]
             carried = rows[full:]
-        if generator is not None:
-            self._plan = [self._plan[index] for index in generator.permutation(len(self._plan))]
 
     def __len__(self) -> int:
         """Return the number of batches."""
         return len(self._plan)
 
-    @property
-    def padding_share(self) -> float:
-        """Share of prompt positions, over all batches, that hold no token."""
-        real = sum(len(self._prompts[row]) for _, rows in self._plan for row in rows)
-        return 1.0 - real / max(1, sum(width * self._batch_size for width, _ in self._plan))
-
     def rows(self, step: int) -> Int[np.ndarray, " rows"]:
         """Return which examples batch `step` holds, in row order; fewer than the batch size where it is not full."""
         return self._plan[step][1]
 
-    def batch(self, step: int) -> RecommenderBatch:
+    def batch(self, step: int) -> HeldOutBatch:
         """Return batch `step`."""
         width, rows = self._plan[step]
         prompts = pad_rows([self._prompts[row] for row in rows], self._batch_size, width)
-        targets = pad_rows([self._targets[row] for row in rows], self._batch_size, self._target_width)
-        weight = (np.arange(self._batch_size) < len(rows)).astype(np.float32)
-        return RecommenderBatch(*prompts, *targets, weight)
+        return HeldOutBatch(
+            *prompts, *pad_rows([self._targets[row] for row in rows], self._batch_size, self._target_width)
+        )
 
 
 def target_width(source: PromptSource) -> int:
@@ -195,41 +200,46 @@ def target_width(source: PromptSource) -> int:
     return round_up(longest, TARGET_MULTIPLE)
 
 
-def prompt_widths(source: PromptSource, num_buckets: int) -> tuple[int, ...]:
-    """Return at most `num_buckets` prompt widths that fit every training example under every template.
+def training_shape(source: PromptSource, *, seed: int, batch_size: int, row_multiple: int = 1) -> PackedShape:
+    """Return the shape of every recommender batch with these IDs, whatever the epoch.
 
     Raises:
         InputError: no sequence has two items to train on.
     """
-    templates = range(len(source.templates))
-    lengths = []
-    for user, position in source.dataset.training_examples():
-        history = source.dataset.training_sequence(user)[:position]
-        lengths.append(max(len(source.prompt(user, history, template)) for template in templates))
-    if not lengths:
+    if not source.dataset.training_examples():
         raise InputError(
             f"the data {source.dataset.name!r} has nothing for training: expected sequences of at least four items (or "
             "of two, which are not evaluated)"
         )
-    return bucket_widths(lengths, num_buckets)
+    prompts, targets = _render(source, _PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN]))
+    return plan_shape(
+        [len(prompt) for prompt in prompts],
+        [len(target) for target in targets],
+        batch_size=batch_size,
+        longest_prompt=source.longest_prompt(),
+        longest_target=target_width(source),
+        row_multiple=row_multiple,
+    )
 
 
 def recommender_epoch(
-    source: PromptSource,
-    *,
-    seed: int,
-    epoch: int,
-    batch_size: int,
-    num_examples: int,
-    widths: Sequence[int],
-) -> BucketedBatches:
+    source: PromptSource, *, seed: int, epoch: int, batch_size: int, num_examples: int, shape: PackedShape
+) -> PackedBatches:
     """Return the training batches of one recommender epoch; `num_examples` 0 means all of them.
 
-    `widths` are those of `prompt_widths` for the same source.
+    `shape` is that of `training_shape` for the same source and batch size.
 
     Every position of every training sequence but the first is a target once; its template is drawn anew each epoch.
     """
     generator = np.random.default_rng([seed, 1, epoch])
+    prompts, targets = _render(source, num_examples, generator)
+    return PackedBatches(prompts, targets, shape=shape, batch_size=batch_size, generator=generator)
+
+
+def _render(
+    source: PromptSource, num_examples: int, generator: np.random.Generator
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return prompts and targets of `num_examples` training examples (0: all), each under a template of its own."""
     examples = _draw(source.dataset.training_examples(), num_examples, generator)
     templates = generator.integers(len(source.templates), size=len(examples)).tolist()
     prompts, targets = [], []
@@ -237,14 +247,7 @@ def recommender_epoch(
         sequence = source.dataset.training_sequence(user)
         prompts.append(source.prompt(user, sequence[:position], template))
         targets.append(source.target(int(sequence[position]), template))
-    return BucketedBatches(
-        prompts,
-        targets,
-        widths=widths,
-        target_width=target_width(source),
-        batch_size=batch_size,
-        generator=generator,
-    )
+    return prompts, targets
 
 
 def held_out_batches(
@@ -267,7 +270,6 @@ def held_out_batches(
         widths=bucket_widths([len(prompt) for prompt in prompts], num_buckets),
         target_width=target_width(source),
         batch_size=batch_size,
-        generator=None,
     )
     return batches, users, np.asarray(targets, np.int32)
 
@@ -345,14 +347,12 @@ class IdBatches:
         prompts = pad_rows(rows, self._batch_size, self._prompt_width)
         slot_item, _ = pad_rows(slot_items, self._batch_size, self._prompt_width, fill=-1)
         slot_position, _ = pad_rows(slot_positions, self._batch_size, self._prompt_width)
-        weight = (np.arange(self._batch_size) < len(rows)).astype(np.float32)
         return IdBatch(
             *items,
             *prompts,
             slot_item,
             slot_position,
             *pad_rows(targets, self._batch_size, self._target_width),
-            weight,
         )
 
 

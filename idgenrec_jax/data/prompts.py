@@ -153,6 +153,10 @@ class PromptTokens:
         """The tokens that the target has after the ID, the end-of-sequence token excluded."""
         return self._target_suffix
 
+    def input_length(self, number_of_history_items: int) -> int:
+        """The tokens of a prompt beside those of its IDs: the fixed text, and the separators of so many items."""
+        return self._fixed_length + len(self._separator) * max(0, number_of_history_items - 1)
+
     def render_input(
         self, history: Sequence[Sequence[int]], user_id: Sequence[int] | None, max_length: int
     ) -> list[int]:

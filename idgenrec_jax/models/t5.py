@@ -162,12 +162,11 @@ class DecoderBlock(EncoderBlock):
         hidden: Float[Array, "batch queries d_model"],
         keys: Float[Array, "batch heads source d_kv"],
         values: Float[Array, "batch heads source d_kv"],
-        encoder_mask: Bool[Array, "batch source"],
+        mask: Bool[Array, "batch 1 #queries source"],
         dropout: Dropout,
     ) -> Float[Array, "batch queries d_model"]:
         """The residual stream after cross-attention; the queries are target positions or one user's beams."""
         normed = self.cross_attention_norm(hidden)
-        mask = encoder_mask[:, None, None, :]
         return hidden + dropout(self.cross_attention(normed, keys, values, mask=mask, bias=None, dropout=dropout))
 
     def attend_cache(
@@ -251,14 +250,15 @@ class T5(nnx.Module):
     def encode(
         self,
         tokens: Int[Array, "batch source"] | None,
-        mask: Bool[Array, "batch source"],
+        mask: Bool[Array, "batch source"] | Bool[Array, "batch source source"],
         *,
         embeddings: Float[Array, "batch source d_model"] | None = None,
         dropout_key: DropoutKey | None = None,
     ) -> Float[Array, "batch source d_model"]:
         """The encoder's final states from tokens, or from `embeddings` that stand in for them.
 
-        `mask` is True at real positions, which may be on either side; states elsewhere mean nothing. Raises
+        `mask` is True at real positions, which may be on either side; states elsewhere mean nothing. Where a row holds
+        several sequences, it says for every pair of positions whether the first may look at the second. Raises
         ValueError unless exactly one of `tokens` and `embeddings` is given.
         """
         if (tokens is None) == (embeddings is None):
@@ -266,9 +266,10 @@ class T5(nnx.Module):
         inputs = self.embed(tokens) if embeddings is None else embeddings.astype(self.config.dtype)
         dropout = Dropout(self.config.dropout_rate, dropout_key)
         hidden = dropout(inputs)
-        bias = self.encoder.position_bias.square(mask.shape[1])
+        bias = self.encoder.position_bias.square(mask.shape[-1])
+        mask = _mask_of_heads(mask)
         for block in self.encoder.blocks:
-            hidden = block.attend_self(hidden, mask[:, None, None, :], bias, dropout)
+            hidden = block.attend_self(hidden, mask, bias, dropout)
             hidden = block.feed(hidden, dropout)
         return dropout(self.encoder.final_norm(hidden))
 
@@ -276,15 +277,16 @@ class T5(nnx.Module):
         self,
         decoder_tokens: Int[Array, "batch target"],
         encoded: Float[Array, "batch source d_model"],
-        encoder_mask: Bool[Array, "batch source"],
+        encoder_mask: Bool[Array, "batch source"] | Bool[Array, "batch target source"],
         *,
-        decoder_mask: Bool[Array, "batch target"] | None = None,
+        decoder_mask: Bool[Array, "batch target"] | Bool[Array, "batch target target"] | None = None,
         dropout_key: DropoutKey | None = None,
     ) -> Float[Array, "batch target d_model"]:
         """The decoder's final states at all positions at once; `logits` turns them into logits.
 
         Normed, and when the tables are tied already scaled by d_model**-0.5. `decoder_mask` is True at real
-        positions and is needed only when padding comes before real tokens.
+        positions and is needed only when padding comes before real tokens, or when a row holds several sequences:
+        both masks are then given for pairs of positions, as in `encode`. No position looks at a later one anyway.
         """
         dropout = Dropout(self.config.dropout_rate, dropout_key)
         hidden = dropout(self.embed(decoder_tokens))
@@ -292,7 +294,8 @@ class T5(nnx.Module):
         length = decoder_tokens.shape[1]
         mask = jnp.tril(jnp.ones((1, 1, length, length), bool))
         if decoder_mask is not None:
-            mask = mask & decoder_mask[:, None, None, :]
+            mask = mask & _mask_of_heads(decoder_mask)
+        encoder_mask = _mask_of_heads(encoder_mask)
         bias = self.decoder.position_bias.square(length)
         for block in self.decoder.blocks:
             hidden = block.attend_self(hidden, mask, bias, dropout)
@@ -340,6 +343,7 @@ class T5(nnx.Module):
         """
         hidden = self.embed(tokens)
         bias = self.decoder.position_bias.row(position, cache.self_keys[0].shape[3])
+        encoder_mask = _mask_of_heads(cache.encoder_mask)
         self_keys, self_values = [], []
         for block, keys, values, cross_keys, cross_values in zip(
             self.decoder.blocks, cache.self_keys, cache.self_values, cache.cross_keys, cache.cross_values, strict=True
@@ -347,7 +351,7 @@ class T5(nnx.Module):
             hidden, keys, values = block.attend_cache(hidden, position, keys, values, bias)
             self_keys.append(keys)
             self_values.append(values)
-            hidden = block.attend_encoder(hidden, cross_keys, cross_values, cache.encoder_mask, Dropout(0.0, None))
+            hidden = block.attend_encoder(hidden, cross_keys, cross_values, encoder_mask, Dropout(0.0, None))
             hidden = block.feed(hidden, Dropout(0.0, None))
         extended = cache._replace(self_keys=tuple(self_keys), self_values=tuple(self_values))
         return self._scale(self.decoder.final_norm(hidden)), extended
@@ -355,6 +359,13 @@ class T5(nnx.Module):
     def _scale(self, hidden: Float[Array, "*batch d_model"]) -> Float[Array, "*batch d_model"]:
         """v1.0 scales the states that meet the shared table, which was initialised to serve as an input table."""
         return hidden * self.config.d_model**-0.5 if self.config.tie_word_embeddings else hidden
+
+
+def _mask_of_heads(
+    mask: Bool[Array, "batch keys"] | Bool[Array, "batch queries keys"],
+) -> Bool[Array, "batch 1 #queries keys"]:
+    """A mask of positions, or of pairs of them, for all heads."""
+    return mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
 
 
 def _norm(config: T5Config) -> RMSNorm:

@@ -16,13 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
+from jax.sharding import Mesh
 
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.batches import BucketedBatches, IdBatches, PromptSource, prompt_widths, recommender_epoch
+from idgenrec_jax.data.batches import IdBatches, PromptSource, recommender_epoch, training_shape
+from idgenrec_jax.data.packing import PackedBatches, PackedShape
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.progress import Progress
-from idgenrec_jax.sharding import parameter_shardings
+from idgenrec_jax.sharding import batch_devices, parameter_shardings
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.training.optimizer import make_optimizer, warmup_linear_decay
 from idgenrec_jax.training.records import MetricsLog
@@ -152,8 +154,9 @@ class Alternation:
             state_sharding=places["generator"],
         )
         self._warm_start_words: list[str] | None = None
-        # (round of the IDs, prompt widths), since all epochs with the same IDs share their widths.
-        self._widths: tuple[int, tuple[int, ...]] | None = None
+        # (round of the IDs, shape of its batches), which all epochs with the same IDs share.
+        self._shape: tuple[int, PackedShape] | None = None
+        self._row_multiple = batch_devices(_mesh(recommender[1]))
         if training.id_epochs and not pretrained_generator and not training.warm_start_epochs:
             logging.warning(
                 "--config.training.warm_start_epochs=0: a random ID generator writes empty IDs, from which an ID phase "
@@ -198,8 +201,7 @@ class Alternation:
         def create(params):
             return create_train_state(params, self._optimizer)
 
-        mesh = jax.tree.leaves(params)[0].sharding.mesh
-        places = parameter_shardings(mesh, jax.eval_shape(create, params))
+        places = parameter_shardings(_mesh(params), jax.eval_shape(create, params))
         return jax.jit(create, out_shardings=places, donate_argnums=0)(params)
 
     @property
@@ -250,7 +252,7 @@ class Alternation:
         self.state.epoch, self.state.step, self.state.loss_sum = epoch_number, 0, 0.0
         self._record(phase, "train", {"loss": loss})
 
-    def _train_step(self, phase: Phase, batches: BucketedBatches | IdBatches, total: int) -> None:
+    def _train_step(self, phase: Phase, batches: PackedBatches | IdBatches, total: int) -> None:
         state = self.state
         rate = np.float32(self._learning_rate(phase, (state.step + 0.5) / total))
         batch = self._place_batch(batches.batch(state.step))
@@ -284,24 +286,30 @@ class Alternation:
     def _epochs_before(self, phase: Phase) -> int:
         return sum(other.epochs for other in self._phases[: self.state.phase] if other.kind == phase.kind)
 
-    def _batches(self, phase: Phase) -> BucketedBatches | IdBatches:
+    def _batches(self, phase: Phase) -> PackedBatches | IdBatches:
         training, data = self._config.training, self._config.data
         epoch = self._epochs_before(phase) + self.state.epoch
         if phase.kind == WARM_START:
             if self._warm_start_words is None:
                 self._warm_start_words = warm_start_words(self._ids, self._config)
-            return warm_start_batches(self._ids, self._config, self._warm_start_words, epoch=epoch)
+            return warm_start_batches(
+                self._ids, self._config, self._warm_start_words, epoch=epoch, row_multiple=self._row_multiple
+            )
         if phase.kind == RECOMMENDER:
             source = self._ids.source(max_history=data.max_history)
-            if self._widths is None or self._widths[0] != self.state.id_round:
-                self._widths = (self.state.id_round, prompt_widths(source, training.num_buckets))
+            batch_size = training.recommender_batch_size
+            if self._shape is None or self._shape[0] != self.state.id_round:
+                shape = training_shape(
+                    source, seed=training.seed, batch_size=batch_size, row_multiple=self._row_multiple
+                )
+                self._shape = (self.state.id_round, shape)
             return recommender_epoch(
                 source,
                 seed=training.seed,
                 epoch=epoch,
-                batch_size=training.recommender_batch_size,
+                batch_size=batch_size,
                 num_examples=training.recommender_examples_per_epoch,
-                widths=self._widths[1],
+                shape=self._shape[1],
             )
         source = self._ids.source(max_history=data.id_max_history)
         return IdBatches(
@@ -380,6 +388,10 @@ class Alternation:
                 "seconds": round(self.seconds, 3),
             }
         )
+
+
+def _mesh(params: Any) -> Mesh:
+    return jax.tree.leaves(params)[0].sharding.mesh
 
 
 def _shardings(state: TrainState) -> Any:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from idgenrec_jax.data.batches import IdBatch, RecommenderBatch
+from idgenrec_jax.data.batches import IdBatch
+from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.decoding.beam import greedy_search
 from idgenrec_jax.models.layers import DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
@@ -21,13 +22,6 @@ class SoftIds(NamedTuple):
     embeddings: Float[Array, "items length d_model"]
     mask: Bool[Array, "items length"]
     tokens: Int[Array, "items length"]
-
-
-def token_weights(
-    target_mask: Bool[Array, "batch target"], weight: Float[Array, " batch"]
-) -> Float[Array, "batch target"]:
-    """Return the weight of every target token: that of its row, and zero for padding."""
-    return target_mask.astype(jnp.float32) * weight[:, None]
 
 
 def token_cross_entropy(
@@ -47,11 +41,34 @@ def token_cross_entropy(
 def recommender_loss(model: T5, batch: RecommenderBatch, dropout_key: DropoutKey | None = None) -> Float[Array, ""]:
     """Return the mean cross-entropy of the target tokens given the prompts, in nats per real token.
 
-    `dropout_key=None` means no dropout.
+    Examples that share a row do not see each other. `dropout_key=None` means no dropout.
     """
     encoder_key, decoder_key = _split_key(dropout_key)
-    encoded = model.encode(batch.prompt_tokens, batch.prompt_mask, dropout_key=encoder_key)
-    return _target_loss(model, encoded, batch.prompt_mask, batch, decoder_key)
+    prompts, targets = batch.prompt_segments, batch.target_segments
+    encoded = model.encode(batch.prompt_tokens, _same_segment(prompts, prompts), dropout_key=encoder_key)
+    start = model.config.decoder_start_token_id
+    is_first = targets != shift_right(targets, 0)
+    hidden = model.decode(
+        jnp.where(is_first, start, shift_right(batch.target_tokens, start)),
+        encoded,
+        _same_segment(targets, prompts),
+        decoder_mask=_same_segment(targets, targets),
+        dropout_key=decoder_key,
+    )
+    return token_cross_entropy(hidden, model.output_table, batch.target_tokens, (targets > 0).astype(jnp.float32))
+
+
+def target_loss(
+    model: T5,
+    encoded: Float[Array, "batch source d_model"],
+    encoder_mask: Bool[Array, "batch source"],
+    target_tokens: Int[Array, "batch target"],
+    target_mask: Bool[Array, "batch target"],
+) -> Float[Array, ""]:
+    """Return the mean cross-entropy of the targets given encoded prompts, in nats per real token, one example a row."""
+    decoder_inputs = shift_right(target_tokens, model.config.decoder_start_token_id)
+    hidden = model.decode(decoder_inputs, encoded, encoder_mask)
+    return token_cross_entropy(hidden, model.output_table, target_tokens, target_mask.astype(jnp.float32))
 
 
 def id_loss(
@@ -171,7 +188,7 @@ def loss_of_soft_ids(
         recommender, embeddings, mask, batch.prompt_tokens, batch.prompt_mask, batch.slot_item, batch.slot_position
     )
     encoded = recommender.encode(None, prompt_mask, embeddings=prompt)
-    return _target_loss(recommender, encoded, prompt_mask, batch, None)
+    return target_loss(recommender, encoded, prompt_mask, batch.target_tokens, batch.target_mask)
 
 
 def place_ids(
@@ -209,18 +226,11 @@ def without_gradient(model: T5) -> T5:
     return nnx.merge(graphdef, jax.tree.map(jax.lax.stop_gradient, state))
 
 
-def _target_loss(
-    model: T5,
-    encoded: Float[Array, "batch source d_model"],
-    encoder_mask: Bool[Array, "batch source"],
-    batch: RecommenderBatch | IdBatch,
-    dropout_key: DropoutKey | None,
-) -> Float[Array, ""]:
-    """Return the cross-entropy of a batch's targets given encoded prompts."""
-    decoder_inputs = shift_right(batch.target_tokens, model.config.decoder_start_token_id)
-    hidden = model.decode(decoder_inputs, encoded, encoder_mask, dropout_key=dropout_key)
-    weights = token_weights(batch.target_mask, batch.weight)
-    return token_cross_entropy(hidden, model.output_table, batch.target_tokens, weights)
+def _same_segment(
+    queries: Int[Array, "rows queries"], keys: Int[Array, "rows keys"]
+) -> Bool[Array, "rows queries keys"]:
+    """Tell which pairs of positions belong to one example; padding belongs to none."""
+    return (queries[:, :, None] == keys[:, None, :]) & (keys > 0)[:, None, :]
 
 
 def _split_key(dropout_key: DropoutKey | None) -> tuple[DropoutKey | None, DropoutKey | None]:

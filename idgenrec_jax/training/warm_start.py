@@ -3,11 +3,9 @@
 import numpy as np
 
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.batches import TARGET_MULTIPLE, BucketedBatches, bucket_widths, round_up
+from idgenrec_jax.data.packing import PackedBatches, plan_shape
 from idgenrec_jax.ids.keywords import telling_words
 from idgenrec_jax.ids.rounds import RoundIds
-
-NUM_BUCKETS = 3
 
 
 def warm_start_words(ids: RoundIds, config: Config) -> list[str]:
@@ -23,15 +21,20 @@ def warm_start_words(ids: RoundIds, config: Config) -> list[str]:
     )
 
 
-def warm_start_batches(ids: RoundIds, config: Config, words: list[str], *, epoch: int) -> BucketedBatches:
+def warm_start_batches(
+    ids: RoundIds, config: Config, words: list[str], *, epoch: int, row_multiple: int = 1
+) -> PackedBatches:
     """Return the batches of one warm-start epoch: every item's text, and its words as the target."""
-    tokenizer = ids.tokenizer
+    tokenizer, batch_size = ids.tokenizer, config.training.warm_start_batch_size
     targets = [[*tokens, tokenizer.eos_id] for tokens in tokenizer.encode_batch(words)]
-    return BucketedBatches(
-        ids.text_tokens,
-        targets,
-        widths=bucket_widths([len(tokens) for tokens in ids.text_tokens], NUM_BUCKETS),
-        target_width=round_up(max(len(target) for target in targets), TARGET_MULTIPLE),
-        batch_size=config.training.warm_start_batch_size,
-        generator=np.random.default_rng([config.training.seed, 0, epoch]),
+    text_lengths, word_lengths = ([len(tokens) for tokens in rows] for rows in (ids.text_tokens, targets))
+    shape = plan_shape(
+        text_lengths,
+        word_lengths,
+        batch_size=batch_size,
+        longest_prompt=max(text_lengths),
+        longest_target=max(word_lengths),
+        row_multiple=row_multiple,
     )
+    generator = np.random.default_rng([config.training.seed, 0, epoch])
+    return PackedBatches(ids.text_tokens, targets, shape=shape, batch_size=batch_size, generator=generator)

@@ -13,7 +13,8 @@ import optax
 import pytest
 from flax import nnx
 
-from idgenrec_jax.data.batches import IdBatch, RecommenderBatch, pad_rows
+from idgenrec_jax.data.batches import IdBatch, pad_rows
+from idgenrec_jax.data.packing import one_example_a_row
 from idgenrec_jax.decoding.beam import BeamResult
 from idgenrec_jax.decoding.diverse import diverse_beam_search
 from idgenrec_jax.decoding.trie import build_trie
@@ -179,7 +180,7 @@ def test_recommender_training_starts_from_our_loss_and_gradient(tmp_path):
     )  # fmt: skip
     # Eleven examples in batches of four, and one batch of the next epoch.
     found = outputs_of(job, num_units=4 + 4 + 3 + 4)
-    batch = RecommenderBatch(*padded(prompts[:4]), *padded(targets[:4]), np.ones(4, np.float32))
+    batch = one_example_a_row(prompts[:4], targets[:4], source=9, target=5)
     batch = jax.tree.map(jnp.asarray, batch)
     loss, norm = loss_and_norm(lambda model: recommender_loss(model, batch), model)
     np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
@@ -238,7 +239,6 @@ def test_id_training_starts_from_our_loss_and_gradient(eos, tmp_path):
         padded(rows[:3], fill=-1)[0],
         padded(slot_positions[:3])[0],
         *padded(targets[:3]),
-        np.ones(3, np.float32),
     )
     mask = generate_soft_ids(
         generator, recommender.shared.table[...], jnp.asarray(batch.item_tokens), jnp.asarray(batch.item_mask),

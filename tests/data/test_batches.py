@@ -11,9 +11,8 @@ from idgenrec_jax.data.batches import (
     PromptSource,
     bucket_widths,
     held_out_batches,
-    prompt_widths,
     recommender_epoch,
-    target_width,
+    training_shape,
 )
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates
@@ -67,15 +66,10 @@ def make_source(dataset, *, user_ids=plain_user_ids, templates=None, max_history
     )
 
 
-def recommender_batches(source, *, seed=0, epoch=0, batch_size=8, num_examples=0, num_buckets=3):
-    widths = prompt_widths(source, num_buckets)
+def recommender_batches(source, *, seed=0, epoch=0, batch_size=8, num_examples=0):
+    shape = training_shape(source, seed=seed, batch_size=batch_size)
     return recommender_epoch(
-        source,
-        seed=seed,
-        epoch=epoch,
-        batch_size=batch_size,
-        num_examples=num_examples,
-        widths=widths,
+        source, seed=seed, epoch=epoch, batch_size=batch_size, num_examples=num_examples, shape=shape
     )
 
 
@@ -129,19 +123,26 @@ def read_items(tokens):
     return tuple(items)
 
 
+def read_pairs(batch):
+    """(prompt, target) of every example of a packed batch, and checks of what every row must be."""
+    pairs = []
+    for row in range(len(batch.prompt_tokens)):
+        prompts, targets = batch.prompt_segments[row], batch.target_segments[row]
+        assert not batch.prompt_tokens[row][prompts == 0].any() and not batch.target_tokens[row][targets == 0].any()
+        assert prompts.max() == targets.max()
+        pairs += [
+            (batch.prompt_tokens[row][prompts == segment], batch.target_tokens[row][targets == segment])
+            for segment in range(1, prompts.max() + 1)
+        ]
+    return pairs
+
+
 def read_examples(batches):
-    """(user, history, target) of every row that counts, and checks of what every row must be."""
+    """(user, history, target) of every example, and checks of what each must be."""
     found = []
     for batch in batches:
-        for row in range(len(batch.weight)):
-            prompt = batch.prompt_tokens[row][batch.prompt_mask[row]]
-            target = batch.target_tokens[row][batch.target_mask[row]]
-            if not batch.weight[row]:
-                assert len(prompt) == len(target) == 0
-                continue
-            assert batch.weight[row] == 1.0
+        for prompt, target in read_pairs(batch):
             assert prompt[-1] == target[-1] == TOKENIZER.eos_id
-            assert not batch.prompt_tokens[row][~batch.prompt_mask[row]].any()
             (item,) = read_items(target)
             assert tuple(target[:-1]) == ITEM_IDS[item]
             found.append((read_user(prompt), read_items(prompt), item))
@@ -183,8 +184,7 @@ def test_templates_are_drawn_anew_each_epoch():
         return {
             (read_user(prompt), read_items(prompt)): tuple(token for token in prompt if token < ITEM)
             for batch in all_batches(recommender_batches(source, epoch=epoch))
-            for tokens, mask in zip(batch.prompt_tokens, batch.prompt_mask, strict=True)
-            if (prompt := tokens[mask].tolist())
+            for prompt in (tokens.tolist() for tokens, _ in read_pairs(batch))
         }
 
     first, second = words_of_each_example(0), words_of_each_example(1)
@@ -205,45 +205,29 @@ def test_history_that_does_not_fit_loses_its_oldest_items_and_the_target_stays()
     for user, history, target in found:
         assert any(history == full[len(full) - len(history) :] for full in whole[user, target])
     assert any(0 < len(history) < 4 for _, history, _ in found)
-    assert max(batch.prompt_tokens.shape[1] for batch in batches) <= 24
+    assert max(len(prompt) for batch in batches for prompt, _ in read_pairs(batch)) <= 24
 
 
-@pytest.mark.parametrize("num_buckets", [1, 3])
-def test_shapes_are_few_and_wide_enough(num_buckets):
+def test_all_epochs_with_the_same_ids_have_one_shape():
     source = make_source(make_dataset())
-    widths = prompt_widths(source, num_buckets)
-    batches = all_batches(recommender_batches(source, num_buckets=num_buckets))
-    shapes = {(batch.prompt_tokens.shape, batch.target_tokens.shape) for batch in batches}
-    assert len(shapes) <= num_buckets
-    assert {shape[0][1] for shape in shapes} <= set(widths)
-    assert {shape[1] for shape in shapes} == {(8, target_width(source))}
-    assert num_buckets == 1 or len(shapes) > 1
-
-
-def test_only_the_last_batch_of_all_has_rows_that_fill():
-    source = make_source(make_dataset())
-    batches = recommender_batches(source)
-    weights = [batch.weight for batch in all_batches(batches)]
-    count = len(expected_examples(source.dataset))
-    assert count % 8, "the case must have an incomplete batch"
-    assert sum(weight.sum() for weight in weights) == count
-    assert sorted(weight.sum() for weight in weights)[1:] == [8.0] * (len(weights) - 1)
-    assert [len(batches.rows(step)) for step in range(len(batches))] == [int(weight.sum()) for weight in weights]
+    shape = training_shape(source, seed=0, batch_size=8)
+    batches = [batch for epoch in range(3) for batch in all_batches(recommender_batches(source, epoch=epoch))]
+    assert {(batch.prompt_tokens.shape, batch.target_tokens.shape) for batch in batches} == {
+        ((shape.rows, shape.source), (shape.rows, shape.target))
+    }
+    assert shape.rows < 8, "the case must have rows with several examples"
 
 
 def test_a_bucket_passes_its_remainder_to_the_next_wider_one():
     prompts = [[1] * length for length in (3, 4, 5, 9, 10, 11, 12)]
-    batches = BucketedBatches(
-        prompts, [[1]] * 7, widths=(8, 16), target_width=1, batch_size=2, generator=None
-    )
+    batches = BucketedBatches(prompts, [[1]] * 7, widths=(8, 16), target_width=1, batch_size=2)
     assert [batch.prompt_tokens.shape[1] for batch in all_batches(batches)] == [8, 16, 16, 16]
     assert [batches.rows(step).tolist() for step in range(4)] == [[0, 1], [2, 3], [4, 5], [6]]
-    assert batches.padding_share == pytest.approx(1 - sum(map(len, prompts)) / (16 + 3 * 32))
 
 
 def test_a_prompt_wider_than_every_bucket_is_refused():
     with pytest.raises(ValueError, match="a prompt of 9 tokens does not fit the widest bucket, 8"):
-        BucketedBatches([[1] * 9], [[1]], widths=(8,), target_width=1, batch_size=2, generator=None)
+        BucketedBatches([[1] * 9], [[1]], widths=(8,), target_width=1, batch_size=2)
 
 
 @pytest.mark.parametrize("num_buckets", [1, 2, 5])
@@ -277,14 +261,18 @@ def template_of_length(length, fields):
         ([template_of_length(16, "{history}"), template_of_length(13, "{history}")], 17),
     ],
 )
-def test_every_prompt_of_every_template_fits_the_widths(templates, max_prompt_length):
+def test_every_prompt_of_every_template_fits_the_shape(templates, max_prompt_length):
     dataset = make_dataset()
     source = make_source(
         dataset, user_ids=user_ids_from_training_items, templates=templates, max_prompt_length=max_prompt_length
     )
     for epoch in range(3):
         batches = all_batches(recommender_batches(source, epoch=epoch))
-        assert sum(batch.weight.sum() for batch in batches) == len(dataset.training_examples())
+        assert sum(len(read_pairs(batch)) for batch in batches) == len(dataset.training_examples())
+    longest = source.longest_prompt()
+    for number in range(len(templates)):
+        for user, position in dataset.training_examples():
+            assert len(source.prompt(user, dataset.training_sequence(user)[:position], number)) <= longest
 
 
 def test_data_without_a_training_example_is_an_input_error():
@@ -329,7 +317,7 @@ def test_held_out_batches_have_every_evaluated_user_once(split):
     seen = []
     for step in range(len(batches)):
         batch, rows = batches.batch(step), batches.rows(step)
-        assert batch.prompt_tokens.shape[0] == 4 and batch.weight.sum() == len(rows)
+        assert batch.prompt_tokens.shape[0] == 4 and batch.target_mask.any(axis=1).sum() == len(rows)
         for place, row in enumerate(rows):
             prompt = batch.prompt_tokens[place][batch.prompt_mask[place]]
             user = users[row]
@@ -366,11 +354,11 @@ def test_id_batches_hold_every_example_once_with_slots_on_its_items():
         texts = [batch.item_tokens[row].tolist() for row in np.flatnonzero(real)]
         assert len(texts) == len({tuple(text) for text in texts}), "an item is read once a batch"
         assert set(batch.slot_item.ravel().tolist()) - {-1} == set(np.flatnonzero(real))
-        for row in np.flatnonzero(batch.weight):
+        for row in np.flatnonzero(batch.target_mask.any(axis=1)):
             prompt = batch.prompt_tokens[row][batch.prompt_mask[row]]
             (target,) = read_items(batch.target_tokens[row][batch.target_mask[row]])
             found.append((read_user(prompt), read_slots(batch, row, 3), target))
-        for row in np.flatnonzero(batch.weight == 0):
+        for row in np.flatnonzero(~batch.target_mask.any(axis=1)):
             assert not batch.prompt_mask[row].any() and not batch.target_mask[row].any()
             assert (batch.slot_item[row] == -1).all()
     assert Counter(found) == Counter(expected_examples(dataset, max_history=4))
@@ -382,11 +370,11 @@ def test_id_batches_are_pure_and_draw_without_replacement():
     first = all_batches(id_batches(source, seed=1, epoch=2, num_examples=20))
     assert_same_batches(first, all_batches(id_batches(source, seed=1, epoch=2, num_examples=20)))
     assert differ(first, all_batches(id_batches(source, seed=1, epoch=3, num_examples=20)))
-    assert sum(batch.weight.sum() for batch in first) == 20
+    assert sum(batch.target_mask.any(axis=1).sum() for batch in first) == 20
     found = Counter(
         (read_user(batch.prompt_tokens[row]), read_slots(batch, row, 3))
         for batch in first
-        for row in np.flatnonzero(batch.weight)
+        for row in np.flatnonzero(batch.target_mask.any(axis=1))
     )
     assert found <= Counter((user, history) for user, history, _ in expected_examples(dataset, max_history=4))
 

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from idgenrec_jax.config import preset
-from idgenrec_jax.data.batches import IdBatches, held_out_batches, prompt_widths, recommender_epoch
+from idgenrec_jax.data.batches import IdBatches, held_out_batches, recommender_epoch, training_shape
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.errors import InputError
@@ -131,7 +131,8 @@ def input_tokens(ids):
     """Every input token of training and validation, and those of test."""
     source = ids.source(max_history=10)
     shared = {"seed": 0, "epoch": 0, "num_examples": 0}
-    recommender = recommender_epoch(source, batch_size=4, widths=prompt_widths(source, 2), **shared)
+    shape = training_shape(source, seed=0, batch_size=4)
+    recommender = recommender_epoch(source, batch_size=4, shape=shape, **shared)
     id_phase = IdBatches(source, ids.text_tokens, batch_size=4, items_per_batch=10, id_length=3, **shared)
     evaluation = ids.source(max_history=10, evaluation=True)
     validation, test = (

@@ -44,7 +44,6 @@ TINY = {
     "training.recommender_epochs": 2,
     "training.recommender_batch_size": 32,
     "training.recommender_learning_rate": 1e-2,
-    "training.num_buckets": 1,
     "evaluation.num_beams": 10,
     "evaluation.batch_size": 32,
 }  # fmt: skip

@@ -10,7 +10,7 @@ from flax import nnx
 from program_runs import TINY, the_error, write_data
 
 from idgenrec_jax.config import preset
-from idgenrec_jax.data.batches import PromptSource, prompt_widths, recommender_epoch
+from idgenrec_jax.data.batches import PromptSource, recommender_epoch, training_shape
 from idgenrec_jax.data.dataset import load_dataset
 from idgenrec_jax.data.prompts import PromptTokens, default_templates
 from idgenrec_jax.data.text import Tokenizer
@@ -271,12 +271,11 @@ def test_every_prompt_fits_whatever_the_longest_allowed(programs, wordy_ids):
     ids = load_table(wordy_ids, dataset.items, tokenizer).tokens
     for longest in range(24, 56):
         source = PromptSource(dataset, templates, ids, None, tokenizer.eos_id, 20, longest)
-        widths = prompt_widths(source, 2)
-        batches = recommender_epoch(source, seed=0, epoch=0, batch_size=32, num_examples=0, widths=widths)
-        for batch in (batches.batch(step) for step in range(len(batches))):
-            real = batch.weight > 0
-            assert batch.prompt_mask.sum(axis=1).max() <= longest
-            assert (batch.target_tokens == tokenizer.eos_id).any(axis=1)[real].all(), "a target is never cut"
+        shape = training_shape(source, seed=0, batch_size=32)
+        batches = recommender_epoch(source, seed=0, epoch=0, batch_size=32, num_examples=0, shape=shape)
+        for prompt, target in (pair for step in range(len(batches)) for pair in batches.examples(step)):
+            assert len(prompt) <= longest
+            assert target[-1] == tokenizer.eos_id, "a target is never cut"
 
 
 @pytest.mark.slow

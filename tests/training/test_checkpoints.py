@@ -11,10 +11,10 @@ import pytest
 from absl import logging as absl_logging
 from flax import nnx
 
+from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.training.checkpoints import Checkpoints
-from idgenrec_jax.training.losses import RecommenderBatch
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.steps import create_train_state, make_recommender_step, seed_key
 
@@ -63,9 +63,9 @@ def test_a_train_state_comes_back_bit_by_bit_and_goes_on_as_if_nothing_had_been(
     graphdef, params = nnx.split(T5(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)
     optimizer = make_optimizer()
     step = make_recommender_step(graphdef, optimizer, dropout=False)
-    mask = jnp.ones((2, 4), bool)
+    segments = jnp.ones((2, 4), jnp.int32)
     tokens = jnp.arange(2, 10, dtype=jnp.int32).reshape(2, 4)
-    batch = RecommenderBatch(tokens, mask, tokens, mask, jnp.ones(2))
+    batch = RecommenderBatch(tokens, segments, tokens, segments)
     rate, key = np.float32(0.01), seed_key(0)
     state, _ = step(create_train_state(params, optimizer), batch, rate, key)
     checkpoints = Checkpoints(tmp_path, keep=2)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from idgenrec_jax.data.packing import PackedBatches, one_example_a_row, plan_shape
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.training.losses import (
     IdBatch,
-    RecommenderBatch,
     carries_embedding,
     generate_soft_ids,
     greedy_ids,
@@ -51,16 +51,10 @@ def lengths_mask(rows, width):
     return np.arange(width) < np.array([len(row) for row in rows])[:, None]
 
 
-def recommender_batch(prompts, targets, weight=None, source=None, target=None):
+def recommender_batch(prompts, targets, source=None, target=None):
     source = source or max(map(len, prompts))
     target = target or max(map(len, targets))
-    return RecommenderBatch(
-        jnp.asarray(padded(prompts, source)),
-        jnp.asarray(lengths_mask(prompts, source)),
-        jnp.asarray(padded(targets, target)),
-        jnp.asarray(lengths_mask(targets, target)),
-        jnp.asarray(weight if weight is not None else [1.0] * len(prompts), jnp.float32),
-    )
+    return jax.tree.map(jnp.asarray, one_example_a_row(prompts, targets, source=source, target=target))
 
 
 def id_batch(examples=EXAMPLES, texts=ITEM_TEXTS, *, extra_items=0, extra_rows=0, extra_source=0, extra_text=0):
@@ -76,20 +70,19 @@ def id_batch(examples=EXAMPLES, texts=ITEM_TEXTS, *, extra_items=0, extra_rows=0
         for rows, values in zip((tokens, slot_items, slot_positions), zip(*columns, strict=True), strict=True):
             rows.append(values)
     empty = [()] * extra_rows
-    prompts = recommender_batch(
-        tokens + empty,
-        [target for _, target in examples] + empty,
-        weight=[1.0] * len(examples) + [0.0] * extra_rows,
-        source=max(map(len, tokens)) + extra_source,
-    )
-    source, text = prompts.prompt_tokens.shape[1], max(map(len, texts)) + extra_text
+    prompts, targets = tokens + empty, [target for _, target in examples] + empty
+    source, target_width = max(map(len, tokens)) + extra_source, max(map(len, targets))
+    text = max(map(len, texts)) + extra_text
     all_texts = list(texts) + [()] * extra_items
     return IdBatch(
         item_tokens=jnp.asarray(padded(all_texts, text)),
         item_mask=jnp.asarray(lengths_mask(all_texts, text)),
+        prompt_tokens=jnp.asarray(padded(prompts, source)),
+        prompt_mask=jnp.asarray(lengths_mask(prompts, source)),
         slot_item=jnp.asarray(padded(slot_items + empty, source, fill=-1)),
         slot_position=jnp.asarray(padded(slot_positions + empty, source, fill=0)),
-        **prompts._asdict(),
+        target_tokens=jnp.asarray(padded(targets, target_width)),
+        target_mask=jnp.asarray(lengths_mask(targets, target_width)),
     )
 
 
@@ -377,11 +370,26 @@ def test_models_of_different_vocabularies_are_refused():
 PROMPTS, TARGETS = [[5, 6, 7, 1], [8, 9, 1], [30, 31, 32, 33, 34, 1]], [[20, 21, 1], [22, 1], [23, 24, 25, 1]]
 
 
+def packed_batch(prompts, targets):
+    """The examples in two rows of two places, one of which stays free."""
+    lengths = [[len(tokens) for tokens in rows] for rows in (prompts, targets)]
+    shape = plan_shape(*lengths, batch_size=4, longest_prompt=6, longest_target=4)._replace(rows=2, examples_per_row=2)
+    shape = shape._replace(source=max(shape.source, 12), target=max(shape.target, 8))
+    batches = PackedBatches(prompts, targets, shape=shape, batch_size=4, generator=np.random.default_rng(0))
+    batch = batches.batch(0)
+    assert len(batches) == 1 and batch.prompt_segments.max(axis=1).tolist() in ([1, 2], [2, 1])
+    return batch
+
+
 @pytest.mark.slow
-def test_recommender_loss_is_the_mean_over_real_target_tokens():
+@pytest.mark.parametrize("layout", ["an example a row", "packed"])
+def test_recommender_loss_is_the_mean_over_real_target_tokens(layout):
     model = make_model(3)
     graphdef, params = nnx.split(model, nnx.Param)
-    batch = recommender_batch([*PROMPTS, [9, 9, 9]], [*TARGETS, [9, 9]], weight=[1, 1, 1, 0], source=9, target=7)
+    if layout == "packed":
+        batch = packed_batch(PROMPTS, TARGETS)
+    else:
+        batch = recommender_batch([*PROMPTS, []], [*TARGETS, []], source=9, target=7)
 
     def loss_and_gradients(loss):
         return jax.jit(jax.value_and_grad(lambda params: loss(nnx.merge(graphdef, params))))(params)

@@ -9,8 +9,10 @@ import optax
 import pytest
 from flax import nnx
 
+from idgenrec_jax.data.batches import IdBatch
+from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.models.t5 import T5, T5Config
-from idgenrec_jax.training.losses import IdBatch, RecommenderBatch, recommender_loss
+from idgenrec_jax.training.losses import recommender_loss
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.steps import (
     create_train_state,
@@ -41,21 +43,20 @@ def new_state(seed=0):
 
 
 def recommender_batch(rows=3, seed=0):
+    """Two examples in each row, and padding behind them."""
     generator = np.random.default_rng(seed)
-    target_mask = np.arange(4) < generator.integers(1, 5, (rows, 1))
-    return RecommenderBatch(
-        jnp.asarray(generator.integers(2, 48, (rows, 6)), jnp.int32),
-        jnp.asarray(np.arange(6) < generator.integers(2, 7, (rows, 1))),
-        jnp.asarray(generator.integers(2, 48, (rows, 4)) * target_mask, jnp.int32),
-        jnp.asarray(target_mask),
-        jnp.ones(rows, jnp.float32),
-    )
+    prompts, targets = (np.zeros((2, rows, width), np.int32) for width in (6, 4))
+    for tokens, segments in (prompts, targets):
+        for row in range(rows):
+            first, end = generator.integers(1, 3), generator.integers(3, tokens.shape[1] + 1)
+            segments[row, :end] = np.where(np.arange(end) < first, 1, 2)
+            tokens[row, :end] = generator.integers(2, 48, end)
+    return RecommenderBatch(*map(jnp.asarray, (*prompts, *targets)))
 
 
 def id_batch():
     """Three prompts of one ordinary token, two IDs of two slots, and one ordinary token."""
-    batch = recommender_batch()._replace(prompt_mask=jnp.ones((3, 6), bool))
-    generator = np.random.default_rng(5)
+    batch, generator = recommender_batch(), np.random.default_rng(5)
     pairs = generator.integers(0, 3, (3, 2))
     ordinary = np.full((3, 1), -1)
     return IdBatch(
@@ -63,7 +64,10 @@ def id_batch():
         item_mask=jnp.ones((3, 5), bool),
         slot_item=jnp.asarray(np.hstack([ordinary, np.repeat(pairs, 2, axis=1), ordinary]), jnp.int32),
         slot_position=jnp.asarray(np.tile([0, 0, 1, 0, 1, 0], (3, 1)), jnp.int32),
-        **batch._asdict(),
+        prompt_tokens=batch.prompt_tokens,
+        prompt_mask=jnp.ones((3, 6), bool),
+        target_tokens=batch.target_tokens,
+        target_mask=batch.target_segments > 0,
     )
 
 
@@ -155,10 +159,15 @@ def test_metrics_without_dropout_are_the_loss_and_the_unclipped_gradient_norm():
     assert_same_trees(state.params, new_model(0)[1])
 
 
-def test_a_row_of_weight_zero_counts_for_nothing(recommender_step):
+def test_padding_counts_for_nothing(recommender_step):
     batch = recommender_batch()
-    dropped = batch._replace(weight=jnp.asarray([1.0, 1.0, 0.0]))
-    changed = dropped._replace(target_tokens=dropped.target_tokens.at[2].set(9))
-    first, _ = recommender_step(new_state(), dropped, RATE, seed_key(0))
-    second, _ = recommender_step(new_state(), changed, RATE, seed_key(0))
-    assert_same_trees(first.params, second.params)
+    assert (batch.target_segments == 0).any() and (batch.prompt_segments == 0).any()
+    changed = batch._replace(
+        prompt_tokens=jnp.where(batch.prompt_segments > 0, batch.prompt_tokens, 9),
+        target_tokens=jnp.where(batch.target_segments > 0, batch.target_tokens, 9),
+    )
+    first, first_metrics = recommender_step(new_state(), batch, RATE, seed_key(0))
+    second, second_metrics = recommender_step(new_state(), changed, RATE, seed_key(0))
+    assert first_metrics["loss"] == second_metrics["loss"]
+    for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
