@@ -14,7 +14,7 @@ from idgenrec_jax.data.batches import PromptSource, held_out_batches
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.packing import round_up
 from idgenrec_jax.decoding.beam import (
-    PEEL_FROM_WIDTH,
+    FEW_BEAMS_FROM_WIDTH,
     BeamResult,
     available_results,
     constrained_beam_search,
@@ -112,8 +112,8 @@ class Ranker:
             )
 
             def step(tokens, position, cache):
-                hidden, cache = model.decode_step(tokens, position, cache)
-                return model.logits(hidden), cache
+                hidden, written = model.decode_step(tokens, position, cache)
+                return model.logits(hidden), written
 
             found = constrained_beam_search(
                 step,
@@ -124,7 +124,7 @@ class Ranker:
                 num_results=config.num_beams,
                 start_token_id=model.config.decoder_start_token_id,
                 length_penalty=config.length_penalty,
-                peel_first=model.config.d_model >= PEEL_FROM_WIDTH,
+                few_beams=config.num_beams // 4 if model.config.d_model >= FEW_BEAMS_FROM_WIDTH else 0,
             )
             return found, loss
 
@@ -150,8 +150,8 @@ class Ranker:
 
     def _run(self, params: Any, prompts: Any, targets: Any, trie: Trie) -> tuple[BeamResult, Array | None]:
         """The search, and the mean loss of the targets' tokens where targets are given."""
-        # A multiple, so that the tries of successive rounds share a compiled program.
-        cache_length = round_up(trie.depth, CACHE_MULTIPLE)
+        # A multiple, so that the tries of successive rounds share a compiled program; the last token is never read.
+        cache_length = round_up(max(1, trie.depth - 1), CACHE_MULTIPLE)
         return self._search(params, *self._place_batch(prompts), self._place_batch(targets), trie, cache_length)
 
     def rank(

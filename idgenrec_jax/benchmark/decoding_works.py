@@ -148,11 +148,11 @@ def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) 
         encoded = model.encode(batch.prompt_tokens, batch.prompt_mask)
         beams = config.evaluation.num_beams
         shape = (encoded.shape[0], beams)
-        cache = model.start_decoding(encoded, batch.prompt_mask, num_beams=beams, max_length=depth)
+        cache = model.start_decoding(encoded, batch.prompt_mask, num_beams=beams, max_length=max(1, depth - 1))
 
         def advance(level: int | Int[Array, ""], carry: tuple) -> tuple:
             tokens, states, scores, cache = carry
-            hidden, cache = model.decode_step(tokens, level, cache)
+            hidden, written = model.decode_step(tokens, level, cache)
             logits = model.logits(hidden)
             if trie is None:
                 found = _any_candidates(logits, states, scores)
@@ -161,7 +161,7 @@ def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) 
             else:
                 found = best_candidates(trie, logits, states, scores, 2 * beams)
             kept = jax.tree.map(lambda array: array[:, :beams], found)
-            return kept.tokens, kept.states, kept.scores, cache.select_beams(kept.beams)
+            return kept.tokens, kept.states, kept.scores, cache.extend(written, level, kept.beams)
 
         first = (jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32))
         scores = jnp.full(shape, -jnp.inf).at[:, 0].set(0.0)

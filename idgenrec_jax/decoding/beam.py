@@ -19,17 +19,18 @@ from idgenrec_jax.decoding.top_k import blockwise_top_k
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
 
-# (tokens [batch, beams], position, cache) -> (logits [batch, beams, vocab], cache). The cache is any pytree with a
-# method `select_beams(indices [batch, beams])` that makes it follow the beams. With `peel_first`, the first call has
-# one beam only, which all beams then follow.
+# (tokens [batch, beams], position, cache) -> (logits [batch, beams, vocab], written). What the beams have written, a
+# pytree of arrays [batch, beams, ..], goes into the cache by its method `extend(written, position, beams)`, where
+# `beams` [batch, beams] says which beam each continues (None: itself). A call may have fewer beams than the cache, its
+# first ones.
 Step = Callable[[Int[Array, "batch beams"], Int[Array, ""], Any], tuple[Float[Array, "batch beams vocab"], Any]]
 
 
-PEEL_FROM_WIDTH = 256
-"""Width from which a model's first token is better decoded on one beam only (`peel_first`).
+FEW_BEAMS_FROM_WIDTH = 128
+"""Width from which a model better has a second decoding step, for few beams.
 
-That saves nearly one step of a search, but puts a second copy of the step into the program: smaller models lose more by
-its compilation.
+At the first token and at the ends of long IDs few beams of a search run. The second copy of the step is to be compiled,
+by which smaller models lose more.
 """
 
 
@@ -90,15 +91,15 @@ def constrained_beam_search(
     start_token_id: int,
     length_penalty: float | Float[Array, ""] = 0.0,
     max_length: int | None = None,
-    peel_first: bool = True,
+    few_beams: int = 0,
 ) -> BeamResult:
     """Returns the `num_results` items that the model finds most likely, none twice.
 
     Log-probabilities are over the full vocabulary; the trie then forbids tokens without renormalising. `cache` must
-    have room for `trie.depth` positions (or `max_length - 1`). `max_length` counts the start token, as in
-    transformers; items that do not fit are never returned, by default all fit. `peel_first` decodes the first token on
-    one beam, outside the loop. Raises InputError when more results than beams are asked for, or when `max_length`
-    leaves no room for a token.
+    have room for `trie.depth - 1` positions (or `max_length - 2`). `max_length` counts the start token, as in
+    transformers; items that do not fit are never returned, by default all fit. Positions at which no user has more than
+    `few_beams` running beams are decoded with so many; 0 is never. Raises InputError when more results than beams are
+    asked for, or when `max_length` leaves no room for a token.
     """
     if not 1 <= num_results <= num_beams:
         raise InputError(
@@ -107,14 +108,14 @@ def constrained_beam_search(
     if max_length is not None and max_length < 2:
         raise InputError(f"max_length: found {max_length}, expected at least 2, the start token and one more")
     num_steps = trie.counts[2] if max_length is None else jnp.minimum(trie.counts[2], max_length - 1)
-    shape, first = (batch_size, num_beams), (batch_size, 1 if peel_first else num_beams)
+    shape = (batch_size, num_beams)
     no_score = jnp.full(shape, -jnp.inf, jnp.float32)
     search = _Search(
         position=jnp.int32(0),
         # Beams start alike: only the first may be continued, or each prefix would be found once per beam.
-        tokens=jnp.full(first, start_token_id, jnp.int32),
-        states=jnp.zeros(first, jnp.int32),
-        scores=jnp.full(first, -jnp.inf, jnp.float32).at[:, 0].set(0.0),
+        tokens=jnp.full(shape, start_token_id, jnp.int32),
+        states=jnp.zeros(shape, jnp.int32),
+        scores=no_score.at[:, 0].set(0.0),
         items=jnp.full(shape, -1, jnp.int32),
         item_scores=no_score,
         can_improve=jnp.ones(batch_size, bool),
@@ -124,12 +125,28 @@ def constrained_beam_search(
     def is_unfinished(search: _Search) -> Bool[Array, ""]:
         return (search.position < num_steps) & search.can_improve.any()
 
-    def advance(search: _Search) -> _Search:
-        logits, cache = step(search.tokens, search.position, search.cache)
-        candidates = best_candidates(trie, logits, search.states, search.scores, 2 * num_beams)
-        return _update(search, candidates, cache, trie.counts[0], length_penalty)
+    def continue_beams(search: _Search, count: int) -> tuple[Candidates, Any]:
+        tokens, states, scores = (array[:, :count] for array in (search.tokens, search.states, search.scores))
+        logits, written = step(tokens, search.position, search.cache)
+        missing = num_beams - count
+        written = jax.tree.map(
+            lambda array: jnp.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)), written
+        )
+        return best_candidates(trie, logits, states, scores, 2 * num_beams), written
 
-    search = lax.while_loop(is_unfinished, advance, advance(search) if peel_first else search)
+    def advance(search: _Search) -> _Search:
+        if 0 < few_beams < num_beams:
+            # Beams are sorted by score: those that do not run are the last.
+            candidates, written = lax.cond(
+                (search.scores[:, few_beams] > -jnp.inf).any(),
+                lambda: continue_beams(search, num_beams),
+                lambda: continue_beams(search, few_beams),
+            )
+        else:
+            candidates, written = continue_beams(search, num_beams)
+        return _update(search, candidates, written, trie.counts[0], length_penalty)
+
+    search = lax.while_loop(is_unfinished, advance, search)
     return BeamResult(search.items[:, :num_results], search.item_scores[:, :num_results])
 
 
@@ -183,7 +200,7 @@ def _padded_top_k(
 def _update(
     search: _Search,
     candidates: Candidates,
-    cache: Any,
+    written: Any,
     num_nodes: Int[Array, ""],
     length_penalty: float | Float[Array, ""],
 ) -> _Search:
@@ -218,7 +235,7 @@ def _update(
         items=items,
         item_scores=item_scores,
         can_improve=can_improve,
-        cache=cache.select_beams(_take(candidates.beams, kept)),
+        cache=search.cache.extend(written, search.position, _take(candidates.beams, kept)),
     )
 
 
@@ -240,7 +257,7 @@ def greedy_search(
     """Returns the most likely token at every position, EOS kept and padding after it.
 
     The result has `max_length - 1` positions: `max_length` counts the start token, which is not returned. `cache`
-    must have room for that many positions of one beam. Stops as soon as every sequence has ended.
+    must have room for all of them but the last, on one beam. Stops as soon as every sequence has ended.
     """
     num_steps = max_length - 1
     tokens = jnp.full((batch_size, num_steps), pad_token_id, jnp.int32)
@@ -253,11 +270,12 @@ def greedy_search(
 
     def advance(carry: tuple) -> tuple:
         position, tokens, last, is_running, cache = carry
-        logits, cache = step(last, position, cache)
+        logits, written = step(last, position, cache)
         # On a CPU, argmax over a vocabulary is the slowest way to find a maximum.
         _, best = blockwise_top_k(logits, 1)
         last = jnp.where(is_running, best[..., 0], pad_token_id)
         tokens = lax.dynamic_update_slice(tokens, last, (0, position))
+        cache = cache.extend(written, position, None)
         return position + 1, tokens, last, is_running & (last != eos_token_id), cache
 
     return lax.while_loop(is_unfinished, advance, (jnp.int32(0), tokens, first, is_running, cache))[1]

@@ -16,6 +16,13 @@ from idgenrec_jax.decoding.beam import Step
 from idgenrec_jax.decoding.top_k import blockwise_top_k
 from idgenrec_jax.errors import InputError
 
+PEEL_FROM_WIDTH = 256
+"""Width from which a model's first token is better decoded on one beam only (`peel_first`).
+
+That saves nearly one step of a search, but puts a second copy of the step into the program: smaller models lose more by
+its compilation.
+"""
+
 # The score of the beams of a group that may not be continued in the first step; finite, as in transformers.
 _CLOSED = -1e9
 
@@ -75,7 +82,7 @@ def diverse_beam_search(
     At every position the groups choose one after the other, and a token's log-probability is lowered by
     `diversity_penalty` (0 or more) for every beam of an earlier group that has just chosen it. `min_length` and
     `max_length` count the start token: EOS is forbidden while there are fewer than `min_length` tokens. `cache` must
-    have room for `max_length - 1` positions. `diversity_penalty` and `min_length` may be traced, and may be arrays
+    have room for `max_length - 2` positions. `diversity_penalty` and `min_length` may be traced, and may be arrays
     [batch]: each row then gives what it gives with its own two numbers. `peel_first` decodes the first token on one
     beam, outside the loop. Raises InputError when the beams cannot be divided into the groups.
     """
@@ -108,7 +115,7 @@ def diverse_beam_search(
     def advance(carry: tuple) -> tuple:
         position, last, groups, cache = carry
         is_first = last.shape[1] < num_beams
-        logits, cache = step(last, position, cache)
+        logits, written = step(last, position, cache)
         logits = logits.astype(jnp.float32)
         top_logits, top_tokens = blockwise_top_k(logits, num_candidates)
         top = top_logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
@@ -128,11 +135,12 @@ def diverse_beam_search(
             updated.append(group)
             parents.append(parent + index * group_size)
         groups = jax.tree.map(lambda *arrays: jnp.stack(arrays, axis=1), *updated)
+        beams = None
         if is_first:
-            cache = cache.select_beams(jnp.zeros((batch_size, num_beams), jnp.int32))
+            beams = jnp.zeros((batch_size, num_beams), jnp.int32)
         elif group_size > 1:
-            cache = cache.select_beams(jnp.concatenate(parents, axis=1))
-        return position + 1, chosen, groups, cache
+            beams = jnp.concatenate(parents, axis=1)
+        return position + 1, chosen, groups, cache.extend(written, position, beams)
 
     carry = (jnp.int32(0), first, groups, cache)
     _, _, groups, _ = lax.while_loop(is_unfinished, advance, advance(carry) if peel_first else carry)

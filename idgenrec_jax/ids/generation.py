@@ -16,8 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.decoding.beam import PEEL_FROM_WIDTH
-from idgenrec_jax.decoding.diverse import diverse_beam_search
+from idgenrec_jax.decoding.diverse import PEEL_FROM_WIDTH, diverse_beam_search
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.table import IdTable, clean_to_words
 from idgenrec_jax.ids.uniqueness import PENALTIES, assign_unique_ids
@@ -357,11 +356,11 @@ def _decode_batch(
         outputs = jax.lax.with_sharding_constraint(outputs, sharding)
     mask = jnp.arange(outputs.shape[1]) < lengths[:, None]
     max_length = min_length + _LENGTH_SPAN
-    cache = model.start_decoding(outputs, mask, num_beams=num_groups, max_length=max_length)
+    cache = model.start_decoding(outputs, mask, num_beams=num_groups, max_length=max_length - 2)
 
     def step(beam_tokens, position, cache):
-        hidden, cache = model.decode_step(beam_tokens, position, cache)
-        return model.logits(hidden), cache
+        hidden, written = model.decode_step(beam_tokens, position, cache)
+        return model.logits(hidden), written
 
     result = diverse_beam_search(
         step,

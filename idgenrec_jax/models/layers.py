@@ -256,6 +256,32 @@ class Attention(nnx.Module):
         gathered = jnp.einsum("bhqk,bhkd->bhqd", dropout(weights), values)
         return self.output(jnp.swapaxes(gathered, 1, 2).reshape(*inputs.shape[:-1], -1))
 
+    def attend_past(
+        self,
+        inputs: Float[Array, "batch 1 d_model"],
+        past_keys: Float[Array, "batch heads past d_kv"],
+        past_values: Float[Array, "batch heads past d_kv"],
+        own_keys: Float[Array, "batch heads 1 d_kv"],
+        own_values: Float[Array, "batch heads 1 d_kv"],
+        *,
+        mask: Bool[Array, "1 1 1 past"],
+        bias: Float[Array, "1 heads 1 past"],
+        own_bias: Float[Array, "1 heads 1 1"],
+    ) -> Float[Array, "batch 1 d_model"]:
+        """What one query of each sequence gathers from itself and from the allowed keys before it, without dropout.
+
+        The past is only read: it need not be copied to put the query's own key beside it.
+        """
+        queries = self._split_heads(self.query(inputs))
+        past, own = (
+            jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32) + key_bias
+            for keys, key_bias in ((past_keys, bias), (own_keys, own_bias))
+        )
+        scores = jnp.concatenate([jnp.where(mask, past, MASKED_SCORE), own], axis=-1)
+        weights = jax.nn.softmax(scores, axis=-1).astype(inputs.dtype)
+        gathered = jnp.einsum("bhqk,bhkd->bhqd", weights[..., :-1], past_values) + weights[..., -1:] * own_values
+        return self.output(jnp.swapaxes(gathered, 1, 2).reshape(*inputs.shape[:-1], -1))
+
     def _split_heads(
         self, projected: Float[Array, "batch positions width"]
     ) -> Float[Array, "batch heads positions d_kv"]:

@@ -87,6 +87,13 @@ class T5Config:
         return jnp.dtype(self.compute_dtype)
 
 
+class Written(NamedTuple):
+    """The keys and values that one decoder input of each beam adds to the cache, a tuple entry per layer."""
+
+    keys: tuple[Float[Array, "batch beams heads d_kv"], ...]
+    values: tuple[Float[Array, "batch beams heads d_kv"], ...]
+
+
 class DecodingCache(NamedTuple):
     """What the token-by-token decoder remembers, a tuple entry per layer, in the compute dtype.
 
@@ -100,14 +107,27 @@ class DecodingCache(NamedTuple):
     cross_values: tuple[Float[Array, "batch heads source d_kv"], ...]
     encoder_mask: Bool[Array, "batch source"]
 
-    def select_beams(self, beam_indices: Int[Array, "batch beams"]) -> "DecodingCache":
-        """The cache in which beam k of each user continues what beam `beam_indices[user, k]` has written."""
-        rows = beam_indices[:, :, None, None, None]
+    def extend(
+        self, written: Written, position: int | Int[Array, ""], beams: Int[Array, "batch beams"] | None = None
+    ) -> "DecodingCache":
+        """The cache with `written` at `position`, in which beam k of each user continues beam `beams[user, k]`.
 
-        def select(caches: tuple[Array, ...]) -> tuple[Array, ...]:
-            return tuple(jnp.take_along_axis(cache, rows, axis=1) for cache in caches)
+        None continues each beam by itself. `written` may be of the first few beams, when `beams` names no other. The
+        last position of all, which nothing reads, needs no room: it may overwrite the one before.
+        """
 
-        return self._replace(self_keys=select(self.self_keys), self_values=select(self.self_values))
+        def place(caches: tuple[Array, ...], entries: tuple[Array, ...]) -> tuple[Array, ...]:
+            if beams is not None:
+                caches = [jnp.take_along_axis(cache, beams[:, :, None, None, None], axis=1) for cache in caches]
+                entries = [jnp.take_along_axis(entry, beams[:, :, None, None], axis=1) for entry in entries]
+            return tuple(
+                jax.lax.dynamic_update_slice(cache, entry[:, :, :, None], (0, 0, 0, position, 0))
+                for cache, entry in zip(caches, entries, strict=True)
+            )
+
+        return self._replace(
+            self_keys=place(self.self_keys, written.keys), self_values=place(self.self_values, written.values)
+        )
 
 
 def shift_right(targets: Int[Array, "batch target"], start_token: int) -> Int[Array, "batch target"]:
@@ -175,34 +195,31 @@ class DecoderBlock(EncoderBlock):
         position: Int[Array, ""],
         keys: Float[Array, "batch all_beams heads length d_kv"],
         values: Float[Array, "batch all_beams heads length d_kv"],
-        bias: Float[Array, "1 heads 1 length"],
+        bias: Float[Array, "1 heads 1 length_and_one"],
     ) -> tuple[
         Float[Array, "batch beams d_model"],
-        Float[Array, "batch all_beams heads length d_kv"],
-        Float[Array, "batch all_beams heads length d_kv"],
+        Float[Array, "batch beams heads d_kv"],
+        Float[Array, "batch beams heads d_kv"],
     ]:
-        """Self-attention of one new token per beam over what its beam has written; also the extended cache.
+        """Self-attention of one new token per beam over itself and what its beam has written; also its key and value.
 
-        The given beams are the first of the cache's; the others' entries stay as they are.
+        The given beams are the first of the cache's.
         """
         # A beam attends to its own past only, so for this attention every beam is a sequence with one query.
         normed = self.self_attention_norm(hidden).reshape(-1, 1, hidden.shape[-1])
-
-        def extend(cache: Array, new: Array) -> Array:
-            new = new.reshape(*hidden.shape[:2], *new.shape[1:])
-            return jax.lax.dynamic_update_slice(cache, new, (0, 0, 0, position, 0))
-
         new_keys, new_values = self.self_attention.keys_values(normed)
-        keys, values = extend(keys, new_keys), extend(values, new_values)
-        gathered = self.self_attention(
+        gathered = self.self_attention.attend_past(
             normed,
             keys[:, : hidden.shape[1]].reshape(-1, *keys.shape[2:]),
             values[:, : hidden.shape[1]].reshape(-1, *values.shape[2:]),
-            mask=(jnp.arange(keys.shape[3]) <= position)[None, None, None, :],
-            bias=bias,
-            dropout=Dropout(0.0, None),
+            new_keys,
+            new_values,
+            mask=(jnp.arange(keys.shape[3]) < position)[None, None, None, :],
+            bias=bias[..., :-1],
+            own_bias=jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=3),
         )
-        return hidden + gathered.reshape(hidden.shape), keys, values
+        shape = (*hidden.shape[:2], *new_keys.shape[1:2], new_keys.shape[3])
+        return hidden + gathered.reshape(hidden.shape), new_keys.reshape(shape), new_values.reshape(shape)
 
 
 class Stack(nnx.Module):
@@ -318,7 +335,10 @@ class T5(nnx.Module):
         num_beams: int,
         max_length: int,
     ) -> DecodingCache:
-        """An empty cache for `max_length` decoder inputs (the start token counts) on `num_beams` beams per user."""
+        """An empty cache for `max_length` decoder inputs on `num_beams` beams per user.
+
+        The start token counts; a last input, which nothing looks back at, does not.
+        """
         config = self.config
         encoded = encoded.astype(config.dtype)
         pairs = [block.cross_attention.keys_values(encoded) for block in self.decoder.blocks]
@@ -334,27 +354,26 @@ class T5(nnx.Module):
 
     def decode_step(
         self, tokens: Int[Array, "batch beams"], position: Int[Array, ""], cache: DecodingCache
-    ) -> tuple[Float[Array, "batch beams d_model"], DecodingCache]:
+    ) -> tuple[Float[Array, "batch beams d_model"], Written]:
         """The final states after one more decoder input per beam, at `position` (0 for the start token).
 
         Equals column `position` of `decode` on all inputs so far, without dropout. The cache must hold the positions
-        before, and have room for this one. Fewer beams than the cache has are its first ones: while all beams are still
-        the same, one is enough, and `select_beams` hands what it wrote to the others.
+        before, and have room for this one, which `DecodingCache.extend` puts there. Fewer beams than the cache has are
+        its first ones.
         """
         hidden = self.embed(tokens)
-        bias = self.decoder.position_bias.row(position, cache.self_keys[0].shape[3])
+        bias = self.decoder.position_bias.row(position, cache.self_keys[0].shape[3] + 1)
         encoder_mask = _mask_of_heads(cache.encoder_mask)
-        self_keys, self_values = [], []
+        new_keys, new_values = [], []
         for block, keys, values, cross_keys, cross_values in zip(
             self.decoder.blocks, cache.self_keys, cache.self_values, cache.cross_keys, cache.cross_values, strict=True
         ):
-            hidden, keys, values = block.attend_cache(hidden, position, keys, values, bias)
-            self_keys.append(keys)
-            self_values.append(values)
+            hidden, new_key, new_value = block.attend_cache(hidden, position, keys, values, bias)
+            new_keys.append(new_key)
+            new_values.append(new_value)
             hidden = block.attend_encoder(hidden, cross_keys, cross_values, encoder_mask, Dropout(0.0, None))
             hidden = block.feed(hidden, Dropout(0.0, None))
-        extended = cache._replace(self_keys=tuple(self_keys), self_values=tuple(self_values))
-        return self._scale(self.decoder.final_norm(hidden)), extended
+        return self._scale(self.decoder.final_norm(hidden)), Written(tuple(new_keys), tuple(new_values))
 
     def _scale(self, hidden: Float[Array, "*batch d_model"]) -> Float[Array, "*batch d_model"]:
         """v1.0 scales the states that meet the shared table, which was initialised to serve as an input table."""

@@ -147,12 +147,12 @@ def greedy_ids(
 ) -> Int[Array, "items length"]:
     """Decode `id_length` tokens per item greedily from its encoded text: EOS kept, padding after it."""
     config = generator.config
-    # The last token is written, never read: start token and tokens fill `id_length` decoder inputs.
-    cache = generator.start_decoding(encoded, item_mask, num_beams=1, max_length=id_length)
+    # Start token and tokens fill `id_length` decoder inputs: the last token is written, never read.
+    cache = generator.start_decoding(encoded, item_mask, num_beams=1, max_length=max(1, id_length - 1))
 
     def step(tokens, position, cache):
-        hidden, cache = generator.decode_step(tokens, position, cache)
-        return generator.logits(hidden), cache
+        hidden, written = generator.decode_step(tokens, position, cache)
+        return generator.logits(hidden), written
 
     return greedy_search(
         step,

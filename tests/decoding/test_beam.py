@@ -21,13 +21,13 @@ class Memory(NamedTuple):
     table: Array
     sums: Array
 
-    def select_beams(self, beam_indices):
-        return self._replace(sums=jnp.take_along_axis(self.sums, beam_indices[..., None], axis=1))
+    def extend(self, written, position, beams):
+        return self._replace(sums=written if beams is None else jnp.take_along_axis(written, beams[..., None], axis=1))
 
 
 def step(tokens, position, cache):
     sums = 0.7 * cache.sums[:, : tokens.shape[1]] + cache.table[jnp.arange(tokens.shape[0])[:, None], tokens]
-    return sums + 0.1 * position, cache._replace(sums=sums)
+    return sums + 0.1 * position, sums
 
 
 def random_memory(seed, batch_size, num_beams):
@@ -53,11 +53,11 @@ def random_sequences(seed, count):
     return list(found)[:count]
 
 
-def search(cache, trie, num_beams, num_results, length_penalty=0.0, max_length=None, peel_first=True):
+def search(cache, trie, num_beams, num_results, length_penalty=0.0, max_length=None, few_beams=0):
     return constrained_beam_search(
         step, cache, trie, batch_size=cache.table.shape[0], num_beams=num_beams, num_results=num_results,
         start_token_id=PAD, length_penalty=length_penalty, max_length=max_length,
-        peel_first=peel_first,
+        few_beams=few_beams,
     )
 
 
@@ -109,11 +109,15 @@ def test_exact_ties_return_each_item_once_in_token_order():
     assert np.asarray(result.items).tolist() == [[1, 4, 3, 2, 0]]
 
 
-def test_the_first_token_on_one_beam_or_on_all_finds_the_same():
-    trie = build_trie(random_sequences(8, 40), vocab_size=VOCAB_SIZE, eos_token_id=EOS)
-    peeled, whole = (search(random_memory(9, 3, 6), trie, 6, 6, peel_first=peel) for peel in (True, False))
-    np.testing.assert_array_equal(peeled.items, whole.items)
-    np.testing.assert_allclose(peeled.scores, whole.scores, rtol=1e-6)
+@pytest.mark.parametrize("few_beams", [1, 2, 5, 6])
+def test_positions_decoded_with_few_beams_find_the_same(few_beams):
+    # Prefixes shared by all, then by few: the number of running beams falls and rises again.
+    sequences = [(2, *(3 + index // 3**place % 3 for place in range(4)), *[9] * (index % 3)) for index in range(81)]
+    sequences += random_sequences(8, 4)
+    trie = build_trie(sequences, vocab_size=VOCAB_SIZE, eos_token_id=EOS)
+    few, all_beams = (search(random_memory(9, 3, 6), trie, 6, 6, few_beams=count) for count in (few_beams, 0))
+    np.testing.assert_array_equal(few.items, all_beams.items)
+    np.testing.assert_allclose(few.scores, all_beams.scores, rtol=1e-6)
 
 
 def test_a_max_length_without_room_for_a_token_is_refused():

@@ -25,17 +25,17 @@ class NoCache(NamedTuple):
 
     table: Array
 
-    def select_beams(self, beam_indices):
+    def extend(self, written, position, beams):
         return self
 
 
 def table_step(tokens, position, cache):
-    return cache.table[tokens] * (1 + 0.1 * position), cache
+    return cache.table[tokens] * (1 + 0.1 * position), None
 
 
 @partial(jax.jit, static_argnames=("graphdef", "num_beams", "num_groups", "max_length"))
 def search(params, tokens, mask, penalty, min_length, length_penalty, *, graphdef, num_beams, num_groups, max_length):
-    step, cache = start(nnx.merge(graphdef, params), tokens, mask, num_beams, max_length - 1)
+    step, cache = start(nnx.merge(graphdef, params), tokens, mask, num_beams, max_length - 2)
     return diverse_beam_search(
         step,
         cache,

@@ -48,8 +48,8 @@ def start(model: T5, tokens: Array, mask: Array, num_beams: int, num_positions: 
     cache = model.start_decoding(model.encode(tokens, mask), mask, num_beams=num_beams, max_length=num_positions)
 
     def step(last: Array, position: Array, cache: Any) -> tuple[Array, Any]:
-        hidden, cache = model.decode_step(last, position, cache)
-        return model.logits(hidden), cache
+        hidden, written = model.decode_step(last, position, cache)
+        return model.logits(hidden), written
 
     return step, cache
 
@@ -69,6 +69,7 @@ def _search(
         num_results=num_beams,
         start_token_id=0,
         length_penalty=length_penalty,
+        few_beams=num_beams // 2,
     )
 
 

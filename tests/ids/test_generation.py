@@ -60,8 +60,8 @@ def decode_alone(graphdef, params, tokens, min_length, penalty, *, max_length):
     cache = model.start_decoding(model.encode(tokens, mask), mask, num_beams=NUM_GROUPS, max_length=max_length)
 
     def step(beam_tokens, position, cache):
-        hidden, cache = model.decode_step(beam_tokens, position, cache)
-        return model.logits(hidden), cache
+        hidden, written = model.decode_step(beam_tokens, position, cache)
+        return model.logits(hidden), written
 
     config = model.config
     return diverse_beam_search(

@@ -191,7 +191,7 @@ def test_logits_are_products_with_the_output_table(golden):
 
 def test_cached_decoding_equals_parallel_decoding_and_follows_the_beams(golden):
     model, arrays = golden
-    beams, length, room = 3, 8, 10
+    beams, length, room = 3, 8, 7
     encoded, mask = jnp.asarray(arrays["encoded"]), jnp.asarray(arrays["mask"])
     random = np.random.default_rng(1)
     histories = np.zeros((3, beams, 0), int)
@@ -199,19 +199,20 @@ def test_cached_decoding_equals_parallel_decoding_and_follows_the_beams(golden):
     step = nnx.jit(lambda model, tokens, position, cache: model.decode_step(tokens, position, cache))
     found = []
     for position in range(length):
-        if position in (3, 6):
-            chosen = random.integers(0, beams, (3, beams))
-            cache = cache.select_beams(jnp.asarray(chosen))
-            histories = np.take_along_axis(histories, chosen[..., None], axis=1)
-            found = [np.take_along_axis(hidden, chosen[..., None], axis=1) for hidden in found]
         # The first token is written on one beam, from which all others go on.
         tokens = random.integers(0, 64, (3, beams if position else 1))
-        hidden, cache = step(model, jnp.asarray(tokens), jnp.int32(position), cache)
+        hidden, written = step(model, jnp.asarray(tokens), jnp.int32(position), cache)
+        chosen = np.tile(np.arange(beams), (3, 1))
+        if position in (2, 5):
+            chosen = random.integers(0, beams, (3, beams))
         if position == 0:
-            cache = cache.select_beams(jnp.zeros((3, beams), jnp.int32))
+            chosen = np.zeros((3, beams), int)
+        follow = None if position == 4 else jnp.asarray(chosen)
+        cache = cache.extend(written, position, follow)
         tokens, hidden = (np.repeat(array, beams // array.shape[1], axis=1) for array in (tokens, np.asarray(hidden)))
         histories = np.concatenate([histories, tokens[..., None]], axis=-1)
-        found.append(hidden)
+        histories = np.take_along_axis(histories, chosen[..., None], axis=1)
+        found = [np.take_along_axis(array, chosen[..., None], axis=1) for array in (*found, hidden)]
     parallel = model.decode(
         jnp.asarray(histories.reshape(-1, length)), jnp.repeat(encoded, beams, 0), jnp.repeat(mask, beams, 0)
     )
@@ -227,7 +228,8 @@ def test_the_cache_keeps_encoder_keys_once_per_user(compute_dtype, golden_relu):
     def start():
         model = T5(config, rngs=nnx.Rngs(0))
         cache = model.start_decoding(jnp.ones((3, 20, 16)), jnp.ones((3, 20), bool), num_beams=5, max_length=7)
-        return cache, model.decode_step(jnp.zeros((3, 5), jnp.int32), jnp.int32(0), cache)[1]
+        written = model.decode_step(jnp.zeros((3, 5), jnp.int32), jnp.int32(0), cache)[1]
+        return cache, cache.extend(written, 0)
 
     cache, extended = jax.eval_shape(start)
     assert [keys.shape for keys in (*cache.cross_keys, *cache.cross_values)] == [(3, 3, 20, 4)] * 6

@@ -378,7 +378,7 @@ def packed_batch(prompts, targets):
     batches = PackedBatches(prompts, targets, shape=shape, batch_size=4, generator=np.random.default_rng(0))
     batch = batches.batch(0)
     assert len(batches) == 1 and batch.prompt_segments.max(axis=1).tolist() in ([1, 2], [2, 1])
-    return batch
+    return jax.tree.map(jnp.asarray, batch)
 
 
 @pytest.mark.slow
