@@ -23,7 +23,8 @@ _PEER_PYTHON = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string("output", "benchmark.json", "file for the figures")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "timed runs of each work, each beside one of the peer's", lower_bound=1)
 _USERS = flags.DEFINE_integer("users", 64, "users ranked in a run", lower_bound=1)
-_ITEMS = flags.DEFINE_integer("items", 64, "items whose IDs are written in a run", lower_bound=1)
+_ITEMS = flags.DEFINE_integer("items", 512, "items whose IDs are written in a run", lower_bound=1)
+_PEER_ITEMS = flags.DEFINE_integer("peer_items", 64, "of these, items whose IDs a peer writes in a run", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 12, "training steps in a run", lower_bound=1)
 _PEER_BATCH = flags.DEFINE_integer("peer_batch", 8, "users or items in a peer's batch", lower_bound=1)
 _PEER_ID_BATCH = flags.DEFINE_integer("peer_id_batch", 2, "examples in a batch of the peer's ID phase", lower_bound=1)
@@ -83,6 +84,7 @@ def _measure(name: str) -> dict:
         sizes = {
             "users": _USERS.value,
             "items": _ITEMS.value,
+            "peer_items": _PEER_ITEMS.value,
             "steps": _STEPS.value,
             "peer_batch_size": _PEER_BATCH.value,
             "peer_id_batch_size": _PEER_ID_BATCH.value,

@@ -187,11 +187,12 @@ def _any_candidates(
 
 
 def id_writing(
-    experiment: Experiment, settings: dict[str, Any], *, num_items: int, peer_batch_size: int
+    experiment: Experiment, settings: dict[str, Any], *, num_items: int, num_peer_items: int, peer_batch_size: int
 ) -> Work:
     """Return the first stage of Algorithm 1 for `num_items` items spread over the catalogue.
 
-    `settings` go into the peer's job as they are (threads, device, dtype).
+    The peer writes `num_peer_items` of them, spread in the same way, sorted by length. `settings` go into its job as
+    they are (threads, device, dtype).
     """
     config, generator = experiment.config, experiment.generator
     generation = id_generation(config, generator.graphdef, experiment.tokenizer, experiment.mesh)
@@ -199,6 +200,7 @@ def id_writing(
         _spread(len(experiment.dataset.items), num_items), key=lambda item: len(experiment.ids.text_tokens[item])
     )
     texts = [experiment.ids.text_tokens[item] for item in chosen]
+    compared = _spread(len(texts), num_peer_items)
     min_length, max_length = 1, 11
     groups, steps = config.ids.num_groups, max_length - 1
     total = float(sum(len(text) for text in texts))
@@ -229,12 +231,13 @@ def id_writing(
             folder,
             {**settings, **fields},
             models={"id_generator": (generator.graphdef, generator.params)},
-            ragged={"texts": texts},
+            ragged={"texts": [texts[item] for item in compared]},
         )
 
     def compare(outputs: Mapping[str, np.ndarray]) -> str:
         theirs = [experiment.tokenizer.decode_batch(rows.tolist()) for rows in outputs["tokens"]]
-        rows = zip(run(), theirs, strict=True)
+        candidates = run()
+        rows = zip([candidates[item] for item in compared], theirs, strict=True)
         pairs = [mine == other for ours, row in rows for mine, other in zip(ours, row, strict=True)]
         if np.mean(pairs) < 0.99:
             raise Disagreement(f"writing IDs: only {np.mean(pairs):.2%} of the peer's candidates are ours")

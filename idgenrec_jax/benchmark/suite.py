@@ -25,8 +25,8 @@ def make_works(
 ) -> Iterator[Work]:
     """Yield the works called `name`, each made ready when it is asked for.
 
-    `scratch` is a folder for what they write. `sizes`: users, items, steps, peer_batch_size, peer_id_batch_size,
-    large_catalogue. `settings` go into the peer's job.
+    `scratch` is a folder for what they write. `sizes`: users, items, peer_items, steps, peer_batch_size,
+    peer_id_batch_size, large_catalogue. `settings` go into the peer's job.
     """
     if name == "start_up":
         yield _start_up("start to first step, nothing compiled yet", scratch, fresh=True)
@@ -49,7 +49,13 @@ def make_works(
     elif name == "ids":
         # Group beam search at a batch, and one by one as the published code has it.
         for peer_batch_size in dict.fromkeys((sizes["peer_batch_size"], 1)):
-            yield id_writing(experiment, settings, num_items=sizes["items"], peer_batch_size=peer_batch_size)
+            yield id_writing(
+                experiment,
+                settings,
+                num_items=sizes["items"],
+                num_peer_items=sizes["peer_items"],
+                peer_batch_size=peer_batch_size,
+            )
     elif name == "training":
         yield recommender_training(experiment, settings, num_steps=sizes["steps"])
     else:

@@ -21,10 +21,12 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.table import IdTable, clean_to_words
 from idgenrec_jax.ids.uniqueness import PENALTIES, assign_unique_ids
 
-LENGTH_BUCKETS = (32, 64, 128, 256, 512)
+LENGTH_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Lengths, in tokens with EOS, that item texts are padded to; each one in use is compiled for (see `IdGeneration`)."""
 
 _LENGTH_SPAN = 10
+# Tokens of a text whose encoding takes about as long as the decoding of its candidates.
+_DECODING_TOKENS = 250
 _BATCHES_IN_FLIGHT = 2
 _LOGGER = logging.getLogger(__name__)
 
@@ -53,12 +55,13 @@ class IdGeneration:
     `batch_size`: texts decoded at once, of one minimum length and one padded length, at any penalties.
     `batch_divisors`: a batch has `batch_size` rows divided by one of these, rounded up; what does not fill a whole one
     goes into smaller ones, so that less than half of each but the smallest is padding. `max_text_length`: tokens of a
-    text, with EOS, that the generator reads. `length_buckets`: lengths that texts are padded to. `length_penalty`: as
-    for transformers' `generate`. `encoded_budget_bytes`: encoder outputs kept for retries, in bytes on each device (0:
-    none). A text takes its padded length times d_model numbers of the compute dtype, for T5-small and 256 tokens
-    512 KiB in float32; they stay on the device because to bring a batch of them to the host and back takes about as
-    long as to encode it anew. `batch_sharding`: places the rows of a batch on a mesh; `batch_size` must then be a
-    multiple of the parts. Raises InputError for settings outside their range.
+    text, with EOS, that the generator reads. `length_buckets`: lengths that texts may be padded to. `bucket_overhead`:
+    texts that could be decoded while a bucket's programs are compiled; buckets that do not spare as much are not used.
+    `length_penalty`: as for transformers' `generate`. `encoded_budget_bytes`: encoder outputs kept for retries, in
+    bytes on each device (0: none). A text takes its padded length times d_model numbers of the compute dtype, for
+    T5-small and 256 tokens 512 KiB in float32; they stay on the device because to bring a batch of them to the host and
+    back takes about as long as to encode it anew. `batch_sharding`: places the rows of a batch on a mesh; `batch_size`
+    must then be a multiple of the parts. Raises InputError for settings outside their range.
 
     Batch sizes, buckets, budget and mesh do not change the IDs: they only say what is computed together. With S padded
     lengths in use, D different batch sizes and L minimum lengths, at most S * D encoders and S * D * L decoders are
@@ -76,12 +79,14 @@ class IdGeneration:
     batch_divisors: tuple[int, ...] = (1, 4, 16)
     max_text_length: int = 256
     length_buckets: tuple[int, ...] = LENGTH_BUCKETS
+    bucket_overhead: int = 64
     length_penalty: float = 1.0
     encoded_budget_bytes: int = 2**30
     batch_sharding: NamedSharding | None = None
 
     def __post_init__(self):
-        for name, low in (("num_groups", 1), ("batch_size", 1), ("max_text_length", 2), ("encoded_budget_bytes", 0)):
+        positive = {"num_groups": 1, "batch_size": 1, "max_text_length": 2}
+        for name, low in (positive | {"bucket_overhead": 0, "encoded_budget_bytes": 0}).items():
             if getattr(self, name) < low:
                 raise InputError(f"{name}={getattr(self, name)}: expected at least {low}")
         for name in ("penalties", "min_lengths", "length_buckets", "batch_divisors"):
@@ -173,6 +178,7 @@ class CandidateDecoder:
         number_of = {prompt: number for number, prompt in enumerate(dict.fromkeys(keys))}
         self._text_of_item = [number_of[key] for key in keys]
         self._prompts = list(number_of)
+        self._padded_lengths = self._plan_lengths()
         self._num_items = Counter(self._text_of_item)
         self._remembered: dict[_Request, list[str]] = {}
         self._encoded = _EncodedTexts(generation.encoded_budget_bytes)
@@ -206,8 +212,7 @@ class CandidateDecoder:
         """Batches of one minimum length each, with the length that their texts are padded to."""
         groups: dict[tuple[int, int], list[_Request]] = {}
         for request in requests:
-            length = self._padded_length(len(self._prompts[request.text]))
-            groups.setdefault((request.min_length, length), []).append(request)
+            groups.setdefault((request.min_length, self._padded_lengths[request.text]), []).append(request)
         batches = []
         for (_, length), group in sorted(groups.items()):
             start = 0
@@ -223,10 +228,27 @@ class CandidateDecoder:
         place = min(bisect.bisect_left(sizes, remaining), len(sizes) - 1)
         return sizes[place - 1] if place and 2 * remaining <= sizes[place] else sizes[place]
 
-    def _padded_length(self, length: int) -> int:
-        """The smallest bucket that holds `length` tokens; beyond all buckets the longest text allowed."""
-        longest = self._generation.max_text_length
-        return next((bucket for bucket in self._generation.length_buckets if length <= bucket < longest), longest)
+    def _plan_lengths(self) -> list[int]:
+        """The length that each distinct text is padded to; beyond all buckets the longest text allowed."""
+        generation = self._generation
+        longest = generation.max_text_length
+        buckets = [*(bucket for bucket in generation.length_buckets if bucket < longest), longest]
+        places = [bisect.bisect_left(buckets, len(prompt)) for prompt in self._prompts]
+        counts = np.bincount(places)
+        # least[n]: the cost of the texts of the first n buckets, of which start[n] .. n - 1 are padded to the last.
+        least, start = [0.0], [0]
+        for end in range(1, len(counts) + 1):
+            cost = buckets[end - 1] + _DECODING_TOKENS
+            options = [
+                least[first] + (counts[first:end].sum() + generation.bucket_overhead) * cost for first in range(end)
+            ]
+            start.append(int(np.argmin(options)))
+            least.append(options[start[-1]])
+        length_of_place, end = [0] * len(counts), len(counts)
+        while end:
+            length_of_place[start[end] : end] = [buckets[end - 1]] * (end - start[end])
+            end = start[end]
+        return [length_of_place[place] for place in places]
 
     def _fill(self, rows: list) -> list:
         """The rows of a batch with the first repeated behind them, up to the smallest number of rows in use."""

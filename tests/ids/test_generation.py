@@ -47,7 +47,8 @@ def generator(tokenizer):
 def make(generator, tokenizer, **options):
     options = {
         "num_groups": NUM_GROUPS, "penalties": PENALTIES, "min_lengths": MIN_LENGTHS, "batch_size": 4,
-        "batch_divisors": (1,), "max_text_length": 16, "length_buckets": (4, 8), "fallback": "suffix",
+        "batch_divisors": (1,), "max_text_length": 16, "length_buckets": (4, 8), "bucket_overhead": 0,
+        "fallback": "suffix",
     } | options  # fmt: skip
     return IdGeneration(generator[0], tokenizer, **options)
 
@@ -143,6 +144,28 @@ def test_ids_depend_on_neither_batch_size_nor_padding(generator, tokenizer):
         for options in ({"batch_size": 4}, {"batch_size": 3, "length_buckets": (16,)})
     ]
     assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    ("overhead", "lengths"), [(0, {4, 8, 12, 16}), (1, {4, 16}), (1000, {16})], ids=["all", "one that many need", "none"]
+)
+def test_a_bucket_is_in_use_where_it_spares_more_than_it_costs(generator, tokenizer, monkeypatch, overhead, lengths):
+    found, encode = set(), generation_module._encode_batch
+
+    def spy(graphdef, params, tokens, lengths, **options):
+        found.add(tokens.shape[1])
+        return encode(graphdef, params, tokens, lengths, **options)
+
+    monkeypatch.setattr(generation_module, "_encode_batch", spy)
+    # Texts of four tokens are many; there is one each of lengths 7, 11 and 15.
+    counts = [4] * 80 + [7, 11, 15]
+    prompts = [[5 + number, *[4] * (count - 2), tokenizer.eos_id] for number, count in enumerate(counts)]
+    generation = make(
+        generator, tokenizer, batch_size=80, length_buckets=(4, 8, 12), bucket_overhead=overhead, num_groups=1
+    )
+    decoder = CandidateDecoder(generation, generator[1], prompts)
+    decoder.candidates(np.arange(83), np.ones(83, int), np.ones(83))
+    assert found == lengths
 
 
 @pytest.mark.slow

@@ -6,7 +6,9 @@ import json
 import pytest
 from program_runs import the_error, tiny_flags
 
-SIZES = ["--repeats=1", "--users=32", "--items=8", "--steps=1", "--peer_batch=4", "--large_catalogue=200"]
+SIZES = [
+    "--repeats=1", "--users=32", "--items=8", "--peer_items=4", "--steps=1", "--peer_batch=4", "--large_catalogue=200",
+]  # fmt: skip
 HAS_PEER = importlib.util.find_spec("torch") is not None
 
 
