@@ -147,7 +147,7 @@ def test_ids_depend_on_neither_batch_size_nor_padding(generator, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("overhead", "lengths"), [(0, {4, 8, 12, 16}), (1, {4, 16}), (1000, {16})], ids=["all", "one that many need", "none"]
+    ("overhead", "lengths"), [(0, {4, 8, 12, 16}), (1, {4, 16}), (1000, {16})], ids=["all", "one", "none"]
 )
 def test_a_bucket_is_in_use_where_it_spares_more_than_it_costs(generator, tokenizer, monkeypatch, overhead, lengths):
     found, encode = set(), generation_module._encode_batch
