@@ -111,6 +111,9 @@ class TrainingConfig:
     warm_start_tokens: int = _field(9, "most tokens in a warm-start ID", low=1)
     validate_every_epochs: int = _field(0, "recommender epochs between validations; 0: at a phase's end only", low=0)
     early_stop_patience: int = _field(0, "stop after so many recommender validations without a gain; 0: never", low=0)
+    checkpoint_every_seconds: float = _field(
+        20.0, "seconds after a checkpoint until the end of an epoch is one again; that of a phase always is", low=0.0
+    )
     checkpoint_every_steps: int = _field(1000, "steps between checkpoints inside an epoch; 0: at its end only", low=0)
 
 

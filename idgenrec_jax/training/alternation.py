@@ -29,7 +29,7 @@ from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.training.optimizer import make_optimizer, warmup_linear_decay
 from idgenrec_jax.training.records import MetricsLog
 from idgenrec_jax.training.steps import TrainState, create_train_state, make_id_step, make_recommender_step, seed_key
-from idgenrec_jax.training.warm_start import warm_start_batches, warm_start_words
+from idgenrec_jax.training.warm_start import WarmStart
 
 WARM_START, ID, RECOMMENDER = "warm_start", "id", "recommender"
 SELECTION_METRIC = "ndcg@10"
@@ -138,6 +138,7 @@ class Alternation:
         self._log = MetricsLog(workdir / "metrics.jsonl", records=self.state.records)
         self._created, self._has_stepped = time.monotonic(), False
         self._clock = self._created - self.state.seconds
+        self._saved_at = self._created
         places = {name: _shardings(state) for name, state in self.state.arrays().items()}
         self._generator_step = make_recommender_step(
             generator[0], self._optimizer, state_sharding=places["generator"]
@@ -153,7 +154,7 @@ class Alternation:
             config.ids.soft_length,
             state_sharding=places["generator"],
         )
-        self._warm_start_words: list[str] | None = None
+        self._warm_start: WarmStart | None = None
         # (round of the IDs, shape of its batches), which all epochs with the same IDs share.
         self._shape: tuple[int, PackedShape] | None = None
         self._row_multiple = batch_devices(_mesh(recommender[1]))
@@ -181,6 +182,10 @@ class Alternation:
                 self._train_epoch(phase)
                 within = phase.kind == RECOMMENDER and every and self.state.epoch < phase.epochs
                 self.state.validation_due = bool(within) and self.state.epoch % every == 0
+                # Short epochs would take longer to save than to train. One that is validated is always saved before.
+                is_validated = self.state.validation_due or self.state.epoch == phase.epochs
+                if not is_validated and not self._save_is_due():
+                    continue
             else:
                 self._end_phase(phase)
             self._save()
@@ -220,12 +225,16 @@ class Alternation:
             logging.info("resuming from step %d: %s", meta["global_step"], where)
             return
 
+    def _save_is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self._config.training.checkpoint_every_seconds
+
     def _save(self) -> None:
         self.state.records = self._log.records
         self.state.seconds = self.seconds
         self.state.loss_sum = float(self.state.loss_sum)
         self.state.saves += 1
         self._latest.save(self.state.saves, self.state.arrays(), self.state.to_meta())
+        self._saved_at = time.monotonic()
 
     def _patience_spent(self) -> bool:
         patience = self._config.training.early_stop_patience
@@ -290,11 +299,9 @@ class Alternation:
         training, data = self._config.training, self._config.data
         epoch = self._epochs_before(phase) + self.state.epoch
         if phase.kind == WARM_START:
-            if self._warm_start_words is None:
-                self._warm_start_words = warm_start_words(self._ids, self._config)
-            return warm_start_batches(
-                self._ids, self._config, self._warm_start_words, epoch=epoch, row_multiple=self._row_multiple
-            )
+            if self._warm_start is None:
+                self._warm_start = WarmStart(self._ids, self._config, row_multiple=self._row_multiple)
+            return self._warm_start.epoch(epoch)
         if phase.kind == RECOMMENDER:
             source = self._ids.source(max_history=data.max_history)
             batch_size = training.recommender_batch_size

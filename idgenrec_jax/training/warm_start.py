@@ -21,20 +21,30 @@ def warm_start_words(ids: RoundIds, config: Config) -> list[str]:
     )
 
 
-def warm_start_batches(
-    ids: RoundIds, config: Config, words: list[str], *, epoch: int, row_multiple: int = 1
-) -> PackedBatches:
-    """Return the batches of one warm-start epoch: every item's text, and its words as the target."""
-    tokenizer, batch_size = ids.tokenizer, config.training.warm_start_batch_size
-    targets = [[*tokens, tokenizer.eos_id] for tokens in tokenizer.encode_batch(words)]
-    text_lengths, word_lengths = ([len(tokens) for tokens in rows] for rows in (ids.text_tokens, targets))
-    shape = plan_shape(
-        text_lengths,
-        word_lengths,
-        batch_size=batch_size,
-        longest_prompt=max(text_lengths),
-        longest_target=max(word_lengths),
-        row_multiple=row_multiple,
-    )
-    generator = np.random.default_rng([config.training.seed, 0, epoch])
-    return PackedBatches(ids.text_tokens, targets, shape=shape, batch_size=batch_size, generator=generator)
+class WarmStart:
+    """The epochs of the warm start: every item's text, and its words as the target."""
+
+    def __init__(self, ids: RoundIds, config: Config, *, row_multiple: int = 1):
+        """Find the words, and the shape that all batches have; their rows are a multiple of `row_multiple`."""
+        self._texts, self._training = ids.text_tokens, config.training
+        words = ids.tokenizer.encode_batch(warm_start_words(ids, config))
+        self._targets = [[*tokens, ids.tokenizer.eos_id] for tokens in words]
+        text_lengths, word_lengths = ([len(tokens) for tokens in rows] for rows in (self._texts, self._targets))
+        self._shape = plan_shape(
+            text_lengths,
+            word_lengths,
+            batch_size=config.training.warm_start_batch_size,
+            longest_prompt=max(text_lengths),
+            longest_target=max(word_lengths),
+            row_multiple=row_multiple,
+        )
+
+    def epoch(self, epoch: int) -> PackedBatches:
+        """Return the batches of one epoch, which follow from the seed and its number."""
+        return PackedBatches(
+            self._texts,
+            self._targets,
+            shape=self._shape,
+            batch_size=self._training.warm_start_batch_size,
+            generator=np.random.default_rng([self._training.seed, 0, epoch]),
+        )
