@@ -30,17 +30,20 @@ STATIC = "STATIC"
 _SCORE_TOLERANCE = 1e-3
 
 
-def ranking(experiment: Experiment, settings: dict[str, Any], *, users: int, peer_batch_size: int) -> Work:
+def ranking(
+    experiment: Experiment, settings: dict[str, Any], *, users: int, peer_batch_size: int, longest: bool
+) -> Work:
     """Return the ranking of about `users` validation users: whole batches, spread over all lengths of prompts.
 
-    `settings` go into the peer's job as they are (threads, device, dtype).
+    With `longest` they are of the tenth of the users that has the longest prompts. `settings` go into the peer's job as they are (threads, device, dtype).
     """
     config, params = experiment.config, experiment.recommender.params
     source = experiment.ids.source(max_history=config.data.max_history, evaluation=True)
     batches, _, _ = held_out_batches(
         source, "validation", template=0, batch_size=config.evaluation.batch_size, num_buckets=NUM_BUCKETS
     )
-    chosen = _spread(len(batches), max(1, users // config.evaluation.batch_size))
+    first = len(batches) - -(-len(batches) // 10) if longest else 0
+    chosen = [first + step for step in _spread(len(batches) - first, max(1, users // config.evaluation.batch_size))]
     trie = experiment.ranker.trie(source)
     ready = [(batches.batch(step), len(batches.rows(step))) for step in chosen]
     prompts = [
@@ -94,7 +97,7 @@ def ranking(experiment: Experiment, settings: dict[str, Any], *, users: int, pee
         return f"{same:.2%} of {items.size} ranks hold the peer's item, scores within {error:.1e}"
 
     return Work(
-        "constrained ranking",
+        "constrained ranking, longest prompts" if longest else "constrained ranking",
         "user",
         len(prompts),
         run,

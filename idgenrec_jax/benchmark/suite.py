@@ -35,7 +35,14 @@ def make_works(
     experiment = assemble(config, scratch / "run")
     experiment.ids.table = experiment.ids.given or _words_table(experiment)
     if name == "ranking":
-        yield ranking(experiment, settings, users=sizes["users"], peer_batch_size=sizes["peer_batch_size"])
+        for longest in (False, True):
+            yield ranking(
+                experiment,
+                settings,
+                users=sizes["users"],
+                peer_batch_size=sizes["peer_batch_size"],
+                longest=longest,
+            )
     elif name == "steps":
         yield search_steps(experiment, num_items=None, layout=UNCONSTRAINED)
         yield search_steps(experiment, num_items=None, layout="csr")

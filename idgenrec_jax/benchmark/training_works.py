@@ -1,5 +1,6 @@
 """The training works: a recommender phase and an ID phase, on the batches that a run would have."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -104,7 +105,10 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
     The peer does it the published way: every history item of every example is encoded anew, and the loop that writes
     the IDs stays in the graph. `settings` go into its job as they are (threads, device, dtype).
     """
-    config, generator, recommender = experiment.config, experiment.generator, experiment.recommender
+    config, recommender = experiment.config, experiment.recommender
+    generator = experiment.generator
+    if generator.config.tie_word_embeddings and not generator.pretrained:
+        generator = dataclasses.replace(generator, params=_writing_params(generator.params))
     source = experiment.ids.source(max_history=config.data.id_max_history)
     plan = _id_batches(experiment, source, config.training.id_examples_per_epoch)
     batches = [plan.batch(step) for step in range(min(num_steps, len(plan)))]
@@ -194,6 +198,19 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
             f"a batch made in {train.batch_seconds() * 1e3:.1f} ms while the step before it runs"
         ),
     )
+
+
+def _writing_params(params: PyTree) -> PyTree:
+    """The parameters of a random T5 with tied tables, changed so that it writes words.
+
+    It otherwise repeats its start token, whose embedding dominates the decoder's states: an ID of padding, which has no
+    gradient.
+    """
+    params = jax.tree.map(lambda leaf: leaf, params)
+    params["shared"]["table"] = jax.tree.map(lambda table: 0.2 * table, params["shared"]["table"])
+    scale = params["decoder"]["final_norm"]["scale"]
+    params["decoder"]["final_norm"]["scale"] = jax.tree.map(lambda scale: 20.0 * scale, scale)
+    return params
 
 
 def _writing_operations(config: T5Config, items: int, length: int, text: float) -> float:

@@ -22,7 +22,7 @@ def test_every_training_and_decoding_work_is_measured_beside_the_peer(programs, 
     assert result.returncode == 0, result.stderr
     report = json.loads(output.read_text())
     figures = {figure["name"]: figure for figure in report["results"]}
-    compared = {"constrained ranking", "recommender training", "ID training"}
+    compared = {"constrained ranking", "constrained ranking, longest prompts", "recommender training", "ID training"}
     layouts = ("496 IDs, csr", "496 IDs, dense", "496 IDs, STATIC", "200 IDs, csr", "200 IDs, STATIC")
     steps = {"step, unconstrained", *(f"step, {layout}" for layout in layouts)}
     # Writing IDs has a peer only where transformers still has group beam search.
