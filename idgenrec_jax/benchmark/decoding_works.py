@@ -35,7 +35,8 @@ def ranking(
 ) -> Work:
     """Return the ranking of about `users` validation users: whole batches, spread over all lengths of prompts.
 
-    With `longest` they are of the tenth of the users that has the longest prompts. `settings` go into the peer's job as they are (threads, device, dtype).
+    With `longest` they are of the tenth of the users that has the longest prompts. `settings` go into the peer's job as
+    they are (threads, device, dtype).
     """
     config, params = experiment.config, experiment.recommender.params
     source = experiment.ids.source(max_history=config.data.max_history, evaluation=True)
