@@ -16,8 +16,6 @@ MAX_EXAMPLES_PER_ROW = 8
 # Attention within a row of this many tokens costs about as much as everything else does (measured on a CPU).
 _ATTENTION_WIDTH = 1024
 _PLANNED_BATCHES = 64
-# Batches beyond the planned ones may need rows a little wider.
-_SLACK = 1.02
 _UNLIMITED = 2**30
 
 
@@ -68,8 +66,8 @@ def plan_shape(
         rows = round_up(-(-batch_size // examples_per_row), row_multiple)
         unlimited = PackedShape(rows, examples_per_row, _UNLIMITED, _UNLIMITED)
         packed = [row for batch in batches for row in _pack(batch, prompts, targets, unlimited)[0]]
-        source = max(longest_prompt, int(_SLACK * max(int(prompts[row].sum()) for row in packed)))
-        target = max(longest_target, int(_SLACK * max(int(targets[row].sum()) for row in packed)))
+        source = max(longest_prompt, *(int(prompts[row].sum()) for row in packed))
+        target = max(longest_target, *(int(targets[row].sum()) for row in packed))
         shapes.append(
             PackedShape(rows, examples_per_row, round_up(source, WIDTH_MULTIPLE), round_up(target, TARGET_MULTIPLE))
         )
