@@ -64,7 +64,10 @@ def load_run(workdir: str | Path) -> TrainedRun:
     if (workdir / "results.json").exists():
         results = read_json(workdir / "results.json", remedy="delete the workdir and train again")
         step = best.require(results["selected"]["step"])
-    config = config_from_json(described["config"])
+    try:
+        config = config_from_json(described["config"])
+    except InputError as error:
+        raise InputError(f"{workdir}/config.json: written by another version of this package; {error}") from error
     mesh = make_mesh(config.mesh)
     graphdefs, shapes = {}, {}
     for name, section in (("generator", "id_generator"), ("recommender", "recommender")):
