@@ -53,7 +53,7 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
     )
     num_steps = min(num_steps, len(epoch))
     pairs = [pair for step in range(num_steps) for pair in epoch.examples(step)]
-    prompts, targets = ([tokens for tokens in rows] for rows in zip(*pairs, strict=True))
+    prompts, targets = map(list, zip(*pairs, strict=True))
     step = make_recommender_step(model.graphdef, _optimizer(experiment))
     train = _Steps(experiment, model, lambda state, batch, key: step(state, batch, _RATE, key), epoch, num_steps)
     read, written = sum(map(len, prompts)), sum(map(len, targets))
