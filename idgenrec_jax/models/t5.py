@@ -33,9 +33,9 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 class T5Config:
     """The shape of a T5; names follow transformers where both have the field.
 
-    `num_layers` counts encoder blocks, `num_decoder_layers` decoder blocks. `dropout_rate` is a
-    fraction. `initializer_factor` multiplies every initial scale. `compute_dtype` is the
-    dtype of activations; parameters are always float32. Raises InputError on an impossible value.
+    `num_layers` counts encoder blocks, `num_decoder_layers` decoder blocks. `dropout_rate` is a fraction.
+    `initializer_factor` multiplies every initial scale. `compute_dtype` is the dtype of activations; parameters are
+    always float32. Raises InputError on an impossible value.
     """
 
     vocab_size: int
