@@ -1,6 +1,8 @@
 """The public API: a trained run is loaded, recommends and evaluates."""
 
+import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -106,6 +108,16 @@ def test_mistakes_name_the_way_out(recommender, workdir, tmp_path):
     (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
     with pytest.raises(InputError, match="no checkpoint yet; run launch.train until its first validation"):
         load_run(tmp_path)
+
+
+def test_a_workdir_of_another_version_is_named(workdir, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(workdir, other)
+    described = json.loads((other / "config.json").read_text())
+    described["config"]["training"]["num_buckets"] = 4
+    (other / "config.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=f"{other}/config.json: written by another version.*training.num_buckets"):
+        load_run(other)
 
 
 def test_a_run_can_be_used_where_its_id_file_is_gone(workdir):
