@@ -19,7 +19,15 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"
 PROMPTS_FILE = "prompts.txt"
 
 # Fields that say where things are and on how many devices, not what is computed; a resumed run may differ in them.
-_FREE_FIELDS = {"data.path", "mesh.data", "mesh.fsdp", "mesh.tensor"}
+# What a run may change when it goes on: none of it has an influence on what is computed.
+_FREE_FIELDS = {
+    "data.path",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.tensor",
+    "training.checkpoint_every_seconds",
+    "training.checkpoint_every_steps",
+}
 _REMEDY = "name another --workdir, or delete this one"
 
 
