@@ -18,8 +18,8 @@ from idgenrec_jax.models.t5 import T5Config
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy")
 PROMPTS_FILE = "prompts.txt"
 
-# Fields that say where things are and on how many devices, not what is computed; a resumed run may differ in them.
-# What a run may change when it goes on: none of it has an influence on what is computed.
+# Fields that say where things are, on how many devices, and how often to save, not what is computed; a resumed run may
+# differ in them.
 _FREE_FIELDS = {
     "data.path",
     "mesh.data",
