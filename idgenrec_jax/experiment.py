@@ -245,8 +245,6 @@ def _check_splits(dataset: Dataset, path: str) -> None:
 def _check_batches(config: Config, mesh: Mesh) -> None:
     devices = batch_devices(mesh)
     sizes = {
-        "training.id_batch_size": config.training.id_batch_size,
-        "training.id_items_per_batch": config.training.id_items_per_batch,
         "ids.batch_size": config.ids.batch_size,
         "evaluation.batch_size": config.evaluation.batch_size,
     }

@@ -16,12 +16,8 @@ from jaxtyping import PyTree
 from idgenrec_jax.benchmark import counting
 from idgenrec_jax.benchmark.peer import write_job
 from idgenrec_jax.benchmark.work import Disagreement, Work
-from idgenrec_jax.data.batches import (
-    IdBatches,
-    PromptSource,
-    recommender_epoch,
-    training_shape,
-)
+from idgenrec_jax.data.batches import PromptSource, recommender_epoch, training_shape
+from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.packing import PackedBatches, one_example_a_row
 from idgenrec_jax.experiment import Experiment
 from idgenrec_jax.models.create import Model
@@ -110,10 +106,11 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
     if generator.config.tie_word_embeddings and not generator.pretrained:
         generator = dataclasses.replace(generator, params=_writing_params(generator.params))
     source = experiment.ids.source(max_history=config.data.id_max_history)
-    plan = _id_batches(experiment, source, config.training.id_examples_per_epoch)
+    plan = _id_batches(experiment, source, config.training.id_batch_size, config.training.id_items_per_batch)
     batches = [plan.batch(step) for step in range(min(num_steps, len(plan)))]
     examples = [example for step in range(len(batches)) for example in plan.examples(step)]
-    compared = _id_batches(experiment, source, peer_batch_size)
+    compared = _id_batches(experiment, source, peer_batch_size, peer_batch_size * source.max_history)
+    full = next(step for step in range(len(compared)) if len(compared.examples(step)) == peer_batch_size)
     no_embedding = experiment.ids.no_embedding(recommender.config.vocab_size)
     length = config.ids.soft_length
     step = make_id_step(
@@ -135,7 +132,7 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
             "num_steps": -(-len(examples) // peer_batch_size),
         }
         prompts, slot_items, slot_positions, histories, targets = [], [], [], [], []
-        for user, position, template in compared.examples(0) + examples:
+        for user, position, template in compared.examples(full) + examples:
             sequence = experiment.dataset.training_sequence(user)
             tokens, slot_item, slot_position, kept = source.slots(user, sequence[:position], template, length)
             prompts.append(tokens)
@@ -164,7 +161,7 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
         )
 
     def compare(outputs: Mapping[str, np.ndarray]) -> str:
-        batch = compared.batch(0)
+        batch = compared.batch(full)
         frozen = nnx.merge(recommender.graphdef, recommender.params)
         return _compare_losses(
             "ID step",
@@ -173,13 +170,13 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
             outputs,
         )
 
-    items = [np.unique(batch.slot_item[batch.slot_item >= 0]) for batch in batches]
-    texts = float(sum(batch.item_mask[rows].sum() for batch, rows in zip(batches, items, strict=True)))
-    count = sum(map(len, items))
-    prompts, targets = (
-        float(sum(mask.sum() for batch, mask in zip(batches, masks, strict=True)))
-        for masks in ([batch.prompt_mask for batch in batches], [batch.target_mask for batch in batches])
-    )
+    count = sum(int((batch.item_places > 0).sum()) for batch in batches)
+    tokens = {
+        name: sum(int((getattr(batch, name) > 0).sum()) for batch in batches)
+        for name in ("item_segments", "prompt_segments", "target_segments")
+    }
+    padding = {name: 1.0 - used / sum(getattr(batch, name).size for batch in batches) for name, used in tokens.items()}
+    texts, prompts, targets = tokens.values()
     operations = (
         _writing_operations(generator.config, count, length, texts / count)
         + _frozen_operations(recommender.config, len(examples), prompts / len(examples), targets / len(examples))
@@ -194,7 +191,9 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
         job=job,
         compare=compare,
         note=(
-            f"{len(batches)} batches of {count / len(batches):.0f} distinct items (peer batch {peer_batch_size}), "
+            f"{len(batches)} batches of {len(examples) / len(batches):.0f} examples and "
+            f"{count / len(batches):.0f} distinct items (peer batch {peer_batch_size}), "
+            f"padding {padding['item_segments']:.1%} of texts and {padding['prompt_segments']:.1%} of prompts, "
             f"a batch made in {train.batch_seconds() * 1e3:.1f} ms while the step before it runs"
         ),
     )
@@ -270,18 +269,12 @@ class _Steps:
         return (time.perf_counter() - start) / self._num_steps
 
 
-def _id_batches(experiment: Experiment, source: PromptSource, num_examples: int) -> IdBatches:
+def _id_batches(experiment: Experiment, source: PromptSource, batch_size: int, items_per_batch: int) -> IdBatches:
+    """The batches of the first ID epoch, of at most so many examples and distinct items."""
     training = experiment.config.training
-    return IdBatches(
-        source,
-        experiment.ids.text_tokens,
-        seed=training.seed,
-        epoch=0,
-        num_examples=num_examples,
-        batch_size=training.id_batch_size,
-        items_per_batch=training.id_items_per_batch,
-        id_length=experiment.config.ids.soft_length,
-    )
+    texts, shared = experiment.ids.text_tokens, {"seed": training.seed, "id_length": experiment.config.ids.soft_length}
+    shape = id_shape(source, texts, batch_size=batch_size, items_per_batch=items_per_batch, **shared)
+    return IdBatches(source, texts, epoch=0, num_examples=training.id_examples_per_epoch, shape=shape, **shared)
 
 
 def _optimizer(experiment: Experiment) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""Prompts and the numpy batches of all phases: a pure function of (seed, epoch, step).
+"""Prompts, and the numpy batches of recommender phases and of evaluation: a pure function of (seed, epoch, step).
 
 A recommender epoch is packed (see packing.py). Held-out prompts have a row each and are sorted into a few buckets of
 length, so that little padding is computed and few programs are compiled.
@@ -25,7 +25,7 @@ from idgenrec_jax.errors import InputError
 
 # A seed apart from those of the epochs.
 _PLAN = 3
-_PLANNED_EXAMPLES = 20_000
+PLANNED_EXAMPLES = 20_000
 
 
 class HeldOutBatch(NamedTuple):
@@ -33,22 +33,6 @@ class HeldOutBatch(NamedTuple):
 
     prompt_tokens: Int[Array | np.ndarray, "batch source"]
     prompt_mask: Bool[Array | np.ndarray, "batch source"]
-    target_tokens: Int[Array | np.ndarray, "batch target"]
-    target_mask: Bool[Array | np.ndarray, "batch target"]
-
-
-class IdBatch(NamedTuple):
-    """Prompts with slots for soft IDs, and the texts of the distinct items that fill them.
-
-    `slot_item` is a row of `item_tokens` (-1: an ordinary token), `slot_position` the position within that item's ID.
-    """
-
-    item_tokens: Int[Array | np.ndarray, "items text"]
-    item_mask: Bool[Array | np.ndarray, "items text"]
-    prompt_tokens: Int[Array | np.ndarray, "batch source"]
-    prompt_mask: Bool[Array | np.ndarray, "batch source"]
-    slot_item: Int[Array | np.ndarray, "batch source"]
-    slot_position: Int[Array | np.ndarray, "batch source"]
     target_tokens: Int[Array | np.ndarray, "batch target"]
     target_mask: Bool[Array | np.ndarray, "batch target"]
 
@@ -84,6 +68,12 @@ class PromptSource:
         )
         kept = max(slot_item, default=-1) + 1
         return tokens, slot_item, slot_position, history[len(history) - kept :]
+
+    def slots_length(self, user: int, history_length: int, template: int, id_length: int) -> tuple[int, int]:
+        """Return how many history items `slots` keeps of so many, and the tokens of its prompt."""
+        return self.templates[template].slots_length(
+            min(history_length, self.max_history), id_length, self._user_id(user), self.max_prompt_length
+        )
 
     def longest_prompt(self) -> int:
         """Return a number of tokens that no training prompt exceeds under any template."""
@@ -211,7 +201,7 @@ def training_shape(source: PromptSource, *, seed: int, batch_size: int, row_mult
             f"the data {source.dataset.name!r} has nothing for training: expected sequences of at least four items (or "
             "of two, which are not evaluated)"
         )
-    prompts, targets = _render(source, _PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN]))
+    prompts, targets = _render(source, PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN]))
     return plan_shape(
         [len(prompt) for prompt in prompts],
         [len(target) for target in targets],
@@ -240,7 +230,7 @@ def _render(
     source: PromptSource, num_examples: int, generator: np.random.Generator
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return prompts and targets of `num_examples` training examples (0: all), each under a template of its own."""
-    examples = _draw(source.dataset.training_examples(), num_examples, generator)
+    examples = draw(source.dataset.training_examples(), num_examples, generator)
     templates = generator.integers(len(source.templates), size=len(examples)).tolist()
     prompts, targets = [], []
     for (user, position), template in zip(examples, templates, strict=True):
@@ -274,89 +264,7 @@ def held_out_batches(
     return batches, users, np.asarray(targets, np.int32)
 
 
-class IdBatches:
-    """Batches of an ID phase: examples are packed until rows or distinct items are full."""
-
-    def __init__(
-        self,
-        source: PromptSource,
-        text_tokens: Sequence[Sequence[int]],
-        *,
-        seed: int,
-        epoch: int,
-        num_examples: int,
-        batch_size: int,
-        items_per_batch: int,
-        id_length: int,
-    ):
-        """Draw the epoch's examples (`num_examples` 0: all) and pack them; `text_tokens` is each item's text."""
-        self._source, self._text_tokens = source, text_tokens
-        self._batch_size, self._items, self._id_length = batch_size, items_per_batch, id_length
-        self._target_width = target_width(source)
-        if items_per_batch < source.max_history:
-            raise ValueError(f"items_per_batch={items_per_batch} does not hold a history of {source.max_history} items")
-        generator = np.random.default_rng([seed, 2, epoch])
-        dataset = source.dataset
-        examples = _draw(dataset.training_examples(), num_examples, generator)
-        templates = generator.integers(len(source.templates), size=len(examples)).tolist()
-        self._plan: list[list[tuple[int, int, int]]] = [[]]
-        distinct: set[int] = set()
-        for (user, position), template in zip(examples, templates, strict=True):
-            recent = dataset.training_sequence(user)[max(0, position - source.max_history) : position]
-            history = {int(item) for item in recent}
-            full = len(self._plan[-1]) == batch_size or len(distinct | history) > items_per_batch
-            if full and self._plan[-1]:
-                self._plan.append([])
-                distinct = set()
-            self._plan[-1].append((user, position, template))
-            distinct |= history
-        self._text_width = round_up(max(len(tokens) for tokens in text_tokens), WIDTH_MULTIPLE)
-        longest = max(
-            len(rendered.render_slots(source.max_history, id_length, (), 10**6)[0]) for rendered in source.templates
-        )
-        if source.user_ids is not None:
-            longest += max(len(tokens) for tokens in source.user_ids)
-        self._prompt_width = round_up(min(longest, source.max_prompt_length), WIDTH_MULTIPLE)
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return len(self._plan) if self._plan[0] else 0
-
-    def examples(self, step: int) -> list[tuple[int, int, int]]:
-        """Return the (user, position, template) of each row of batch `step`."""
-        return self._plan[step]
-
-    def batch(self, step: int) -> IdBatch:
-        """Return batch `step`."""
-        rows: list[list[int]] = []
-        slot_items: list[list[int]] = []
-        slot_positions: list[list[int]] = []
-        targets: list[list[int]] = []
-        place: dict[int, int] = {}
-        for user, position, template in self._plan[step]:
-            sequence = self._source.dataset.training_sequence(user)
-            tokens, slot_item, slot_position, kept = self._source.slots(
-                user, sequence[:position], template, self._id_length
-            )
-            local = [place.setdefault(int(item), len(place)) for item in kept]
-            rows.append(tokens)
-            slot_items.append([local[item] if item >= 0 else -1 for item in slot_item])
-            slot_positions.append(slot_position)
-            targets.append(self._source.target(int(sequence[position]), template))
-        items = pad_rows([self._text_tokens[item] for item in place], self._items, self._text_width)
-        prompts = pad_rows(rows, self._batch_size, self._prompt_width)
-        slot_item, _ = pad_rows(slot_items, self._batch_size, self._prompt_width, fill=-1)
-        slot_position, _ = pad_rows(slot_positions, self._batch_size, self._prompt_width)
-        return IdBatch(
-            *items,
-            *prompts,
-            slot_item,
-            slot_position,
-            *pad_rows(targets, self._batch_size, self._target_width),
-        )
-
-
-def _draw(
+def draw(
     examples: Sequence[tuple[int, int]], count: int, generator: np.random.Generator
 ) -> list[tuple[int, int]]:
     """Return `count` of the examples without replacement (0: all), in random order."""

@@ -4,7 +4,8 @@ Every batch holds short and long prompts in the same proportions, and every row 
 padding is computed, and an epoch needs a single compiled program.
 """
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ TARGET_MULTIPLE = 2
 MAX_EXAMPLES_PER_ROW = 8
 # Attention within a row of this many tokens costs about as much as everything else does (measured on a CPU).
 _ATTENTION_WIDTH = 1024
-_PLANNED_BATCHES = 64
+PLANNED_BATCHES = 64
 _UNLIMITED = 2**30
 
 
@@ -46,8 +47,8 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def plan_shape(
-    prompt_lengths: Sequence[int],
-    target_lengths: Sequence[int],
+    prompt_lengths: Sequence[int] | Int[np.ndarray, " examples"],
+    target_lengths: Sequence[int] | Int[np.ndarray, " examples"],
     *,
     batch_size: int,
     longest_prompt: int,
@@ -60,18 +61,51 @@ def plan_shape(
     The number of rows is a multiple of `row_multiple`.
     """
     prompts, targets = np.asarray(prompt_lengths), np.asarray(target_lengths)
-    batches = _stratified(prompts, batch_size, np.random.default_rng(0))[:_PLANNED_BATCHES]
+    batches = stratified(prompts, batch_size, np.random.default_rng(0))[:PLANNED_BATCHES]
+    return cheapest_shape(
+        batches,
+        prompts,
+        targets,
+        batch_size=batch_size,
+        longest_prompt=longest_prompt,
+        longest_target=longest_target,
+        row_multiple=row_multiple,
+    )
+
+
+def cheapest_shape(
+    batches: Sequence[Int[np.ndarray, " _"]],
+    prompts: Int[np.ndarray, " examples"],
+    targets: Int[np.ndarray, " examples"],
+    *,
+    batch_size: int,
+    longest_prompt: int,
+    longest_target: int,
+    row_multiple: int,
+    share: float = 1.0,
+) -> PackedShape:
+    """Return the shape that computes least for `batches`, which name at most `batch_size` examples each, by length.
+
+    Its rows are wide enough for this share of the batches.
+    """
     shapes = []
     for examples_per_row in range(1, min(MAX_EXAMPLES_PER_ROW, batch_size) + 1):
         rows = round_up(-(-batch_size // examples_per_row), row_multiple)
         unlimited = PackedShape(rows, examples_per_row, _UNLIMITED, _UNLIMITED)
-        packed = [row for batch in batches for row in _pack(batch, prompts, targets, unlimited)[0]]
-        source = max(longest_prompt, *(int(prompts[row].sum()) for row in packed))
-        target = max(longest_target, *(int(targets[row].sum()) for row in packed))
+        packed = [pack(batch, prompts, targets, unlimited)[0] for batch in batches]
+        source, target = (
+            max(longest, enough_for([max(lengths[row].sum() for row in batch) for batch in packed], share))
+            for lengths, longest in ((prompts, longest_prompt), (targets, longest_target))
+        )
         shapes.append(
             PackedShape(rows, examples_per_row, round_up(source, WIDTH_MULTIPLE), round_up(target, TARGET_MULTIPLE))
         )
     return min(shapes, key=_cost)
+
+
+def enough_for(values: Sequence[int], share: float) -> int:
+    """Return the least of the values that at least this share of them does not exceed."""
+    return int(np.quantile(values, share, method="higher"))
 
 
 def _cost(shape: PackedShape) -> float:
@@ -106,12 +140,12 @@ class PackedBatches:
                 raise ValueError(f"an example of {found.max()} tokens does not fit a row of {width}")
         self._plan: list[list[list[int]]] = []
         remaining: list[int] = []
-        for examples in _stratified(lengths[0], batch_size, generator):
-            rows, left = _pack(examples, *lengths, shape)
+        for examples in stratified(lengths[0], batch_size, generator):
+            rows, left = pack(examples, *lengths, shape)
             self._plan.append(rows)
             remaining += left
         while remaining:
-            rows, left = _pack(np.asarray(remaining[:batch_size]), *lengths, shape)
+            rows, left = pack(np.asarray(remaining[:batch_size]), *lengths, shape)
             self._plan.append(rows)
             remaining = left + remaining[batch_size:]
 
@@ -137,8 +171,8 @@ class PackedBatches:
         """Return batch `step`."""
         plan = self._plan[step]
         return RecommenderBatch(
-            *_concatenate(plan, self._prompts, self._shape.rows, self._shape.source),
-            *_concatenate(plan, self._targets, self._shape.rows, self._shape.target),
+            *concatenate(plan, self._prompts, self._shape.rows, self._shape.source),
+            *concatenate(plan, self._targets, self._shape.rows, self._shape.target),
         )
 
 
@@ -148,12 +182,15 @@ def one_example_a_row(
     """Return the batch in which every row is one example, padded to `source` and `target` tokens."""
     plan = [[example] for example in range(len(prompts))]
     return RecommenderBatch(
-        *_concatenate(plan, prompts, len(plan), source), *_concatenate(plan, targets, len(plan), target)
+        *concatenate(plan, prompts, len(plan), source), *concatenate(plan, targets, len(plan), target)
     )
 
 
-def _concatenate(
-    plan: Sequence[Sequence[int]], sequences: Sequence[Sequence[int]], rows: int, width: int
+def concatenate(
+    plan: Sequence[Sequence[int]],
+    sequences: Sequence[Sequence[int]] | Mapping[int, Sequence[int]],
+    rows: int,
+    width: int,
 ) -> tuple[Int[np.ndarray, "rows width"], Int[np.ndarray, "rows width"]]:
     """Return the sequences that each row of `plan` names, one after the other, and their segment numbers from 1."""
     tokens, segments = np.zeros((2, rows, width), np.int32)
@@ -167,7 +204,7 @@ def _concatenate(
     return tokens, segments
 
 
-def _stratified(
+def stratified(
     lengths: Int[np.ndarray, " examples"], batch_size: int, generator: np.random.Generator
 ) -> list[Int[np.ndarray, " batch"]]:
     """Return the examples of each batch: one of every stratum of equal length, the last few batches one fewer."""
@@ -184,7 +221,7 @@ def _stratified(
     return [column[column >= 0] for column in table.T]
 
 
-def _pack(
+def pack(
     examples: Int[np.ndarray, " batch"],
     prompt_lengths: Int[np.ndarray, " examples"],
     target_lengths: Int[np.ndarray, " examples"],
@@ -195,20 +232,24 @@ def _pack(
     The longest prompt first, each into the row with the fewest tokens so far of those that have room.
     """
     rows: list[list[int]] = [[] for _ in range(shape.rows)]
-    counts, source, target = np.zeros((3, shape.rows), int)
+    target = [0] * shape.rows
     remaining = []
+    # (tokens of prompts, row) of every row that is not full of examples.
+    open_rows = [(0, row) for row in range(shape.rows)]
     for example in examples[np.argsort(-prompt_lengths[examples], kind="stable")].tolist():
-        has_room = (
-            (counts < shape.examples_per_row)
-            & (source + prompt_lengths[example] <= shape.source)
-            & (target + target_lengths[example] <= shape.target)
-        )
-        row = int(np.where(has_room, source, _UNLIMITED).argmin())
-        if not has_room[row]:
+        prompt_length, target_length = int(prompt_lengths[example]), int(target_lengths[example])
+        passed = []
+        while open_rows:
+            source, row = heapq.heappop(open_rows)
+            if source + prompt_length <= shape.source and target[row] + target_length <= shape.target:
+                rows[row].append(example)
+                target[row] += target_length
+                if len(rows[row]) < shape.examples_per_row:
+                    passed.append((source + prompt_length, row))
+                break
+            passed.append((source, row))
+        else:
             remaining.append(example)
-            continue
-        rows[row].append(example)
-        counts[row] += 1
-        source[row] += prompt_lengths[example]
-        target[row] += target_lengths[example]
+        for entry in passed:
+            heapq.heappush(open_rows, entry)
     return rows, remaining

@@ -214,6 +214,17 @@ class PromptTokens:
         append_ordinary([self._eos_id])
         return tokens, slot_item, slot_position
 
+    def slots_length(
+        self, number_of_history_items: int, id_length: int, user_id: Sequence[int] | None, max_length: int
+    ) -> tuple[int, int]:
+        """How many history items `render_slots` keeps, and the length of its prompt in tokens.
+
+        Raises:
+            InputError: as `render_input`.
+        """
+        kept = self._number_that_fits([id_length] * number_of_history_items, user_id, max_length)
+        return kept, self.input_length(kept) + kept * id_length + (len(user_id) if self._has_user else 0)
+
     def _number_that_fits(self, lengths: Sequence[int], user_id: Sequence[int] | None, max_length: int) -> int:
         """How many of the newest history items, of these token lengths, fit into a prompt of max_length tokens."""
         if self._has_user and user_id is None:

@@ -249,20 +249,23 @@ def greedy_search(
     cache: Any,
     *,
     batch_size: int,
+    sequences_per_row: int = 1,
     max_length: int,
     eos_token_id: int,
     pad_token_id: int,
     start_token_id: int,
-) -> Int[Array, "batch length"]:
+) -> Int[Array, "batch sequences length"]:
     """Returns the most likely token at every position, EOS kept and padding after it.
 
     The result has `max_length - 1` positions: `max_length` counts the start token, which is not returned. `cache`
-    must have room for all of them but the last, on one beam. Stops as soon as every sequence has ended.
+    must have room for all of them but the last, on `sequences_per_row` beams, each of which is a sequence of its own.
+    Stops as soon as every sequence has ended.
     """
     num_steps = max_length - 1
-    tokens = jnp.full((batch_size, num_steps), pad_token_id, jnp.int32)
-    first = jnp.full((batch_size, 1), start_token_id, jnp.int32)
-    is_running = jnp.ones((batch_size, 1), bool)
+    shape = batch_size, sequences_per_row
+    tokens = jnp.full((*shape, num_steps), pad_token_id, jnp.int32)
+    first = jnp.full(shape, start_token_id, jnp.int32)
+    is_running = jnp.ones(shape, bool)
 
     def is_unfinished(carry: tuple) -> Bool[Array, ""]:
         position, _, _, is_running, _ = carry
@@ -274,7 +277,7 @@ def greedy_search(
         # On a CPU, argmax over a vocabulary is the slowest way to find a maximum.
         _, best = blockwise_top_k(logits, 1)
         last = jnp.where(is_running, best[..., 0], pad_token_id)
-        tokens = lax.dynamic_update_slice(tokens, last, (0, position))
+        tokens = lax.dynamic_update_slice(tokens, last[..., None], (0, 0, position))
         cache = cache.extend(written, position, None)
         return position + 1, tokens, last, is_running & (last != eos_token_id), cache
 

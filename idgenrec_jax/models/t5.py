@@ -105,7 +105,7 @@ class DecodingCache(NamedTuple):
     self_values: tuple[Float[Array, "batch beams heads length d_kv"], ...]
     cross_keys: tuple[Float[Array, "batch heads source d_kv"], ...]
     cross_values: tuple[Float[Array, "batch heads source d_kv"], ...]
-    encoder_mask: Bool[Array, "batch source"]
+    encoder_mask: Bool[Array, "batch source"] | Bool[Array, "batch beams source"]
 
     def extend(
         self, written: Written, position: int | Int[Array, ""], beams: Int[Array, "batch beams"] | None = None
@@ -330,14 +330,15 @@ class T5(nnx.Module):
     def start_decoding(
         self,
         encoded: Float[Array, "batch source d_model"],
-        encoder_mask: Bool[Array, "batch source"],
+        encoder_mask: Bool[Array, "batch source"] | Bool[Array, "batch beams source"],
         *,
         num_beams: int,
         max_length: int,
     ) -> DecodingCache:
         """An empty cache for `max_length` decoder inputs on `num_beams` beams per user.
 
-        The start token counts; a last input, which nothing looks back at, does not.
+        The start token counts; a last input, which nothing looks back at, does not. Where a row holds several texts,
+        `encoder_mask` says for each beam which positions are its own.
         """
         config = self.config
         encoded = encoded.astype(config.dtype)

@@ -19,8 +19,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.batches import IdBatches, PromptSource, recommender_epoch, training_shape
-from idgenrec_jax.data.packing import PackedBatches, PackedShape
+from idgenrec_jax.data.batches import PromptSource, recommender_epoch, training_shape
+from idgenrec_jax.data.id_batches import IdBatches, id_shape
+from idgenrec_jax.data.packing import PackedBatches
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.progress import Progress
@@ -155,8 +156,8 @@ class Alternation:
             state_sharding=places["generator"],
         )
         self._warm_start: WarmStart | None = None
-        # (round of the IDs, shape of its batches), which all epochs with the same IDs share.
-        self._shape: tuple[int, PackedShape] | None = None
+        # Shapes of batches by kind of phase and round of the IDs, which all epochs with the same IDs share.
+        self._shapes: dict[tuple[str, int], Any] = {}
         self._row_multiple = batch_devices(_mesh(recommender[1]))
         if training.id_epochs and not pretrained_generator and not training.warm_start_epochs:
             logging.warning(
@@ -302,32 +303,41 @@ class Alternation:
             if self._warm_start is None:
                 self._warm_start = WarmStart(self._ids, self._config, row_multiple=self._row_multiple)
             return self._warm_start.epoch(epoch)
+        planned = (phase.kind, self.state.id_round)
         if phase.kind == RECOMMENDER:
             source = self._ids.source(max_history=data.max_history)
             batch_size = training.recommender_batch_size
-            if self._shape is None or self._shape[0] != self.state.id_round:
-                shape = training_shape(
+            if planned not in self._shapes:
+                self._shapes[planned] = training_shape(
                     source, seed=training.seed, batch_size=batch_size, row_multiple=self._row_multiple
                 )
-                self._shape = (self.state.id_round, shape)
             return recommender_epoch(
                 source,
                 seed=training.seed,
                 epoch=epoch,
                 batch_size=batch_size,
                 num_examples=training.recommender_examples_per_epoch,
-                shape=self._shape[1],
+                shape=self._shapes[planned],
             )
-        source = self._ids.source(max_history=data.id_max_history)
+        source, id_length = self._ids.source(max_history=data.id_max_history), self._config.ids.soft_length
+        if planned not in self._shapes:
+            self._shapes[planned] = id_shape(
+                source,
+                self._ids.text_tokens,
+                seed=training.seed,
+                batch_size=training.id_batch_size,
+                items_per_batch=training.id_items_per_batch,
+                id_length=id_length,
+                row_multiple=self._row_multiple,
+            )
         return IdBatches(
             source,
             self._ids.text_tokens,
             seed=training.seed,
             epoch=epoch,
             num_examples=training.id_examples_per_epoch,
-            batch_size=training.id_batch_size,
-            items_per_batch=training.id_items_per_batch,
-            id_length=self._config.ids.soft_length,
+            id_length=id_length,
+            shape=self._shapes[planned],
         )
 
     def _end_phase(self, phase: Phase) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from idgenrec_jax.data.batches import IdBatch
+from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.decoding.beam import greedy_search
 from idgenrec_jax.models.layers import DropoutKey
@@ -44,18 +44,9 @@ def recommender_loss(model: T5, batch: RecommenderBatch, dropout_key: DropoutKey
     Examples that share a row do not see each other. `dropout_key=None` means no dropout.
     """
     encoder_key, decoder_key = _split_key(dropout_key)
-    prompts, targets = batch.prompt_segments, batch.target_segments
-    encoded = model.encode(batch.prompt_tokens, _same_segment(prompts, prompts), dropout_key=encoder_key)
-    start = model.config.decoder_start_token_id
-    is_first = targets != shift_right(targets, 0)
-    hidden = model.decode(
-        jnp.where(is_first, start, shift_right(batch.target_tokens, start)),
-        encoded,
-        _same_segment(targets, prompts),
-        decoder_mask=_same_segment(targets, targets),
-        dropout_key=decoder_key,
-    )
-    return token_cross_entropy(hidden, model.output_table, batch.target_tokens, (targets > 0).astype(jnp.float32))
+    segments = batch.prompt_segments
+    encoded = model.encode(batch.prompt_tokens, _same_segment(segments, segments), dropout_key=encoder_key)
+    return _segment_loss(model, encoded, segments, batch.target_tokens, batch.target_segments, decoder_key)
 
 
 def target_loss(
@@ -92,7 +83,8 @@ def id_loss(
         generator,
         recommender.shared.table[...],
         batch.item_tokens,
-        batch.item_mask,
+        batch.item_segments,
+        batch.item_places,
         no_embedding,
         id_length=id_length,
         dropout_key=dropout_key,
@@ -104,8 +96,9 @@ def id_loss(
 def generate_soft_ids(
     generator: T5,
     table: Float[Array, "vocab d_embed"],
-    item_tokens: Int[Array, "items text"],
-    item_mask: Bool[Array, "items text"],
+    item_tokens: Int[Array, "rows text"],
+    item_segments: Int[Array, "rows text"],
+    item_places: Int[Array, "rows places"],
     no_embedding: Bool[Array, " vocab"],
     *,
     id_length: int,
@@ -114,6 +107,7 @@ def generate_soft_ids(
 ) -> SoftIds:
     """Write each item's ID greedily and return its softmax-weighted mean of `table`, differentiable in the generator.
 
+    The texts are packed as in `IdBatch`; the items are its places, row by row, and that of a free place means nothing.
     The greedy tokens come from a loop without gradient; one teacher-forced pass over them gives the same
     logits with gradient. Without dropout the two share one encoder pass.
 
@@ -125,13 +119,23 @@ def generate_soft_ids(
             f"{table.shape[0]}; soft IDs need one vocabulary for both"
         )
     encoder_key, decoder_key = _split_key(dropout_key)
-    encoded = generator.encode(item_tokens, item_mask, dropout_key=encoder_key)
+    own_segment = _same_segment(item_segments, item_segments)
+    encoded = generator.encode(item_tokens, own_segment, dropout_key=encoder_key)
     frozen = without_gradient(generator)
-    greedy_encoded = encoded if dropout_key is None else frozen.encode(item_tokens, item_mask)
-    tokens = greedy_ids(frozen, jax.lax.stop_gradient(greedy_encoded), item_mask, id_length=id_length)
+    greedy_encoded = encoded if dropout_key is None else frozen.encode(item_tokens, own_segment)
+    text_mask = _same_segment(item_places, item_segments)
+    tokens = greedy_ids(frozen, jax.lax.stop_gradient(greedy_encoded), text_mask, id_length=id_length)
 
-    decoder_inputs = shift_right(tokens, generator.config.decoder_start_token_id)
-    hidden = generator.decode(decoder_inputs, encoded, item_mask, dropout_key=decoder_key)
+    # The IDs of a row's items stand one after the other, each with a start token and blind to the others.
+    inputs = shift_right(tokens, generator.config.decoder_start_token_id).reshape(item_places.shape[0], -1)
+    place = jnp.arange(inputs.shape[1]) // id_length
+    hidden = generator.decode(
+        inputs,
+        encoded,
+        jnp.repeat(text_mask, id_length, axis=1),
+        decoder_mask=jnp.broadcast_to(place[:, None] == place[None, :], (*inputs.shape, inputs.shape[1])),
+        dropout_key=decoder_key,
+    )
     flat = hidden.reshape(-1, hidden.shape[-1])
     embeddings = soft_embedding(flat, generator.output_table, table, block_size=block_size)
     mask = carries_embedding(tokens, no_embedding, generator.config.eos_token_id, generator.config.pad_token_id)
@@ -140,29 +144,36 @@ def generate_soft_ids(
 
 def greedy_ids(
     generator: T5,
-    encoded: Float[Array, "items text d_model"],
-    item_mask: Bool[Array, "items text"],
+    encoded: Float[Array, "rows text d_model"],
+    text_mask: Bool[Array, "rows places text"],
     *,
     id_length: int,
 ) -> Int[Array, "items length"]:
-    """Decode `id_length` tokens per item greedily from its encoded text: EOS kept, padding after it."""
+    """Decode `id_length` tokens per item greedily from its encoded text: EOS kept, padding after it.
+
+    `text_mask` tells which positions of a row are the text of the item in each of its places; the items are all places,
+    row by row.
+    """
     config = generator.config
+    rows, places, _ = text_mask.shape
     # Start token and tokens fill `id_length` decoder inputs: the last token is written, never read.
-    cache = generator.start_decoding(encoded, item_mask, num_beams=1, max_length=max(1, id_length - 1))
+    cache = generator.start_decoding(encoded, text_mask, num_beams=places, max_length=max(1, id_length - 1))
 
     def step(tokens, position, cache):
         hidden, written = generator.decode_step(tokens, position, cache)
         return generator.logits(hidden), written
 
-    return greedy_search(
+    tokens = greedy_search(
         step,
         cache,
-        batch_size=encoded.shape[0],
+        batch_size=rows,
+        sequences_per_row=places,
         max_length=id_length + 1,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
         start_token_id=config.decoder_start_token_id,
     )
+    return tokens.reshape(rows * places, id_length)
 
 
 def carries_embedding(
@@ -184,30 +195,36 @@ def loss_of_soft_ids(
     With the recommender's own embedding rows as `embeddings` this is the loss of the discrete prompt.
     """
     recommender = without_gradient(recommender)
-    prompt, prompt_mask = place_ids(
-        recommender, embeddings, mask, batch.prompt_tokens, batch.prompt_mask, batch.slot_item, batch.slot_position
+    prompt, segments = place_ids(
+        recommender,
+        embeddings,
+        mask,
+        batch.prompt_tokens,
+        batch.prompt_segments,
+        batch.slot_item,
+        batch.slot_position,
     )
-    encoded = recommender.encode(None, prompt_mask, embeddings=prompt)
-    return target_loss(recommender, encoded, prompt_mask, batch.target_tokens, batch.target_mask)
+    encoded = recommender.encode(None, _same_segment(segments, segments), embeddings=prompt)
+    return _segment_loss(recommender, encoded, segments, batch.target_tokens, batch.target_segments, None)
 
 
 def place_ids(
     recommender: T5,
     embeddings: Float[Array, "items length d_model"],
     mask: Bool[Array, "items length"],
-    prompt_tokens: Int[Array, "batch source"],
-    prompt_mask: Bool[Array, "batch source"],
-    slot_item: Int[Array, "batch source"],
-    slot_position: Int[Array, "batch source"],
-) -> tuple[Float[Array, "batch source d_model"], Bool[Array, "batch source"]]:
-    """Embed the prompts with the ID embeddings in their slots, and return them with their mask.
+    prompt_tokens: Int[Array, "rows source"],
+    prompt_segments: Int[Array, "rows source"],
+    slot_item: Int[Array, "rows source"],
+    slot_position: Int[Array, "rows source"],
+) -> tuple[Float[Array, "rows source d_model"], Int[Array, "rows source"]]:
+    """Embed the prompts with the ID embeddings in their slots, and return them with their segments.
 
     Slots that carry nothing move behind the kept positions, whose order stays: a discrete prompt has no holes, and the
     recommender's relative positions must equal the discrete prompt's.
     """
     is_slot = slot_item >= 0
     item = jnp.maximum(slot_item, 0)
-    kept = prompt_mask & jnp.where(is_slot, mask[item, slot_position], True)
+    kept = (prompt_segments > 0) & jnp.where(is_slot, mask[item, slot_position], True)
     order = jnp.argsort(~kept, axis=-1, stable=True)
 
     def reorder(values):
@@ -217,13 +234,35 @@ def place_ids(
     soft_rows = embeddings[reorder(item), reorder(slot_position)]
     token_rows = recommender.embed(reorder(prompt_tokens))
     placed = jnp.where(reorder(is_slot)[..., None], soft_rows.astype(token_rows.dtype), token_rows)
-    return placed, reorder(kept)
+    return placed, reorder(jnp.where(kept, prompt_segments, 0))
 
 
 def without_gradient(model: T5) -> T5:
     """Return the same model with every parameter under stop_gradient."""
     graphdef, state = nnx.split(model)
     return nnx.merge(graphdef, jax.tree.map(jax.lax.stop_gradient, state))
+
+
+def _segment_loss(
+    model: T5,
+    encoded: Float[Array, "rows source d_model"],
+    prompt_segments: Int[Array, "rows source"],
+    target_tokens: Int[Array, "rows target"],
+    target_segments: Int[Array, "rows target"],
+    dropout_key: DropoutKey | None,
+) -> Float[Array, ""]:
+    """Return the mean cross-entropy of the target tokens, each given the encoded prompt of its segment."""
+    start = model.config.decoder_start_token_id
+    is_first = target_segments != shift_right(target_segments, 0)
+    hidden = model.decode(
+        jnp.where(is_first, start, shift_right(target_tokens, start)),
+        encoded,
+        _same_segment(target_segments, prompt_segments),
+        decoder_mask=_same_segment(target_segments, target_segments),
+        dropout_key=dropout_key,
+    )
+    weights = (target_segments > 0).astype(jnp.float32)
+    return token_cross_entropy(hidden, model.output_table, target_tokens, weights)
 
 
 def _same_segment(

@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from idgenrec_jax.data.batches import IdBatch
+from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.models.layers import DropoutKey
 from idgenrec_jax.training.losses import id_loss, recommender_loss

@@ -13,7 +13,8 @@ import optax
 import pytest
 from flax import nnx
 
-from idgenrec_jax.data.batches import IdBatch, pad_rows
+from idgenrec_jax.data.batches import pad_rows
+from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import one_example_a_row
 from idgenrec_jax.decoding.beam import BeamResult
 from idgenrec_jax.decoding.diverse import diverse_beam_search
@@ -209,6 +210,12 @@ def slots_of(prompt):
     return [list(values) for values in zip(*columns, strict=True)]
 
 
+def one_a_row(sequences):
+    """Tokens, and the segments of rows that hold one sequence each."""
+    tokens, mask = padded(sequences)
+    return jnp.asarray(tokens), jnp.asarray(mask, jnp.int32)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("eos", [34, EOS], ids=["ids_end_early", "ids_run_on"])
 def test_id_training_starts_from_our_loss_and_gradient(eos, tmp_path):
@@ -234,18 +241,18 @@ def test_id_training_starts_from_our_loss_and_gradient(eos, tmp_path):
         for history, places in zip(histories, slot_items, strict=True)
     ]
     batch = IdBatch(
-        *padded(TEXTS),
-        *padded(tokens[:3]),
-        padded(rows[:3], fill=-1)[0],
-        padded(slot_positions[:3])[0],
-        *padded(targets[:3]),
+        *one_a_row(TEXTS),
+        jnp.ones((len(TEXTS), 1), jnp.int32),
+        *one_a_row(tokens[:3]),
+        jnp.asarray(padded(rows[:3], fill=-1)[0]),
+        jnp.asarray(padded(slot_positions[:3])[0]),
+        *one_a_row(targets[:3]),
     )
     mask = generate_soft_ids(
-        generator, recommender.shared.table[...], jnp.asarray(batch.item_tokens), jnp.asarray(batch.item_mask),
+        generator, recommender.shared.table[...], batch.item_tokens, batch.item_segments, batch.item_places,
         jnp.asarray(no_embedding), id_length=ID_LENGTH,
     ).mask  # fmt: skip
     assert len(np.unique(mask.sum(1))) > 1, "the IDs must differ in length"
-    batch = jax.tree.map(jnp.asarray, batch)
     loss, norm = loss_and_norm(
         lambda model: id_loss(model, recommender, batch, jnp.asarray(no_embedding), id_length=ID_LENGTH), generator
     )

@@ -1,5 +1,6 @@
 """Batches: pure, complete, of few shapes, and without a trace of what is held out."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 
 from idgenrec_jax.data.batches import (
     BucketedBatches,
-    IdBatches,
     PromptSource,
     bucket_widths,
     held_out_batches,
@@ -15,6 +15,7 @@ from idgenrec_jax.data.batches import (
     training_shape,
 )
 from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.errors import InputError
@@ -78,17 +79,10 @@ def text_tokens():
     return [[50 + item, *range(100, 100 + item % 7), TOKENIZER.eos_id] for item in range(NUM_ITEMS)]
 
 
-def id_batches(source, *, seed=0, epoch=0, num_examples=0, batch_size=6, items_per_batch=16, id_length=3):
-    return IdBatches(
-        source,
-        text_tokens(),
-        seed=seed,
-        epoch=epoch,
-        num_examples=num_examples,
-        batch_size=batch_size,
-        items_per_batch=items_per_batch,
-        id_length=id_length,
-    )
+def id_batches(source, *, seed=0, epoch=0, num_examples=0, batch_size=6, items_per_batch=16, id_length=3, shape=None):
+    shared = {"seed": seed, "id_length": id_length}
+    shape = shape or id_shape(source, text_tokens(), batch_size=batch_size, items_per_batch=items_per_batch, **shared)
+    return IdBatches(source, text_tokens(), epoch=epoch, num_examples=num_examples, shape=shape, **shared)
 
 
 def all_batches(batches):
@@ -329,39 +323,72 @@ def test_held_out_batches_have_every_evaluated_user_once(split):
     assert len({batches.batch(step).prompt_tokens.shape for step in range(len(batches))}) <= 2
 
 
-def read_slots(batch, row, id_length):
-    """The history items of an ID-phase prompt, read from the texts that its slots point to."""
-    slots = batch.slot_item[row]
-    items = []
-    for place in np.flatnonzero((slots >= 0) & (batch.slot_position[row] == 0)):
-        np.testing.assert_array_equal(slots[place : place + id_length], slots[place])
-        np.testing.assert_array_equal(batch.slot_position[row][place : place + id_length], range(id_length))
-        text = batch.item_tokens[slots[place]][batch.item_mask[slots[place]]].tolist()
-        assert text == text_tokens()[text[0] - 50]
-        items.append(text[0] - 50)
-    assert (slots >= 0).sum() == id_length * len(items)
-    return tuple(items)
+def read_id_examples(batch, id_length=3):
+    """(user, history, target) of every example, with the items of the texts that its slots point to.
+
+    Checks what every row must be.
+    """
+    texts = []
+    for tokens, segments, places in zip(batch.item_tokens, batch.item_segments, batch.item_places, strict=True):
+        texts += [tokens[segments == place].tolist() if place else [] for place in places]
+        assert segments.max() == places.max() and not tokens[segments == 0].any()
+    held = [tuple(text) for text in texts if text]
+    assert len(held) == len(set(held)), "an item is read once a batch"
+    found, used = [], set()
+    for row, segments in enumerate(batch.prompt_segments):
+        assert segments.max() == batch.target_segments[row].max()
+        padding = segments == 0
+        assert not batch.prompt_tokens[row][padding].any() and (batch.slot_item[row][padding] == -1).all()
+        for segment in range(1, segments.max() + 1):
+            of_prompt, of_target = segments == segment, batch.target_segments[row] == segment
+            slots, positions = batch.slot_item[row][of_prompt], batch.slot_position[row][of_prompt]
+            items = []
+            for place in np.flatnonzero((slots >= 0) & (positions == 0)):
+                np.testing.assert_array_equal(slots[place : place + id_length], slots[place])
+                np.testing.assert_array_equal(positions[place : place + id_length], range(id_length))
+                text = texts[slots[place]]
+                assert text == text_tokens()[text[0] - 50]
+                items.append(text[0] - 50)
+            assert (slots >= 0).sum() == id_length * len(items)
+            used.update(items)
+            (target,) = read_items(batch.target_tokens[row][of_target])
+            found.append((read_user(batch.prompt_tokens[row][of_prompt]), tuple(items), target))
+    assert used == {text[0] - 50 for text in held}
+    return found
 
 
-def test_id_batches_hold_every_example_once_with_slots_on_its_items():
+# Batches of six examples rarely have as few as six distinct items.
+@pytest.mark.parametrize("items_per_batch", [16, 6])
+@pytest.mark.parametrize("row_multiple", [1, 3])
+def test_id_batches_hold_every_example_once_with_slots_on_its_items(items_per_batch, row_multiple):
     dataset = make_dataset()
-    batches = all_batches(id_batches(make_source(dataset, max_history=4)))
+    source = make_source(dataset, max_history=4)
+    shape = id_shape(
+        source, text_tokens(), seed=0, batch_size=6, items_per_batch=items_per_batch, id_length=3,
+        row_multiple=row_multiple,
+    )  # fmt: skip
+    assert shape.examples <= 6 and shape.items <= items_per_batch
+    batches = id_batches(source, shape=shape)
     found = []
-    for batch in batches:
-        assert batch.prompt_tokens.shape == batches[0].prompt_tokens.shape
-        assert batch.item_tokens.shape == (16, 8)
-        real = batch.item_mask.any(axis=1)
-        texts = [batch.item_tokens[row].tolist() for row in np.flatnonzero(real)]
-        assert len(texts) == len({tuple(text) for text in texts}), "an item is read once a batch"
-        assert set(batch.slot_item.ravel().tolist()) - {-1} == set(np.flatnonzero(real))
-        for row in np.flatnonzero(batch.target_mask.any(axis=1)):
-            prompt = batch.prompt_tokens[row][batch.prompt_mask[row]]
-            (target,) = read_items(batch.target_tokens[row][batch.target_mask[row]])
-            found.append((read_user(prompt), read_slots(batch, row, 3), target))
-        for row in np.flatnonzero(~batch.target_mask.any(axis=1)):
-            assert not batch.prompt_mask[row].any() and not batch.target_mask[row].any()
-            assert (batch.slot_item[row] == -1).all()
+    for step, batch in enumerate(all_batches(batches)):
+        assert [values.shape for values in batch] == [values.shape for values in batches.batch(0)]
+        assert len(batch.prompt_tokens) % row_multiple == len(batch.item_tokens) % row_multiple == 0
+        assert 1 <= len(read_id_examples(batch)) == len(batches.examples(step)) <= shape.examples
+        assert (batch.item_places > 0).sum() <= shape.items
+        found += read_id_examples(batch)
     assert Counter(found) == Counter(expected_examples(dataset, max_history=4))
+
+
+def test_an_example_whose_items_all_have_the_longest_text_finds_room():
+    dataset = make_dataset()
+    texts = [[50 + item, *[3] * (30 if item < 12 else 0)] for item in range(NUM_ITEMS)]
+    shape = id_shape(
+        make_source(dataset, max_history=10), texts, seed=0, batch_size=2, items_per_batch=10, id_length=3
+    )
+    sequences = tuple(np.arange(12, dtype=np.int32) for _ in dataset.users)
+    source = make_source(dataclasses.replace(dataset, sequences=sequences), max_history=10)
+    batches = IdBatches(source, texts, seed=0, epoch=0, num_examples=0, id_length=3, shape=shape)
+    assert sum(len(batches.examples(step)) for step in range(len(batches))) == len(source.dataset.training_examples())
 
 
 def test_id_batches_are_pure_and_draw_without_replacement():
@@ -370,13 +397,19 @@ def test_id_batches_are_pure_and_draw_without_replacement():
     first = all_batches(id_batches(source, seed=1, epoch=2, num_examples=20))
     assert_same_batches(first, all_batches(id_batches(source, seed=1, epoch=2, num_examples=20)))
     assert differ(first, all_batches(id_batches(source, seed=1, epoch=3, num_examples=20)))
-    assert sum(batch.target_mask.any(axis=1).sum() for batch in first) == 20
-    found = Counter(
-        (read_user(batch.prompt_tokens[row]), read_slots(batch, row, 3))
-        for batch in first
-        for row in np.flatnonzero(batch.target_mask.any(axis=1))
-    )
-    assert found <= Counter((user, history) for user, history, _ in expected_examples(dataset, max_history=4))
+    found = Counter(example for batch in first for example in read_id_examples(batch))
+    assert found.total() == 20 and found <= Counter(expected_examples(dataset, max_history=4))
+
+
+def test_what_an_id_batch_holds_is_counted_before_it_is_made():
+    source = make_source(make_dataset(), max_history=6, max_prompt_length=24)
+    cut = 0
+    for user, position in source.dataset.training_examples():
+        for template in range(len(source.templates)):
+            tokens, _, _, kept = source.slots(user, source.dataset.training_sequence(user)[:position], template, 3)
+            assert source.slots_length(user, position, template, 3) == (len(kept), len(tokens))
+            cut += len(kept) < min(position, 6)
+    assert cut, "some prompts must be cut"
 
 
 def test_slots_stand_where_ids_of_that_length_would_stand():

@@ -168,7 +168,7 @@ def test_greedy_takes_the_best_token_until_eos_and_pads():
     cache = cache._replace(table=cache.table.at[..., EOS].add(1.0))
     found = np.asarray(
         greedy_search(step, cache, batch_size=6, max_length=9, eos_token_id=EOS, pad_token_id=PAD, start_token_id=PAD)
-    )
+    )[:, 0]
     expected = np.full((6, 8), PAD)
     for row, table in enumerate(np.asarray(cache.table)):
         sums, last = np.zeros(VOCAB_SIZE), PAD

@@ -144,7 +144,7 @@ def test_sequences_end_with_eos_or_fill_the_length_and_respect_the_minimum(num_b
 def test_without_penalty_every_group_of_one_is_the_greedy_sequence():
     cache = NoCache(3 * jax.random.normal(jax.random.key(1), (40, 40)).at[:, EOS].add(-9))
     ids = {"eos_token_id": EOS, "pad_token_id": PAD, "start_token_id": PAD}
-    greedy = greedy_search(table_step, cache, batch_size=2, max_length=7, **ids)
+    greedy = greedy_search(table_step, cache, batch_size=2, max_length=7, **ids)[:, 0]
     result = diverse_beam_search(
         table_step, cache, batch_size=2, num_beams=3, num_groups=3, diversity_penalty=0.0, min_length=0, max_length=7,
         vocab_size=40, **ids,

@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 
 from idgenrec_jax.config import preset
-from idgenrec_jax.data.batches import IdBatches, held_out_batches, recommender_epoch, training_shape
+from idgenrec_jax.data.batches import held_out_batches, recommender_epoch, training_shape
 from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import load_prompts
@@ -133,7 +134,9 @@ def input_tokens(ids):
     shared = {"seed": 0, "epoch": 0, "num_examples": 0}
     shape = training_shape(source, seed=0, batch_size=4)
     recommender = recommender_epoch(source, batch_size=4, shape=shape, **shared)
-    id_phase = IdBatches(source, ids.text_tokens, batch_size=4, items_per_batch=10, id_length=3, **shared)
+    limits = {"batch_size": 4, "items_per_batch": 10}
+    shape = id_shape(source, ids.text_tokens, seed=0, id_length=3, **limits)
+    id_phase = IdBatches(source, ids.text_tokens, id_length=3, shape=shape, **shared)
     evaluation = ids.source(max_history=10, evaluation=True)
     validation, test = (
         held_out_batches(evaluation, split, template=0, batch_size=4, num_buckets=1)[0]

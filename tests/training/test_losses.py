@@ -57,37 +57,51 @@ def recommender_batch(prompts, targets, source=None, target=None):
     return jax.tree.map(jnp.asarray, one_example_a_row(prompts, targets, source=source, target=target))
 
 
-def id_batch(examples=EXAMPLES, texts=ITEM_TEXTS, *, extra_items=0, extra_rows=0, extra_source=0, extra_text=0):
-    """The batch of `examples`, with as many rows and columns of padding as asked for."""
-    tokens, slot_items, slot_positions = [], [], []
+def id_batch(examples=EXAMPLES, texts=ITEM_TEXTS, *, rows=None, item_rows=None, source=0, text=0):
+    """The batch of `examples`: `rows` lists those of each row, `item_rows` the items; None: one a row.
+
+    A free place stands before the second item of a row. Rows have `source` and `text` more positions than needed.
+    """
+    rows = rows or [[example] for example in range(len(examples))]
+    item_rows = item_rows or [[item] for item in range(len(texts))]
+    width = max(map(len, item_rows)) + (max(map(len, item_rows)) > 1)
+    item_places = np.zeros((len(item_rows), width), np.int32)
+    place = {}
+    for row, items in enumerate(item_rows):
+        for index, item in enumerate(items):
+            column = index + (index > 0)
+            item_places[row, column] = index + 1
+            place[item] = row * width + column
+    columns = []
     for prompt, _ in examples:
-        columns = []
+        columns.append([])
         for part in prompt:
             if isinstance(part, tuple):
-                columns += [(PAD, part[1], position) for position in range(ID_LENGTH)]
+                columns[-1] += [(PAD, place[part[1]], position) for position in range(ID_LENGTH)]
             else:
-                columns.append((part, -1, 0))
-        for rows, values in zip((tokens, slot_items, slot_positions), zip(*columns, strict=True), strict=True):
-            rows.append(values)
-    empty = [()] * extra_rows
-    prompts, targets = tokens + empty, [target for _, target in examples] + empty
-    source, target_width = max(map(len, tokens)) + extra_source, max(map(len, targets))
-    text = max(map(len, texts)) + extra_text
-    all_texts = list(texts) + [()] * extra_items
+                columns[-1].append((part, -1, 0))
+    tokens, slot_items, slot_positions = (
+        [[values[index] for values in prompt] for prompt in columns] for index in range(3)
+    )
+
+    def packed(sequences, plan, extra=0, fill=PAD):
+        width = max(sum(len(sequences[index]) for index in row) for row in plan) + extra
+        values = [[value for index in row for value in sequences[index]] for row in plan]
+        numbers = [[number for number, index in enumerate(row, 1) for _ in sequences[index]] for row in plan]
+        return jnp.asarray(padded(values, width, fill)), jnp.asarray(padded(numbers, width))
+
     return IdBatch(
-        item_tokens=jnp.asarray(padded(all_texts, text)),
-        item_mask=jnp.asarray(lengths_mask(all_texts, text)),
-        prompt_tokens=jnp.asarray(padded(prompts, source)),
-        prompt_mask=jnp.asarray(lengths_mask(prompts, source)),
-        slot_item=jnp.asarray(padded(slot_items + empty, source, fill=-1)),
-        slot_position=jnp.asarray(padded(slot_positions + empty, source, fill=0)),
-        target_tokens=jnp.asarray(padded(targets, target_width)),
-        target_mask=jnp.asarray(lengths_mask(targets, target_width)),
+        *packed(texts, item_rows, text),
+        jnp.asarray(item_places),
+        *packed(tokens, rows, source),
+        packed(slot_items, rows, source, fill=-1)[0],
+        packed(slot_positions, rows, source)[0],
+        *packed([target for _, target in examples], rows),
     )
 
 
-# Padding in every place where a batch may have it; the direct computations have none.
-PADDED_BATCH = id_batch(extra_items=2, extra_rows=2, extra_source=3, extra_text=4)
+# Padding in every place where a batch may have it, and shared rows; the direct computations have neither.
+PACKED_BATCH = id_batch(rows=[[1, 0], [], [2]], item_rows=[[3], [2, 0, 1], []], source=3, text=4)
 
 
 def dropout_key(seed):
@@ -229,12 +243,12 @@ def case(request):
 
     generator, recommender = make_generator(tied, eos), make_model(3, tied=tied)
     jitted = with_gradients(loss, generator, recommender)
-    result = jitted(params_of(generator), params_of(recommender), PADDED_BATCH)
+    result = jitted(params_of(generator), params_of(recommender), PACKED_BATCH)
     return Case(generator, recommender, greedy, kept, no_embedding, jitted, *result)
 
 
 @pytest.mark.slow
-def test_id_loss_of_a_padded_batch_equals_the_direct_computation_in_value_and_gradients(case):
+def test_id_loss_of_a_packed_batch_equals_the_direct_computation_in_value_and_gradients(case):
     def direct(generator, recommender):
         return direct_id_loss(generator, recommender, case.tokens, case.kept)
 
@@ -255,14 +269,14 @@ def test_id_loss_moves_every_generator_parameter_and_no_recommender_parameter(ca
 def test_a_step_against_the_gradient_lowers_the_id_loss(case):
     rate = 0.005 / np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(case.gradients[0])))
     params = jax.tree.map(lambda value, slope: value - rate * slope, params_of(case.generator), case.gradients[0])
-    after, _ = case.id_loss(params, params_of(case.recommender), PADDED_BATCH)
+    after, _ = case.id_loss(params, params_of(case.recommender), PACKED_BATCH)
     assert after < case.loss
 
 
 def test_hard_logits_give_the_loss_of_the_discrete_prompt(case):
     certain = jax.tree.map(jnp.copy, params_of(case.generator))
     certain["decoder"]["final_norm"]["scale"][...] *= 1e5
-    loss, _ = case.id_loss(certain, params_of(case.recommender), PADDED_BATCH)
+    loss, _ = case.id_loss(certain, params_of(case.recommender), PACKED_BATCH)
     discrete = recommender_batch(hard_prompts(case), [target for _, target in EXAMPLES])
     np.testing.assert_allclose(loss, jitted_recommender_loss(case.recommender, discrete), rtol=1e-5)
     assert abs(loss - case.loss) > 1e-3, "the soft prompt must differ, or this test would show nothing"
@@ -309,16 +323,16 @@ def test_given_hard_embeddings_the_loss_is_that_of_the_discrete_prompt(names):
 def test_masked_slots_close_up_and_the_kept_positions_stay_in_order():
     recommender = make_model(3)
     vectors = jnp.arange(2 * 3 * 16, dtype=jnp.float32).reshape(2, 3, 16)
-    placed, mask = place_ids(
+    placed, segments = place_ids(
         recommender,
         vectors,
         mask=jnp.asarray([[True, False, True], [False, False, False]]),
         prompt_tokens=jnp.asarray([[7, 0, 0, 0, 8, 0, 0, 0, 9, 0]]),
-        prompt_mask=jnp.asarray([[True] * 9 + [False]]),
+        prompt_segments=jnp.asarray([[1] * 5 + [2] * 4 + [0]]),
         slot_item=jnp.asarray([[-1, 0, 0, 0, -1, 1, 1, 1, -1, -1]]),
         slot_position=jnp.asarray([[0, 0, 1, 2, 0, 0, 1, 2, 0, 0]]),
     )
-    assert mask.tolist() == [[True] * 5 + [False] * 5]
+    assert segments.tolist() == [[1] * 4 + [2] + [0] * 5]
     table = recommender.shared.table[...]
     expected = jnp.stack([table[7], vectors[0, 0], vectors[0, 2], table[8], table[9]])
     np.testing.assert_array_equal(placed[0, :5], expected)
@@ -333,8 +347,9 @@ def test_greedy_ids_stay_deterministic_under_dropout_and_the_soft_ids_do_not():
     def soft_ids(key):
         no_embedding = jnp.zeros(VOCABULARY, bool)
         return generate_soft_ids(
-            generator, table, batch.item_tokens, batch.item_mask, no_embedding, id_length=ID_LENGTH, dropout_key=key
-        )
+            generator, table, batch.item_tokens, batch.item_segments, batch.item_places, no_embedding,
+            id_length=ID_LENGTH, dropout_key=key,
+        )  # fmt: skip
 
     plain = soft_ids(None)
     first, again, other = (soft_ids(dropout_key(seed)) for seed in (0, 0, 1))
@@ -345,16 +360,21 @@ def test_greedy_ids_stay_deterministic_under_dropout_and_the_soft_ids_do_not():
     assert np.abs(first.embeddings - other.embeddings).max() > 0.01
 
 
-def test_greedy_ids_are_those_of_repeated_full_passes(case):
-    batch = id_batch()
+@pytest.mark.parametrize("items", [[[0], [1], [2], [3]], [[3], [2, 0, 1]]], ids=["an item a row", "packed"])
+def test_greedy_ids_are_those_of_repeated_full_passes(case, items):
+    batch = id_batch(item_rows=items)
+    segments, places = batch.item_segments, batch.item_places
 
     @nnx.jit
     def written(generator):
-        encoded = generator.encode(batch.item_tokens, batch.item_mask)
-        return greedy_ids(generator, encoded, batch.item_mask, id_length=ID_LENGTH)
+        own = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
+        of_place = (places[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
+        return greedy_ids(generator, generator.encode(batch.item_tokens, own), of_place, id_length=ID_LENGTH)
 
     eos = case.generator.config.eos_token_id
-    for row, tokens in zip(written(case.generator).tolist(), case.tokens, strict=True):
+    rows = np.asarray(written(case.generator))[np.asarray(places).reshape(-1) > 0].tolist()
+    for row, item in zip(rows, sum(items, []), strict=True):
+        tokens = case.tokens[item]
         end = tokens.index(eos) + 1 if eos in tokens else len(tokens)
         assert row == tokens[:end] + [PAD] * (ID_LENGTH - end)
 
@@ -363,8 +383,9 @@ def test_models_of_different_vocabularies_are_refused():
     batch = id_batch()
     with pytest.raises(ValueError, match="64 tokens, the recommender's 60"):
         generate_soft_ids(
-            make_model(0), jnp.zeros((60, 16)), batch.item_tokens, batch.item_mask, jnp.zeros(60, bool), id_length=2
-        )
+            make_model(0), jnp.zeros((60, 16)), batch.item_tokens, batch.item_segments, batch.item_places,
+            jnp.zeros(60, bool), id_length=2,
+        )  # fmt: skip
 
 
 PROMPTS, TARGETS = [[5, 6, 7, 1], [8, 9, 1], [30, 31, 32, 33, 34, 1]], [[20, 21, 1], [22, 1], [23, 24, 25, 1]]

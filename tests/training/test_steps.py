@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from idgenrec_jax.data.batches import IdBatch
+from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.training.losses import recommender_loss
@@ -61,13 +61,14 @@ def id_batch():
     ordinary = np.full((3, 1), -1)
     return IdBatch(
         item_tokens=jnp.asarray(generator.integers(2, 48, (3, 5)), jnp.int32),
-        item_mask=jnp.ones((3, 5), bool),
+        item_segments=jnp.ones((3, 5), jnp.int32),
+        item_places=jnp.ones((3, 1), jnp.int32),
         slot_item=jnp.asarray(np.hstack([ordinary, np.repeat(pairs, 2, axis=1), ordinary]), jnp.int32),
         slot_position=jnp.asarray(np.tile([0, 0, 1, 0, 1, 0], (3, 1)), jnp.int32),
         prompt_tokens=batch.prompt_tokens,
-        prompt_mask=jnp.ones((3, 6), bool),
+        prompt_segments=jnp.ones((3, 6), jnp.int32),
         target_tokens=batch.target_tokens,
-        target_mask=batch.target_segments > 0,
+        target_segments=jnp.minimum(batch.target_segments, 1),
     )
 
 
