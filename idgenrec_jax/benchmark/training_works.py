@@ -87,10 +87,10 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
         counting.training_bytes(model.config, num_steps),
         job=job,
         compare=compare,
-        note=(
+        note=lambda: (
             f"{num_steps} batches of {batch_size}, prompts of {length:.0f} tokens on average, "
             f"padding {epoch.padding_shares[0]:.1%} of prompts and {epoch.padding_shares[1]:.1%} of targets, "
-            f"a batch made in {train.batch_seconds() * 1e3:.1f} ms while the step before it runs"
+            f"{train.host_time()}"
         ),
     )
 
@@ -114,7 +114,12 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
     no_embedding = experiment.ids.no_embedding(recommender.config.vocab_size)
     length = config.ids.soft_length
     step = make_id_step(
-        generator.graphdef, recommender.graphdef, _optimizer(experiment), jnp.asarray(no_embedding), length
+        generator.graphdef,
+        recommender.graphdef,
+        _optimizer(experiment),
+        jnp.asarray(no_embedding),
+        length,
+        chunks=config.training.id_chunks,
     )
     train = _Steps(
         experiment,
@@ -190,11 +195,11 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
         counting.training_bytes(generator.config, len(batches)),
         job=job,
         compare=compare,
-        note=(
+        note=lambda: (
             f"{len(batches)} batches of {len(examples) / len(batches):.0f} examples and "
             f"{count / len(batches):.0f} distinct items (peer batch {peer_batch_size}), "
             f"padding {padding['item_segments']:.1%} of texts and {padding['prompt_segments']:.1%} of prompts, "
-            f"a batch made in {train.batch_seconds() * 1e3:.1f} ms while the step before it runs"
+            f"{train.host_time()}"
         ),
     )
 
@@ -257,23 +262,32 @@ class _Steps:
 
     def run(self) -> float:
         """Train on every batch once, and return the last loss."""
+        start = time.perf_counter()
         for number in range(self._num_steps):
             self._state, metrics = self._step(self._state, self._place(self._plan.batch(number)), self._key)
-        return float(metrics["loss"])
+        loss = float(metrics["loss"])
+        self._seconds = time.perf_counter() - start
+        return loss
 
-    def batch_seconds(self) -> float:
-        """Return how long the host takes to make a batch, in the mean."""
+    def host_time(self) -> str:
+        """Return in words how long the host takes to make a batch, and which share of the last run's steps that is.
+
+        Batches are made while the device computes: it waits for them only where the share comes near to all.
+        """
         start = time.perf_counter()
         for number in range(self._num_steps):
             self._plan.batch(number)
-        return (time.perf_counter() - start) / self._num_steps
+        seconds = time.perf_counter() - start
+        share = seconds / self._seconds
+        return f"a batch made in {seconds / self._num_steps * 1e3:.1f} ms, {share:.2%} of the step that runs meanwhile"
 
 
 def _id_batches(experiment: Experiment, source: PromptSource, batch_size: int, items_per_batch: int) -> IdBatches:
     """The batches of the first ID epoch, of at most so many examples and distinct items."""
     training = experiment.config.training
     texts, shared = experiment.ids.text_tokens, {"seed": training.seed, "id_length": experiment.config.ids.soft_length}
-    shape = id_shape(source, texts, batch_size=batch_size, items_per_batch=items_per_batch, **shared)
+    limits = {"batch_size": batch_size, "items_per_batch": items_per_batch, "row_multiple": training.id_chunks}
+    shape = id_shape(source, texts, **limits, **shared)
     return IdBatches(source, texts, epoch=0, num_examples=training.id_examples_per_epoch, shape=shape, **shared)
 
 
@@ -302,6 +316,8 @@ def _compare_losses(
     value, gradients = jax.jit(jax.value_and_grad(loss))(model.params)
     ours = np.asarray([value, optax.global_norm(gradients)])
     theirs = np.asarray([outputs["loss"], outputs["gradient_norm"]], np.float64).reshape(-1)
+    if not theirs.all():
+        raise Disagreement(f"{name}: the peer's loss and gradient norm are {theirs.tolist()}, where 0 compares nothing")
     error = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
     if not error <= _TOLERANCE:
         raise Disagreement(f"{name}: loss and gradient norm are {ours.tolist()}, the peer's {theirs.tolist()}")

@@ -26,7 +26,8 @@ class Work:
     `run` returns when its result is on the host. `units` of work (say, 64 "users") are done by a run; `operations` and
     `num_bytes` are what a run needs whoever does it (see counting.py), 0 where that was not counted. `compare` takes a
     peer's outputs and returns in words how well they agree; it raises Disagreement where they do not. `job` writes the
-    peer's job into a folder; None where there is no peer. `note` is printed below the table.
+    peer's job into a folder; None where there is no peer. `note` is printed below the table;
+    a function is asked after the runs.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Work:
     num_bytes: int | float = 0.0
     job: Callable[[Any], None] | None = None
     compare: Callable[[Mapping[str, np.ndarray]], str] | None = None
-    note: str = ""
+    note: str | Callable[[], str] = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ def measure(work: Work, machine: Machine, *, repeats: int, peer: Peer | None) ->
         peak_bytes=peak_bytes(),
         peer_peak_bytes=peer.peak_bytes() if peer is not None else None,
         agreement=agreement,
-        note=work.note,
+        note=work.note() if callable(work.note) else work.note,
     )
 
 

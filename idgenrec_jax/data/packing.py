@@ -94,7 +94,7 @@ def cheapest_shape(
         unlimited = PackedShape(rows, examples_per_row, _UNLIMITED, _UNLIMITED)
         packed = [pack(batch, prompts, targets, unlimited)[0] for batch in batches]
         source, target = (
-            max(longest, enough_for([max(lengths[row].sum() for row in batch) for batch in packed], share))
+            max(longest, enough_for([max(int(lengths[row].sum()) for row in batch) for batch in packed], share))
             for lengths, longest in ((prompts, longest_prompt), (targets, longest_target))
         )
         shapes.append(

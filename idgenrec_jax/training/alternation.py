@@ -153,6 +153,7 @@ class Alternation:
             self._optimizer,
             jnp.asarray(ids.no_embedding(vocab_size)),
             config.ids.soft_length,
+            chunks=training.id_chunks,
             state_sharding=places["generator"],
         )
         self._warm_start: WarmStart | None = None
@@ -328,7 +329,7 @@ class Alternation:
                 batch_size=training.id_batch_size,
                 items_per_batch=training.id_items_per_batch,
                 id_length=id_length,
-                row_multiple=self._row_multiple,
+                row_multiple=self._row_multiple * training.id_chunks,
             )
         return IdBatches(
             source,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.data.id_batches import IdBatch
@@ -14,6 +15,8 @@ from idgenrec_jax.models.layers import DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
 from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE, soft_embedding
 from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entropy
+
+_GREEDY_TOKENS = "greedy tokens"
 
 
 class SoftIds(NamedTuple):
@@ -46,7 +49,8 @@ def recommender_loss(model: T5, batch: RecommenderBatch, dropout_key: DropoutKey
     encoder_key, decoder_key = _split_key(dropout_key)
     segments = batch.prompt_segments
     encoded = model.encode(batch.prompt_tokens, _same_segment(segments, segments), dropout_key=encoder_key)
-    return _segment_loss(model, encoded, segments, batch.target_tokens, batch.target_segments, decoder_key)
+    total = _segment_loss(model, encoded, segments, batch.target_tokens, batch.target_segments, decoder_key)
+    return _mean_loss(total, batch.target_segments)
 
 
 def target_loss(
@@ -71,13 +75,15 @@ def id_loss(
     id_length: int,
     dropout_key: DropoutKey | None = None,
     block_size: int = DEFAULT_BLOCK_SIZE,
+    chunks: int = 1,
 ) -> Float[Array, ""]:
     """Return the recommender's loss on prompts whose history is spelled in the generator's soft IDs.
 
     Differentiable in the generator's parameters only: every parameter of the recommender is under stop_gradient.
     `no_embedding` marks the punctuation tokens, which leave no trace in an ID. `id_length` is the longest ID in
     tokens, EOS included. `dropout_key` drops out in the generator's differentiated pass; the greedy IDs and the
-    recommender are deterministic. DESIGN, "ID loss".
+    recommender are deterministic. `chunks`, of which the rows of texts and of prompts are a multiple, is how many parts
+    of them are computed one after the other, and once more for the gradient: more time, less memory. DESIGN, "ID loss".
     """
     soft_ids = generate_soft_ids(
         generator,
@@ -89,8 +95,9 @@ def id_loss(
         id_length=id_length,
         dropout_key=dropout_key,
         block_size=block_size,
+        chunks=chunks,
     )
-    return loss_of_soft_ids(recommender, soft_ids.embeddings, soft_ids.mask, batch)
+    return loss_of_soft_ids(recommender, soft_ids.embeddings, soft_ids.mask, batch, chunks=chunks)
 
 
 def generate_soft_ids(
@@ -104,12 +111,13 @@ def generate_soft_ids(
     id_length: int,
     dropout_key: DropoutKey | None = None,
     block_size: int = DEFAULT_BLOCK_SIZE,
+    chunks: int = 1,
 ) -> SoftIds:
     """Write each item's ID greedily and return its softmax-weighted mean of `table`, differentiable in the generator.
 
     The texts are packed as in `IdBatch`; the items are its places, row by row, and that of a free place means nothing.
     The greedy tokens come from a loop without gradient; one teacher-forced pass over them gives the same
-    logits with gradient. Without dropout the two share one encoder pass.
+    logits with gradient. Without dropout the two share one encoder pass. `chunks` is that of `id_loss`.
 
     Raises ValueError when the generator's vocabulary is not that of `table`.
     """
@@ -118,6 +126,39 @@ def generate_soft_ids(
             f"the generator's vocabulary has {generator.output_table.shape[0]} tokens, the recommender's "
             f"{table.shape[0]}; soft IDs need one vocabulary for both"
         )
+
+    def write(rows, key):
+        return _write(generator, table, *rows, id_length=id_length, dropout_key=key, block_size=block_size)
+
+    def write_chunk(part):
+        chunk, rows = part
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, chunk)
+        return tuple(values.reshape(*rows[-1].shape, *values.shape[1:]) for values in write(rows, key))
+
+    rows = item_tokens, item_segments, item_places
+    if chunks == 1:
+        embeddings, tokens = write(rows, dropout_key)
+    else:
+        remember = jax.checkpoint_policies.save_only_these_names(_GREEDY_TOKENS)
+        parts = jnp.arange(chunks), _split_rows(rows, chunks)
+        written = jax.lax.map(jax.checkpoint(write_chunk, policy=remember), parts)
+        embeddings, tokens = (_join_rows(values).reshape(-1, *values.shape[3:]) for values in written)
+    mask = carries_embedding(tokens, no_embedding, generator.config.eos_token_id, generator.config.pad_token_id)
+    return SoftIds(embeddings, mask, tokens)
+
+
+def _write(
+    generator: T5,
+    table: Float[Array, "vocab d_embed"],
+    item_tokens: Int[Array, "rows text"],
+    item_segments: Int[Array, "rows text"],
+    item_places: Int[Array, "rows places"],
+    *,
+    id_length: int,
+    dropout_key: DropoutKey | None,
+    block_size: int,
+) -> tuple[Float[Array, "items length d_embed"], Int[Array, "items length"]]:
+    """Return the soft embeddings and the greedy tokens of some rows' items."""
     encoder_key, decoder_key = _split_key(dropout_key)
     own_segment = _same_segment(item_segments, item_segments)
     encoded = generator.encode(item_tokens, own_segment, dropout_key=encoder_key)
@@ -125,6 +166,7 @@ def generate_soft_ids(
     greedy_encoded = encoded if dropout_key is None else frozen.encode(item_tokens, own_segment)
     text_mask = _same_segment(item_places, item_segments)
     tokens = greedy_ids(frozen, jax.lax.stop_gradient(greedy_encoded), text_mask, id_length=id_length)
+    tokens = checkpoint_name(tokens, _GREEDY_TOKENS)
 
     # The IDs of a row's items stand one after the other, each with a start token and blind to the others.
     inputs = shift_right(tokens, generator.config.decoder_start_token_id).reshape(item_places.shape[0], -1)
@@ -138,8 +180,7 @@ def generate_soft_ids(
     )
     flat = hidden.reshape(-1, hidden.shape[-1])
     embeddings = soft_embedding(flat, generator.output_table, table, block_size=block_size)
-    mask = carries_embedding(tokens, no_embedding, generator.config.eos_token_id, generator.config.pad_token_id)
-    return SoftIds(embeddings.reshape(*tokens.shape, table.shape[1]), mask, tokens)
+    return embeddings.reshape(*tokens.shape, table.shape[1]), tokens
 
 
 def greedy_ids(
@@ -189,23 +230,35 @@ def loss_of_soft_ids(
     embeddings: Float[Array, "items length d_model"],
     mask: Bool[Array, "items length"],
     batch: IdBatch,
+    *,
+    chunks: int = 1,
 ) -> Float[Array, ""]:
     """Return the frozen recommender's cross-entropy of the targets, given the embeddings of the items' IDs.
 
-    With the recommender's own embedding rows as `embeddings` this is the loss of the discrete prompt.
+    With the recommender's own embedding rows as `embeddings` this is the loss of the discrete prompt. `chunks` is that
+    of `id_loss`.
     """
     recommender = without_gradient(recommender)
-    prompt, segments = place_ids(
-        recommender,
-        embeddings,
-        mask,
+
+    def total_loss(rows):
+        *prompts, target_tokens, target_segments = rows
+        prompt, segments = place_ids(recommender, embeddings, mask, *prompts)
+        encoded = recommender.encode(None, _same_segment(segments, segments), embeddings=prompt)
+        return _segment_loss(recommender, encoded, segments, target_tokens, target_segments, None)
+
+    rows = (
         batch.prompt_tokens,
         batch.prompt_segments,
         batch.slot_item,
         batch.slot_position,
+        batch.target_tokens,
+        batch.target_segments,
     )
-    encoded = recommender.encode(None, _same_segment(segments, segments), embeddings=prompt)
-    return _segment_loss(recommender, encoded, segments, batch.target_tokens, batch.target_segments, None)
+    if chunks == 1:
+        total = total_loss(rows)
+    else:
+        total = jax.lax.map(jax.checkpoint(total_loss), _split_rows(rows, chunks)).sum()
+    return _mean_loss(total, batch.target_segments)
 
 
 def place_ids(
@@ -251,7 +304,7 @@ def _segment_loss(
     target_segments: Int[Array, "rows target"],
     dropout_key: DropoutKey | None,
 ) -> Float[Array, ""]:
-    """Return the mean cross-entropy of the target tokens, each given the encoded prompt of its segment."""
+    """Return the summed cross-entropy of the target tokens, each given the encoded prompt of its segment."""
     start = model.config.decoder_start_token_id
     is_first = target_segments != shift_right(target_segments, 0)
     hidden = model.decode(
@@ -261,8 +314,27 @@ def _segment_loss(
         decoder_mask=_same_segment(target_segments, target_segments),
         dropout_key=dropout_key,
     )
-    weights = (target_segments > 0).astype(jnp.float32)
-    return token_cross_entropy(hidden, model.output_table, target_tokens, weights)
+    return weighted_cross_entropy(hidden, model.output_table, target_tokens, _is_real(target_segments))
+
+
+def _mean_loss(total: Float[Array, ""], target_segments: Int[Array, "rows target"]) -> Float[Array, ""]:
+    """Return a summed cross-entropy per real target token; 0 where there is none."""
+    count = _is_real(target_segments).sum()
+    return total / jnp.where(count > 0, count, 1.0)
+
+
+def _is_real(segments: Int[Array, "rows positions"]) -> Float[Array, "rows positions"]:
+    return (segments > 0).astype(jnp.float32)
+
+
+def _split_rows(rows: tuple[Array, ...], chunks: int) -> tuple[Array, ...]:
+    """Return arrays of rows [rows, ...] as [chunks, rows / chunks, ...], a device's rows spread over all chunks."""
+    return tuple(jnp.swapaxes(values.reshape(-1, chunks, *values.shape[1:]), 0, 1) for values in rows)
+
+
+def _join_rows(values: Array) -> Array:
+    """Undo `_split_rows`."""
+    return jnp.swapaxes(values, 0, 1).reshape(-1, *values.shape[2:])
 
 
 def _same_segment(

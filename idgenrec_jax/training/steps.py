@@ -87,11 +87,13 @@ def make_id_step(
     *,
     dropout: bool = False,
     block_size: int = DEFAULT_BLOCK_SIZE,
+    chunks: int = 1,
     state_sharding: PyTree = None,
 ) -> IdStep:
     """Return `step(state, recommender_params, batch: IdBatch, learning_rate, seed_key) -> (state, metrics)`.
 
-    `state` is the generator's and is donated; `recommender_params` are read only. `dropout` is the generator's.
+    `state` is the generator's and is donated; `recommender_params` are read only. `dropout` is the generator's,
+    `chunks` that of `id_loss`.
     Metrics and `state_sharding` are those of `make_recommender_step`; the loss is DESIGN's "ID loss".
     """
 
@@ -108,6 +110,7 @@ def make_id_step(
                 id_length=id_length,
                 dropout_key=dropout_key,
                 block_size=block_size,
+                chunks=chunks,
             )
 
         return _descend(optimizer, state, loss_of, learning_rate)

@@ -444,3 +444,49 @@ def test_token_cross_entropy_weighs_tokens_and_ignores_those_of_weight_zero():
 def test_a_batch_of_padding_only_has_loss_zero():
     targets, weights = jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 3))
     assert token_cross_entropy(jnp.ones((2, 3, 4)), jnp.ones((5, 4)), targets, weights) == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
+def test_an_id_loss_in_chunks_is_the_loss_of_the_whole(dropout):
+    generator, recommender = make_generator(tied=False, eos=20), make_model(3, tied=False)
+    rows, item_rows = [[0], [1], [2], []], [[3], [2], [0, 1], []]
+    no_embedding = jnp.zeros(VOCABULARY, bool)
+    key = dropout_key(0) if dropout else None
+
+    def loss(chunks):
+        def of_models(generator, recommender, batch):
+            return id_loss(
+                generator, recommender, batch, no_embedding, id_length=ID_LENGTH, dropout_key=key, chunks=chunks
+            )
+
+        found = with_gradients(of_models, generator, recommender)
+        return found(params_of(generator), params_of(recommender), id_batch(rows=rows, item_rows=item_rows))
+
+    whole, (whole_gradients, _) = loss(1)
+    chunked, (gradients, recommender_gradients) = loss(2)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(recommender_gradients))
+    if dropout:
+        # Other masks: near, and not the same.
+        assert 0 < abs(whole - chunked) < 0.2 * whole
+    else:
+        np.testing.assert_allclose(chunked, whole, rtol=1e-6)
+        assert_same_gradients(gradients, whole_gradients)
+
+
+def test_more_chunks_take_less_memory():
+    config = T5Config(
+        vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=256, num_layers=2, num_decoder_layers=1, num_heads=2
+    )
+    graphdef, params = nnx.split(T5(config, rngs=nnx.Rngs(0)), nnx.Param)
+    batch = id_batch(rows=[[0, 1, 2]] * 4, item_rows=[[0], [1], [2], [3]] * 4, text=100)
+
+    def temporary_bytes(chunks):
+        def loss(params):
+            generator, recommender = nnx.merge(graphdef, params), nnx.merge(graphdef, params)
+            no_embedding = jnp.zeros(VOCABULARY, bool)
+            return id_loss(generator, recommender, batch, no_embedding, id_length=ID_LENGTH, chunks=chunks)
+
+        return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(4) < 0.5 * temporary_bytes(1)
