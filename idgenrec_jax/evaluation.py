@@ -148,11 +148,21 @@ class Ranker:
         found, _ = self._run(params, (prompt_tokens, prompt_mask), None, trie)
         return np.asarray(found.items), np.asarray(found.scores)
 
+    def traced_search(
+        self,
+        params: Any,
+        prompt_tokens: Int[Array, "batch source"],
+        prompt_mask: Bool[Array, "batch source"],
+        trie: Trie,
+    ) -> tuple[Int[Array, "batch results"], Float[Array, "batch results"]]:
+        """`search` as part of a traced program; `trie` is a concrete one."""
+        found, _ = self._search(params, prompt_tokens, prompt_mask, None, trie, _cache_length(trie))
+        return found.items, found.scores
+
     def _run(self, params: Any, prompts: Any, targets: Any, trie: Trie) -> tuple[BeamResult, Array | None]:
         """The search, and the mean loss of the targets' tokens where targets are given."""
-        # A multiple, so that the tries of successive rounds share a compiled program; the last token is never read.
-        cache_length = round_up(max(1, trie.depth - 1), CACHE_MULTIPLE)
-        return self._search(params, *self._place_batch(prompts), self._place_batch(targets), trie, cache_length)
+        prompts, targets = self._place_batch(prompts), self._place_batch(targets)
+        return self._search(params, *prompts, targets, trie, _cache_length(trie))
 
     def rank(
         self,
@@ -191,6 +201,12 @@ class Ranker:
             check_stop()
         progress.close()
         return Ranking(users.astype(np.int32), targets, items, scores, losses / tokens)
+
+
+def _cache_length(trie: Trie) -> int:
+    """Positions of a search's cache; a multiple, so that the tries of successive rounds share a compiled program."""
+    # The last token is never read.
+    return round_up(max(1, trie.depth - 1), CACHE_MULTIPLE)
 
 
 def metrics_table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] | None = None) -> str:

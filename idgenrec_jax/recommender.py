@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from idgenrec_jax.config import Config, config_from_json
 from idgenrec_jax.data.batches import PromptSource, bucket_widths, pad_rows
+from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation import Ranker, Ranking
@@ -84,6 +85,29 @@ def load_run(workdir: str | Path) -> TrainedRun:
     )
 
 
+def load_run_ids(
+    run: TrainedRun, workdir: str | Path, *, data: str | None = None
+) -> tuple[Config, Dataset, RoundIds]:
+    """Load the data of a run and the IDs that belong to its best state; `data` replaces the run's data folder.
+
+    Returns the configuration with the paths as they are now, too.
+
+    Raises:
+        InputError: the data cannot be read or has items the run has no IDs for.
+    """
+    workdir = Path(workdir)
+    config = run.config if data is None else run.config.override({"data.path": data})
+    if config.data.prompts:
+        config = config.override({"data.prompts": str(workdir / PROMPTS_FILE)})
+    dataset = named_as_in(workdir, load_data(config.data.path))
+    prompts = load_prompts(config.data, run.tokenizer, dataset.name)
+    ids = RoundIds(
+        config, dataset, run.tokenizer, prompts, graphdef=run.graphdefs["generator"], folder=workdir / "ids"
+    )
+    ids.load(run.selected["id_round"])
+    return config, dataset, ids
+
+
 class Recommender:
     """A trained run, at its best validation: the recommender and the IDs that belong to it."""
 
@@ -94,23 +118,9 @@ class Recommender:
             InputError: `workdir` holds no run, no checkpoint yet, or the data has items the run has no IDs for.
         """
         run = load_run(workdir)
-        workdir = Path(workdir)
-        self.config = run.config if data is None else run.config.override({"data.path": data})
-        if self.config.data.prompts:
-            self.config = self.config.override({"data.prompts": str(workdir / PROMPTS_FILE)})
-        self.dataset = named_as_in(workdir, load_data(self.config.data.path))
+        self.config, self.dataset, self.ids = load_run_ids(run, workdir, data=data)
         self.selected = run.selected
         self._params = run.params["recommender"]
-        prompts = load_prompts(self.config.data, run.tokenizer, self.dataset.name)
-        self.ids = RoundIds(
-            self.config,
-            self.dataset,
-            run.tokenizer,
-            prompts,
-            graphdef=run.graphdefs["generator"],
-            folder=workdir / "ids",
-        )
-        self.ids.load(self.selected["id_round"])
         self._ranker = Ranker(
             run.graphdefs["recommender"],
             self.config.evaluation,

@@ -144,6 +144,16 @@ class PromptTokens:
         self._target_suffix = tuple(token for piece in after for token in piece)
 
     @property
+    def pieces(self) -> list[str | list[int]]:
+        """The prompt in order: "history" and "user_id" where these stand, the tokens of the text between them."""
+        return list(self._pieces)
+
+    @property
+    def separator(self) -> list[int]:
+        """The tokens between two items' IDs."""
+        return list(self._separator)
+
+    @property
     def target_prefix(self) -> tuple[int, ...]:
         """The tokens that the target has before the ID."""
         return self._target_prefix

@@ -14,6 +14,7 @@ from typing import Any
 
 import huggingface_hub
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -22,8 +23,12 @@ from jax.sharding import Sharding
 from safetensors.numpy import save_file
 
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.files import write_json
 from idgenrec_jax.models.t5 import FEED_FORWARDS, T5, T5Config
-from idgenrec_jax.models.tensor_files import StoredTensor, open_tensors
+from idgenrec_jax.models.tensor_files import WEIGHT_FILES, StoredTensor, open_tensors
+
+SHARD_BYTES = 5 * 10**9
+"""The size of a file of weights beyond which another is begun, as in transformers."""
 
 ShardingRule = Callable[[str, tuple[int, ...]], Sharding]
 """From a parameter path ("encoder/blocks/0/self_attention/query/kernel") and its shape to its sharding."""
@@ -152,24 +157,45 @@ def load_t5(
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
 
 
-def save_t5(model: T5, folder: str | Path) -> None:
-    """Writes config.json and model.safetensors (float32) that transformers loads as T5ForConditionalGeneration.
+def save_t5(
+    model: T5, folder: str | Path, *, dtype: str = "float32", shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Writes config.json and weights in `dtype` ("float32" or "bfloat16") for T5ForConditionalGeneration.
 
-    Creates `folder` if needed; both files appear under their names only when complete.
+    Weights of more than `shard_bytes` go into several files of at most that size (or of one tensor) and an index. Only
+    one file's tensors are in the host's memory at a time, and each is put together there: no device holds the whole.
+    Creates `folder` if needed; every file appears under its name only when complete, config.json last.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        name, transposed = tensor_name(_joined(path))
-        value = np.asarray(variable[...])
-        tensors[name] = np.ascontiguousarray(value.T if transposed else value)
-    temporary = folder / "model.safetensors.tmp"
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / "model.safetensors")
-    temporary = folder / "config.json.tmp"
-    temporary.write_text(json.dumps(_config_fields(model.config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "config.json")
+    parameters = {_joined(path): variable for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    kind = np.dtype(jnp.dtype(dtype))
+    sizes = {path: int(np.prod(variable.shape)) * kind.itemsize for path, variable in parameters.items()}
+    shards: list[list[str]] = [[]]
+    for path, size in sizes.items():
+        if shards[-1] and sum(sizes[other] for other in shards[-1]) + size > shard_bytes:
+            shards.append([])
+        shards[-1].append(path)
+    whole = WEIGHT_FILES[0]
+    stem, suffix = whole.split(".")
+    names = [whole] if len(shards) == 1 else [
+        f"{stem}-{number:05d}-of-{len(shards):05d}.{suffix}" for number in range(1, len(shards) + 1)
+    ]  # fmt: skip
+    weight_map = {}
+    for file, paths in zip(names, shards, strict=True):
+        tensors = {}
+        for path in paths:
+            name, transposed = tensor_name(path)
+            value = np.asarray(parameters[path][...])
+            tensors[name] = np.ascontiguousarray((value.T if transposed else value).astype(kind))
+            weight_map[name] = file
+        temporary = folder / f"{file}.tmp"
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        os.replace(temporary, folder / file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        write_json(folder / f"{whole}.index.json", index)
+    write_json(folder / "config.json", _config_fields(model.config, dtype))
 
 
 def resolve_folder(folder_or_name: str | Path, *, flag: str, random_flag: str) -> Path:
@@ -249,18 +275,18 @@ def _place(stored: StoredTensor, shape: tuple[int, ...], transposed: bool, shard
     return jax.make_array_from_callback(shape, sharding, read)
 
 
-def _config_fields(config: T5Config) -> dict[str, Any]:
+def _config_fields(config: T5Config, dtype: str) -> dict[str, Any]:
     """config.json's content for both transformers 4 and 5."""
     fields = {field: getattr(config, field) for field in (*INTEGER_FIELDS, *FLOAT_FIELDS)}
     return fields | {
         "architectures": ["T5ForConditionalGeneration"],
-        "dtype": "float32",
+        "dtype": dtype,
         "feed_forward_proj": config.feed_forward,
         "is_encoder_decoder": True,
         "model_type": "t5",
         "num_decoder_layers": config.num_decoder_layers,
         "tie_word_embeddings": config.tie_word_embeddings,
-        "torch_dtype": "float32",
+        "torch_dtype": dtype,
         "use_cache": True,
     }
 

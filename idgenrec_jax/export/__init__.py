@@ -1,0 +1,1 @@
+"""What leaves a run: Hugging Face folders, and the recommend function as one compiled file."""

@@ -1,0 +1,96 @@
+"""The recommend function of a run (encoder, constrained beam search, trie, weights) as one file, by way of jax.export.
+
+The file holds StableHLO, which any later JAX compiles for the platform it runs on; nothing of this package is needed.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from idgenrec_jax.data.batches import PromptSource
+from idgenrec_jax.data.packing import WIDTH_MULTIPLE, round_up
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.evaluation import Ranker
+from idgenrec_jax.export.folders import ITEM_IDS, write_item_ids
+from idgenrec_jax.export.manifest import write_manifest
+from idgenrec_jax.files import atomic_folder, write_json
+from idgenrec_jax.recommender import load_run, load_run_ids
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+PROGRAM, PROMPT = "recommend.stablehlo", "prompt.json"
+# Copied as it is: it uses nothing of this package.
+_SCRIPT = Path(__file__).with_name("recommend.py")
+# A serialised program is one flatbuffer, whose offsets have 31 bits.
+_MOST_BYTES = 2**31 - 2**20
+
+
+def export_program(
+    workdir: str | Path, output: str | Path, *, batch_size: int = 1, platforms: Sequence[str] = ("cpu",)
+) -> None:
+    """Write the recommend function of a run's best state to the new folder `output`.
+
+    recommend.stablehlo maps prompt tokens, int32 [batch_size, length], and the mask of what is real, bool of the same
+    shape, to items (int32, numbers of lines in item_ids.jsonl, -1: none) and scores (float32), best first, both
+    [batch_size, beams]. recommend.py beside it is a script that calls it, prompt.json how it puts a prompt together.
+
+    Raises:
+        InputError: `workdir` holds no run or no checkpoint yet, the run has user IDs, a platform is unknown, the
+            program is larger than its format allows, or `output` exists or cannot be written to.
+    """
+    unknown = [platform for platform in platforms if platform not in PLATFORMS]
+    if unknown or not platforms:
+        raise InputError(f"--platforms={','.join(platforms)}: expected some of {', '.join(PLATFORMS)}")
+    workdir = Path(workdir)
+    run = load_run(workdir)
+    config, _, ids = load_run_ids(run, workdir)
+    source = ids.source(max_history=config.data.max_history, evaluation=True)
+    if source.user_ids is not None:
+        raise InputError(
+            f"{workdir}: trained with --config.data.user_ids={config.data.user_ids}, which new histories have not; "
+            "expected a run with user IDs none"
+        )
+    ranker = Ranker(run.graphdefs["recommender"], config.evaluation, vocab_size=run.vocab_size)
+    # On the host: weights and trie become constants of the program, whatever mesh they were on.
+    weights, trie = jax.device_get(run.params["recommender"]), ranker.trie(source)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
+    if size > _MOST_BYTES:
+        raise InputError(
+            f"{workdir}: the recommender has {size:,} bytes of weights, one file can hold {_MOST_BYTES:,}; "
+            "expected a smaller model, or export it with --format=huggingface"
+        )
+    recommend = jax.jit(lambda tokens, mask: ranker.traced_search(weights, tokens, mask, trie))
+    shape = batch_size, longest_prompt(source)
+    arguments = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
+    exported = jax.export.export(recommend, platforms=list(platforms))(*arguments)
+    (template,) = source.templates
+    with atomic_folder(output) as folder:
+        _write_bytes(folder / PROGRAM, bytes(exported.serialize()))
+        prompt = {
+            "pieces": template.pieces,
+            "separator": template.separator,
+            "eos": source.eos_id,
+            "max_history": source.max_history,
+            "max_length": source.max_prompt_length,
+        }
+        write_json(folder / PROMPT, prompt)
+        write_item_ids(ids, [source.target(item, 0) for item in range(len(ids.table))], folder / ITEM_IDS)
+        shutil.copyfile(_SCRIPT, folder / _SCRIPT.name)
+        write_manifest(folder, workdir, selected=run.selected)
+
+
+def longest_prompt(source: PromptSource) -> int:
+    """Return a number of tokens, a multiple of 8, that no prompt of the first template exceeds."""
+    longest_id = max(map(len, source.item_ids))
+    length = source.templates[0].input_length(source.max_history) + source.max_history * longest_id
+    return round_up(min(length, source.max_prompt_length), WIDTH_MULTIPLE)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

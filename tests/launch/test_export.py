@@ -1,0 +1,207 @@
+"""The program launch.export, on the undisturbed run: what transformers, and JAX without this package, make of it."""
+
+import hashlib
+import json
+import random
+import re
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from program_runs import NUM_ITEMS, environment, the_error
+
+from idgenrec_jax.data.batches import pad_rows
+from idgenrec_jax.models.huggingface import load_t5, save_t5
+from idgenrec_jax.recommender import Recommender, load_run
+
+pytestmark = pytest.mark.slow
+
+COUNT = 10
+
+
+@pytest.fixture(scope="module")
+def exported(programs, finished):
+    """The Hugging Face folders of the undisturbed run."""
+    output = programs.folder / "exported"
+    result = programs.run("export", f"--workdir={finished.workdir}", f"--output={output}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"exported to {output}\n"
+    return output
+
+
+@pytest.fixture(scope="module")
+def recommender(finished):
+    return Recommender(finished.workdir)
+
+
+def histories(count):
+    """Histories of one to five items of the catalogue."""
+    generator = random.Random(1)
+    return [[f"item{generator.randrange(NUM_ITEMS)}" for _ in range(generator.randint(1, 5))] for _ in range(count)]
+
+
+def prompts_of(recommender, names):
+    """The prompts that the recommender makes of histories of item names."""
+    index = {name: number for number, name in enumerate(recommender.dataset.items)}
+    source = recommender.ids.source(max_history=recommender.config.data.max_history, evaluation=True)
+    return [source.prompt(0, np.asarray([index[name] for name in row], np.int32), 0) for row in names]
+
+
+def item_lines(folder):
+    return [json.loads(line) for line in (folder / "item_ids.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_file_is_in_the_manifest_with_its_checksum(exported, finished):
+    manifest = json.loads((exported / "MANIFEST.json").read_text())
+    files = {str(path.relative_to(exported)) for path in exported.rglob("*") if path.is_file()}
+    assert set(manifest["files"]) == files - {"MANIFEST.json"}
+    for name, entry in manifest["files"].items():
+        content = (exported / name).read_bytes()
+        assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert manifest["selected"]["step"] == finished.results["selected"]["step"]
+    assert not list(exported.parent.glob(".exported*"))
+    for name in ("recommender", "id_generator"):
+        card = (exported / name / "README.md").read_text()
+        assert f"{finished.results['test']['ndcg@10']:.4f}" in card and "40 users, 30 items" in card
+
+
+def test_transformers_loads_both_models_with_our_logits(exported, finished):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    run = load_run(finished.workdir)
+    generator = np.random.default_rng(0)
+    tokens, targets = generator.integers(2, run.tokenizer.size, (2, 5, 8))
+    for name, kind in (("recommender", "recommender"), ("id_generator", "generator")):
+        model = transformers.T5ForConditionalGeneration.from_pretrained(exported / name).eval()
+        loaded = transformers.AutoTokenizer.from_pretrained(exported / name)
+        text = "red Verano kettle"
+        assert loaded(text).input_ids == [*run.tokenizer.encode(text), run.tokenizer.eos_id]
+        with torch.no_grad():
+            theirs = model(input_ids=torch.from_numpy(tokens), decoder_input_ids=torch.from_numpy(targets)).logits
+        ours = nnx.merge(run.graphdefs[kind], run.params[kind])
+        mask = jax.numpy.ones(tokens.shape, bool)
+        hidden = ours.decode(jax.numpy.asarray(targets), ours.encode(jax.numpy.asarray(tokens), mask), mask)
+        np.testing.assert_allclose(ours.logits(hidden), theirs.numpy(), atol=1e-4, rtol=0)
+
+
+def test_constrained_generate_gives_our_ten_best_for_a_hundred_histories(exported, recommender):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    names = histories(100)
+    expected = recommender.recommend(names, count=COUNT)
+    allowed, name_of = {}, {}
+    for line in item_lines(exported):
+        target = line["target_tokens"]
+        name_of[tuple(target)] = line["item"]
+        for length, token in enumerate(target):
+            allowed.setdefault(tuple(target[:length]), set()).add(token)
+    model = transformers.T5ForConditionalGeneration.from_pretrained(exported / "recommender").eval()
+    prompts = prompts_of(recommender, names)
+    tokens, mask = pad_rows(prompts, len(prompts), max(map(len, prompts)))
+    found = model.generate(
+        input_ids=torch.from_numpy(tokens).long(),
+        attention_mask=torch.from_numpy(mask).long(),
+        num_return_sequences=COUNT,
+        do_sample=False,
+        prefix_allowed_tokens_fn=lambda _, prefix: sorted(allowed.get(tuple(prefix.tolist()[1:]), {1})),
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    sequences = [row[1 : row.index(1) + 1] for row in found.sequences.tolist()]
+    scores = found.sequences_scores.numpy().reshape(len(names), COUNT)
+    items = np.asarray([name_of[tuple(sequence)] for sequence in sequences]).reshape(len(names), COUNT)
+    ours = np.asarray([[one.score for one in row] for row in expected])
+    np.testing.assert_allclose(scores, ours, atol=1e-4)
+    # Where neighbours' scores are as good as equal, rounding may swap them.
+    clear = (np.diff(ours, axis=1) < -1e-4).all(axis=1)
+    assert clear.sum() > 80
+    for row in np.flatnonzero(clear):
+        assert items[row].tolist() == [one.item for one in expected[row]]
+
+
+def test_the_code_of_the_cards_runs_and_finds_what_we_find(exported, recommender):
+    pytest.importorskip("torch")
+    printed = {}
+    for name in ("recommender", "id_generator"):
+        (code,) = re.findall(r"```python\n(.*?)```", (exported / name / "README.md").read_text(), re.DOTALL)
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=exported / name, check=False,
+            env=environment(exported) | {"PYTHONPATH": ""},
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        printed[name] = result.stdout.splitlines()
+    sequence = recommender.dataset.training_sequence(0)
+    history = [recommender.dataset.items[item] for item in sequence]
+    assert printed["recommender"] == [one.item for one in recommender.recommend([history], count=COUNT)[0]]
+    assert len(printed["id_generator"]) == 1
+
+
+def test_the_folders_are_trained_on(programs, exported):
+    """Shapes and vocabulary come from the folders, and so do the weights: no warm start."""
+    result = programs.train(
+        programs.folder / "goes_on",
+        f"--config.recommender.folder={exported / 'recommender'}",
+        f"--config.id_generator.folder={exported / 'id_generator'}",
+        training__rounds=1, training__recommender_epochs=1,
+    )  # fmt: skip
+    assert "warm start" not in result.stderr and "round 1, recommender phase, epoch 1/1" in result.stderr
+
+
+def test_the_compiled_function_recommends_without_this_package(programs, finished, recommender, tmp_path):
+    output = programs.folder / "compiled_function"
+    result = programs.run("export", f"--workdir={finished.workdir}", f"--output={output}", "--format=stablehlo")
+    assert result.returncode == 0, result.stderr
+    script = textwrap.dedent(f"""
+        import runpy, sys
+        runpy.run_path({str(output / "recommend.py")!r}, run_name="__main__")
+        assert not any(name.startswith("idgenrec_jax") for name in sys.modules)
+        """)
+    for history in [["item3"], ["item1", "item2"], [f"item{number}" for number in range(9)]]:
+        done = subprocess.run(
+            [sys.executable, "-c", script, *history], capture_output=True, text=True, cwd=tmp_path, check=False,
+            env=environment(programs.compiled) | {"PYTHONPATH": ""},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        rows = [line.split("\t") for line in done.stdout.splitlines()]
+        expected = recommender.recommend([history], count=COUNT)[0]
+        assert [(item, text) for item, text, _ in rows] == [(one.item, one.text) for one in expected]
+        np.testing.assert_allclose([float(row[2]) for row in rows], [one.score for one in expected], atol=1e-4)
+
+
+def test_weights_in_several_files_and_in_bfloat16_are_the_same_model(finished, tmp_path):
+    run = load_run(finished.workdir)
+    model = nnx.merge(run.graphdefs["recommender"], run.params["recommender"])
+    save_t5(model, tmp_path / "parts", shard_bytes=20_000)
+    save_t5(model, tmp_path / "half", dtype="bfloat16")
+    assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 2
+    assert not list(tmp_path.rglob("*.tmp"))
+    parts, half = load_t5(tmp_path / "parts"), load_t5(tmp_path / "half")
+    for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        np.testing.assert_array_equal(dict(nnx.to_flat_state(nnx.state(parts, nnx.Param)))[path][...], value[...])
+        rounded = np.asarray(value[...]).astype(jax.numpy.bfloat16).astype(np.float32)
+        np.testing.assert_array_equal(dict(nnx.to_flat_state(nnx.state(half, nnx.Param)))[path][...], rounded)
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    for name, dtype in (("parts", "float32"), ("half", "bfloat16")):
+        loaded = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / name, dtype="auto")
+        assert str(loaded.dtype) == f"torch.{dtype}"
+        table = loaded.shared.weight.detach().float().numpy()
+        np.testing.assert_allclose(table, model.shared.table[...], rtol=0 if name == "parts" else 2**-8)
+
+
+def test_mistakes_are_one_line(programs, finished, exported, tmp_path):
+    error = the_error(programs.run("export", f"--workdir={finished.workdir}", f"--output={exported}"))
+    assert f"{exported}: exists already; delete it or name another folder" in error
+    error = the_error(programs.run("export", f"--workdir={tmp_path}", f"--output={tmp_path / 'out'}"))
+    assert "expected the --workdir of a run of launch.train" in error and not (tmp_path / "out").exists()
+    error = the_error(
+        programs.run(
+            "export", f"--workdir={finished.workdir}", f"--output={tmp_path / 'out'}", "--format=stablehlo",
+            "--platforms=abacus",
+        )
+    )  # fmt: skip
+    assert "--platforms=abacus: expected some of cpu, cuda, rocm, tpu" in error and not (tmp_path / "out").exists()
