@@ -238,7 +238,7 @@ def _planned_items(measured: _Measured, batch_size: int) -> list[Int[np.ndarray,
     """Return the distinct items of some batches of so many examples, in random order."""
     batches = stratified(measured.prompt_lengths, batch_size, np.random.default_rng(0))[:PLANNED_BATCHES]
     generator = np.random.default_rng(1)
-    return [generator.permutation(_distinct_items(measured.histories, batch)) for batch in batches]
+    return [generator.permutation(_distinct_items(measured.histories, batch.tolist())) for batch in batches]
 
 
 def _examples_that_fit(measured: _Measured, batch_size: int, items_per_batch: int) -> int:

@@ -19,20 +19,19 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.batches import PromptSource, recommender_epoch, training_shape
-from idgenrec_jax.data.id_batches import IdBatches, id_shape
+from idgenrec_jax.data.batches import PromptSource
+from idgenrec_jax.data.id_batches import IdBatches
 from idgenrec_jax.data.packing import PackedBatches
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.progress import Progress
 from idgenrec_jax.sharding import batch_devices, parameter_shardings
 from idgenrec_jax.training.checkpoints import Checkpoints
+from idgenrec_jax.training.epochs import ID, RECOMMENDER, WARM_START, Epochs
 from idgenrec_jax.training.optimizer import make_optimizer, warmup_linear_decay
 from idgenrec_jax.training.records import MetricsLog
 from idgenrec_jax.training.steps import TrainState, create_train_state, make_id_step, make_recommender_step, seed_key
-from idgenrec_jax.training.warm_start import WarmStart
 
-WARM_START, ID, RECOMMENDER = "warm_start", "id", "recommender"
 SELECTION_METRIC = "ndcg@10"
 FIRST_STEP = "first training step done"
 """The log line from which on the device is at work; what is before it is start-up."""
@@ -156,10 +155,7 @@ class Alternation:
             chunks=training.id_chunks,
             state_sharding=places["generator"],
         )
-        self._warm_start: WarmStart | None = None
-        # Shapes of batches by kind of phase and round of the IDs, which all epochs with the same IDs share.
-        self._shapes: dict[tuple[str, int], Any] = {}
-        self._row_multiple = batch_devices(_mesh(recommender[1]))
+        self._epochs = Epochs(config, ids, row_multiple=batch_devices(_mesh(recommender[1])))
         if training.id_epochs and not pretrained_generator and not training.warm_start_epochs:
             logging.warning(
                 "--config.training.warm_start_epochs=0: a random ID generator writes empty IDs, from which an ID phase "
@@ -243,9 +239,14 @@ class Alternation:
         return bool(patience) and self.state.misses >= patience
 
     def _train_epoch(self, phase: Phase) -> None:
-        batches = self._batches(phase)
-        total = len(batches)
         epoch_number = self.state.epoch + 1
+        batches = self._epochs.batches(
+            phase.kind,
+            self.state.id_round,
+            self._epochs_before(phase) + self.state.epoch,
+            is_last=epoch_number == phase.epochs,
+        )
+        total = len(batches)
         progress = Progress(f"{phase.title}, epoch {epoch_number}/{phase.epochs}", total, "step", done=self.state.step)
         every = self._config.training.checkpoint_every_steps
         while self.state.step < total:
@@ -296,50 +297,6 @@ class Alternation:
 
     def _epochs_before(self, phase: Phase) -> int:
         return sum(other.epochs for other in self._phases[: self.state.phase] if other.kind == phase.kind)
-
-    def _batches(self, phase: Phase) -> PackedBatches | IdBatches:
-        training, data = self._config.training, self._config.data
-        epoch = self._epochs_before(phase) + self.state.epoch
-        if phase.kind == WARM_START:
-            if self._warm_start is None:
-                self._warm_start = WarmStart(self._ids, self._config, row_multiple=self._row_multiple)
-            return self._warm_start.epoch(epoch)
-        planned = (phase.kind, self.state.id_round)
-        if phase.kind == RECOMMENDER:
-            source = self._ids.source(max_history=data.max_history)
-            batch_size = training.recommender_batch_size
-            if planned not in self._shapes:
-                self._shapes[planned] = training_shape(
-                    source, seed=training.seed, batch_size=batch_size, row_multiple=self._row_multiple
-                )
-            return recommender_epoch(
-                source,
-                seed=training.seed,
-                epoch=epoch,
-                batch_size=batch_size,
-                num_examples=training.recommender_examples_per_epoch,
-                shape=self._shapes[planned],
-            )
-        source, id_length = self._ids.source(max_history=data.id_max_history), self._config.ids.soft_length
-        if planned not in self._shapes:
-            self._shapes[planned] = id_shape(
-                source,
-                self._ids.text_tokens,
-                seed=training.seed,
-                batch_size=training.id_batch_size,
-                items_per_batch=training.id_items_per_batch,
-                id_length=id_length,
-                row_multiple=self._row_multiple * training.id_chunks,
-            )
-        return IdBatches(
-            source,
-            self._ids.text_tokens,
-            seed=training.seed,
-            epoch=epoch,
-            num_examples=training.id_examples_per_epoch,
-            id_length=id_length,
-            shape=self._shapes[planned],
-        )
 
     def _end_phase(self, phase: Phase) -> None:
         if phase.kind != RECOMMENDER:

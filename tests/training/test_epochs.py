@@ -1,0 +1,47 @@
+"""The epochs of a run: those planned ahead are those that are asked for without a plan."""
+
+import jax
+import numpy as np
+import pytest
+
+from idgenrec_jax.training.epochs import ID, RECOMMENDER, WARM_START, Epochs
+from tests.ids.test_rounds import make_config, make_ids, regenerate, write_given_table
+
+
+@pytest.fixture
+def ids(tmp_path):
+    """IDs for ten items, from a file."""
+    made = make_ids(tmp_path / "ids", **write_given_table(tmp_path / "given.txt"))
+    return regenerate(made, given=made.given)
+
+
+def all_batches(batches):
+    return [batches.batch(step) for step in range(len(batches))]
+
+
+def same(left, right):
+    return jax.tree.structure(left) == jax.tree.structure(right) and all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", [WARM_START, ID, RECOMMENDER])
+def test_an_epoch_that_was_planned_ahead_is_the_same(ids, kind):
+    config = make_config(**{"training.recommender_batch_size": 4, "training.id_batch_size": 2})
+    ahead, fresh = Epochs(config, ids, row_multiple=2), Epochs(config, ids, row_multiple=2)
+    found = [all_batches(ahead.batches(kind, 0, epoch, is_last=epoch == 2)) for epoch in range(3)]
+    for epoch, batches in enumerate(found):
+        assert same(batches, all_batches(fresh.batches(kind, 0, epoch, is_last=True)))
+    assert not same(found[0], found[1])
+
+
+def test_the_next_epoch_is_planned_meanwhile_and_not_across_new_ids(ids):
+    epochs = Epochs(make_config(), ids, row_multiple=1)
+    epochs.batches(RECOMMENDER, 0, 4, is_last=False)
+    ((planned, future),) = epochs._ahead.items()
+    assert planned == (RECOMMENDER, 0, 5) and len(future.result(timeout=60)) > 0
+    assert epochs.batches(RECOMMENDER, 0, 5, is_last=True) is future.result()
+    assert not epochs._ahead
+    epochs.batches(RECOMMENDER, 0, 6, is_last=False)
+    epochs.batches(RECOMMENDER, 1, 7, is_last=True)
+    assert not epochs._ahead
