@@ -4,7 +4,17 @@ from jaxtyping import install_import_hook
 
 install_import_hook("idgenrec_jax", "beartype.beartype")
 
-SLOWEST_FILES = ("test_readme.py", "test_benchmark.py")
+SLOWEST_FILES = (
+    "test_readme.py",
+    "test_benchmark.py",
+    "test_bad_input.py",
+    "test_train.py",
+    "test_resume.py",
+    "test_losses.py",
+    "test_peer_worker.py",
+    "test_sharding.py",
+    "test_export.py",
+)
 
 
 def pytest_collection_modifyitems(items):
