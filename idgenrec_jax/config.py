@@ -97,7 +97,7 @@ class TrainingConfig:
     id_batch_size: int = _field(64, "examples in an ID step, at most", low=1)
     id_items_per_batch: int = _field(256, "distinct history items in an ID step, at most", low=1)
     id_chunks: int = _field(
-        1, "parts of an ID step computed one after the other: less memory, and from 2 on a third more time", low=1
+        1, "parts of an ID step, computed in turn and again for the gradient: less memory, more time", low=1
     )
     recommender_learning_rate: float = _field(1e-3, "peak learning rate of the recommender", low=0.0)
     id_learning_rate: float = _field(1e-4, "peak learning rate of the ID generator (published: 1e-8)", low=0.0)
