@@ -20,7 +20,8 @@ tags: [recommendation, generative-retrieval, textual-ids, t5]
 {summary}
 
 - data: {name}, {users} users, {items} items, {interactions} interactions
-- trained with IDGenRec-JAX (method: IDGenRec, SIGIR 2024, arXiv 2403.19021), preset fields in `../MANIFEST.json`
+- trained with IDGenRec-JAX (method: IDGenRec, SIGIR 2024, arXiv 2403.19021); every field of its configuration is in
+  `../MANIFEST.json`
 - the state with the best validation NDCG@10: round {round}, after its {phase} phase
 
 """
@@ -95,9 +96,10 @@ def recommender_card(run: TrainedRun, ids: RoundIds, workdir: Path) -> str:
     items = source.dataset.training_sequence(0)[-config.data.max_history :]
     history = "; ".join(ids.table.texts[item] for item in items)
     text = template.template.input_text.replace("{dataset}", source.dataset.name)
+    user = "" if source.user_ids is None else run.tokenizer.decode(list(source.user_ids[0]))
     use = _RECOMMENDER.format(
         template=text,
-        example=text.replace("{history}", history),
+        example=text.replace("{history}", history).replace("{user_id}", user),
         beams=config.evaluation.num_beams,
         penalty=config.evaluation.length_penalty,
         eos=source.eos_id,
