@@ -1,6 +1,7 @@
 """The recommend function of a run (encoder, constrained beam search, trie, weights) as one file, by way of jax.export.
 
-The file holds StableHLO, which any later JAX compiles for the platform it runs on; nothing of this package is needed.
+The file holds StableHLO, which JAX, also one up to six months newer, compiles for the platform it runs on; nothing of
+this package is needed.
 """
 
 import os
