@@ -27,7 +27,12 @@ _ITEMS = flags.DEFINE_integer("items", 512, "items whose IDs are written in a ru
 _PEER_ITEMS = flags.DEFINE_integer("peer_items", 64, "of these, items whose IDs a peer writes in a run", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 12, "training steps in a run", lower_bound=1)
 _PEER_BATCH = flags.DEFINE_integer("peer_batch", 8, "users or items in a peer's batch", lower_bound=1)
-_PEER_ID_BATCH = flags.DEFINE_integer("peer_id_batch", 2, "examples in a batch of the peer's ID phase", lower_bound=1)
+_PEER_ID_BATCH = flags.DEFINE_integer(
+    "peer_id_batch", 32, "examples in a batch of the peer's ID phase, where it is not as published", lower_bound=1
+)
+_PEER_ID_EXAMPLES = flags.DEFINE_integer(
+    "peer_id_examples", 64, "of an ID phase's examples, those on which the peer trains in a run", lower_bound=1
+)
 _LARGE = flags.DEFINE_integer("large_catalogue", 1_000_000, "made-up IDs in the large catalogue of 'steps'")
 define_config_flags()
 
@@ -88,6 +93,7 @@ def _measure(name: str) -> dict:
             "steps": _STEPS.value,
             "peer_batch_size": _PEER_BATCH.value,
             "peer_id_batch_size": _PEER_ID_BATCH.value,
+            "peer_id_examples": _PEER_ID_EXAMPLES.value,
             "large_catalogue": _LARGE.value,
         }
         settings = {

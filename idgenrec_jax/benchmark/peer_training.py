@@ -62,13 +62,17 @@ class RecommenderTraining:
             return model(input_ids=tokens, attention_mask=mask, labels=labels, use_cache=False).loss
 
 
+_NO_ITEM = -1
+
+
 class IdTraining:
     """The ID phase as published (IDGenRec, arXiv 2403.19021): the greedy loop, with its cache, is kept in the graph.
 
     Every item of every example's history is encoded anew, and all logits of the loop are stored. It differs from the
     publication where that is wrong (probabilities instead of their logarithms, labels without padding, positions
-    masked by what they are and not by a norm) and where it wastes time without need: histories are not padded, prompts
-    are put together by a gather. Examples come in the order given, from the start again after the last; no dropout.
+    masked by what they are and not by a norm) and where it wastes time without need: prompts are put together by a
+    gather, and histories are filled up with empty texts to the longest of the batch, as published, only where the job
+    says `pad_histories`. Examples come in the order given, from the start again after the last; no dropout.
 
     Outputs: those of RecommenderTraining, of the generator's gradient.
     """
@@ -90,10 +94,10 @@ class IdTraining:
         self._is_trained = False
 
     def outputs(self) -> dict[str, np.ndarray]:
-        """Return the loss and gradient norm of the first batch."""
+        """Return the loss and gradient norm of the first `num_compared` examples (a batch, where it is not given)."""
         if self._is_trained:
             self._load()
-        first = np.arange(min(self._job["batch_size"], len(self._prompts)))
+        first = np.arange(min(self._job.get("num_compared", self._job["batch_size"]), len(self._prompts)))
         return _loss_and_norm(self._generator, self._loss(first))
 
     def run(self) -> int:
@@ -110,6 +114,9 @@ class IdTraining:
     def _loss(self, examples: np.ndarray) -> torch.Tensor:
         """The frozen recommender's loss of the examples of these numbers, their histories spelled in soft IDs."""
         histories = [self._histories[example] for example in examples]
+        if self._job.get("pad_histories", False):
+            longest = max(map(len, histories))
+            histories = [np.pad(items, (0, longest - len(items)), constant_values=_NO_ITEM) for items in histories]
         with self._job.autocast():
             soft_ids, carries = self._soft_ids(np.concatenate(histories))
             tokens, mask = self._job.pad([self._prompts[example] for example in examples])
@@ -135,7 +142,8 @@ class IdTraining:
         """The embeddings [items, id_length, d_model] of greedy IDs, with gradient, and which positions carry any."""
         generator, id_length = self._generator, self._job["id_length"]
         eos, pad = generator.config.eos_token_id, generator.config.pad_token_id
-        tokens, mask = self._job.pad([self._texts[item] for item in items])
+        no_text = self._texts[0][:0]
+        tokens, mask = self._job.pad([no_text if item == _NO_ITEM else self._texts[item] for item in items])
         encoded = generator.encoder(input_ids=tokens, attention_mask=mask)
         last = torch.full_like(tokens[:, :1], generator.config.decoder_start_token_id)
         is_open = torch.ones_like(last, dtype=torch.bool)

@@ -19,6 +19,9 @@ from idgenrec_jax.ids.keywords import telling_words
 from idgenrec_jax.ids.table import IdTable, make_unique
 from idgenrec_jax.training.alternation import FIRST_STEP
 
+PUBLISHED_ID_BATCH = 12
+"""Examples in a step of the published ID phase, on each of its GPUs (IDGenRec's own command for Beauty)."""
+
 
 def make_works(
     name: str, config: Config, scratch: Path, sizes: Mapping[str, int], settings: dict[str, Any]
@@ -26,7 +29,7 @@ def make_works(
     """Yield the works called `name`, each made ready when it is asked for.
 
     `scratch` is a folder for what they write. `sizes`: users, items, peer_items, steps, peer_batch_size,
-    peer_id_batch_size, large_catalogue. `settings` go into the peer's job.
+    peer_id_batch_size, peer_id_examples, large_catalogue. `settings` go into the peer's job.
     """
     if name == "start_up":
         yield _start_up("start to first step, nothing compiled yet", scratch, fresh=True)
@@ -66,9 +69,15 @@ def make_works(
     elif name == "training":
         yield recommender_training(experiment, settings, num_steps=sizes["steps"])
     else:
-        yield id_training(
-            experiment, settings, num_steps=sizes["steps"], peer_batch_size=sizes["peer_id_batch_size"]
-        )
+        for peer_batch_size, pad_histories in ((PUBLISHED_ID_BATCH, True), (sizes["peer_id_batch_size"], False)):
+            yield id_training(
+                experiment,
+                settings,
+                num_steps=sizes["steps"],
+                num_peer_examples=sizes["peer_id_examples"],
+                peer_batch_size=peer_batch_size,
+                pad_histories=pad_histories,
+            )
 
 
 def _words_table(experiment: Experiment) -> IdTable:

@@ -95,11 +95,21 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
     )
 
 
-def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: int, peer_batch_size: int) -> Work:
+def id_training(
+    experiment: Experiment,
+    settings: dict[str, Any],
+    *,
+    num_steps: int,
+    num_peer_examples: int,
+    peer_batch_size: int,
+    pad_histories: bool,
+) -> Work:
     """Return `num_steps` steps of an ID epoch.
 
     The peer does it the published way: every history item of every example is encoded anew, and the loop that writes
-    the IDs stays in the graph. `settings` go into its job as they are (threads, device, dtype).
+    the IDs stays in the graph; with `pad_histories` histories are filled up to the longest of a batch, as published. It
+    takes the first `num_peer_examples` of the same examples. `settings` go into its job as they are (threads, device,
+    dtype).
     """
     config, recommender = experiment.config, experiment.recommender
     generator = experiment.generator
@@ -110,7 +120,7 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
     batches = [plan.batch(step) for step in range(min(num_steps, len(plan)))]
     examples = [example for step in range(len(batches)) for example in plan.examples(step)]
     compared = _id_batches(experiment, source, peer_batch_size, peer_batch_size * source.max_history)
-    full = next(step for step in range(len(compared)) if len(compared.examples(step)) == peer_batch_size)
+    fullest = max(range(len(compared)), key=lambda step: len(compared.examples(step)))
     no_embedding = experiment.ids.no_embedding(recommender.config.vocab_size)
     length = config.ids.soft_length
     step = make_id_step(
@@ -133,11 +143,13 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
         fields = _optimizer_fields(experiment) | {
             "kind": "id_training",
             "batch_size": peer_batch_size,
+            "num_compared": len(compared.examples(fullest)),
+            "pad_histories": pad_histories,
             "id_length": length,
-            "num_steps": -(-len(examples) // peer_batch_size),
+            "num_steps": -(-min(num_peer_examples, len(examples)) // peer_batch_size),
         }
         prompts, slot_items, slot_positions, histories, targets = [], [], [], [], []
-        for user, position, template in compared.examples(full) + examples:
+        for user, position, template in compared.examples(fullest) + examples:
             sequence = experiment.dataset.training_sequence(user)
             tokens, slot_item, slot_position, kept = source.slots(user, sequence[:position], template, length)
             prompts.append(tokens)
@@ -166,7 +178,7 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
         )
 
     def compare(outputs: Mapping[str, np.ndarray]) -> str:
-        batch = compared.batch(full)
+        batch = compared.batch(fullest)
         frozen = nnx.merge(recommender.graphdef, recommender.params)
         return _compare_losses(
             "ID step",
@@ -187,7 +199,7 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
         + _frozen_operations(recommender.config, len(examples), prompts / len(examples), targets / len(examples))
     )
     return Work(
-        "ID training",
+        f"ID training, peer {'as published' if pad_histories else f'batch {peer_batch_size}'}",
         "example",
         len(examples),
         train.run,
@@ -197,7 +209,8 @@ def id_training(experiment: Experiment, settings: dict[str, Any], *, num_steps: 
         compare=compare,
         note=lambda: (
             f"{len(batches)} batches of {len(examples) / len(batches):.0f} examples and "
-            f"{count / len(batches):.0f} distinct items (peer batch {peer_batch_size}), "
+            f"{count / len(batches):.0f} distinct items (peer batch {peer_batch_size}, histories "
+            f"{'padded' if pad_histories else 'not padded'}), "
             f"padding {padding['item_segments']:.1%} of texts and {padding['prompt_segments']:.1%} of prompts, "
             f"{train.host_time()}"
         ),

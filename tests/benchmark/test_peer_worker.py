@@ -217,8 +217,10 @@ def one_a_row(sequences):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("eos", [34, EOS], ids=["ids_end_early", "ids_run_on"])
-def test_id_training_starts_from_our_loss_and_gradient(eos, tmp_path):
+@pytest.mark.parametrize(
+    ("eos", "pad_histories"), [(34, False), (EOS, True)], ids=["ids_end_early", "ids_run_on_and_padded_histories"]
+)
+def test_id_training_starts_from_our_loss_and_gradient(eos, pad_histories, tmp_path):
     generator, recommender = make_model(2, eos=eos), make_model(3)
     no_embedding = np.zeros(VOCABULARY, bool)
     no_embedding[48] = True
@@ -232,7 +234,7 @@ def test_id_training_starts_from_our_loss_and_gradient(eos, tmp_path):
             "prompts_slot_position": np.concatenate(slot_positions).astype(np.int32),
             "no_embedding": no_embedding,
         },
-        batch_size=3, id_length=ID_LENGTH, learning_rate=0.01, num_steps=3,
+        batch_size=3, id_length=ID_LENGTH, pad_histories=pad_histories, learning_rate=0.01, num_steps=3,
     )  # fmt: skip
     found = outputs_of(job, num_units=3 + 1 + 3)
     # Here the slots name rows of the texts; there places in the example's history.

@@ -7,7 +7,8 @@ import pytest
 from program_runs import the_error, tiny_flags
 
 SIZES = [
-    "--repeats=1", "--users=32", "--items=8", "--peer_items=4", "--steps=1", "--peer_batch=4", "--large_catalogue=200",
+    "--repeats=1", "--users=32", "--items=8", "--peer_items=4", "--steps=1", "--peer_batch=4",
+    "--peer_id_batch=4", "--peer_id_examples=8", "--large_catalogue=200",
 ]  # fmt: skip
 HAS_PEER = importlib.util.find_spec("torch") is not None
 
@@ -22,7 +23,8 @@ def test_every_training_and_decoding_work_is_measured_beside_the_peer(programs, 
     assert result.returncode == 0, result.stderr
     report = json.loads(output.read_text())
     figures = {figure["name"]: figure for figure in report["results"]}
-    compared = {"constrained ranking", "constrained ranking, longest prompts", "recommender training", "ID training"}
+    compared = {"constrained ranking", "constrained ranking, longest prompts", "recommender training"}
+    compared |= {"ID training, peer as published", "ID training, peer batch 4"}
     layouts = ("496 IDs, csr", "496 IDs, dense", "496 IDs, STATIC", "200 IDs, csr", "200 IDs, STATIC")
     steps = {"step, unconstrained", *(f"step, {layout}" for layout in layouts)}
     # Writing IDs has a peer only where transformers still has group beam search.
