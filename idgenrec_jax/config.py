@@ -61,6 +61,11 @@ class ModelConfig:
     compute_dtype: str = _field(
         "float32", "dtype of the arithmetic; parameters are float32", choices=("float32", "bfloat16")
     )
+    rematerialise: str = _field(
+        "none",
+        "what the backward pass computes again: nothing, or the inside of all layers: less memory, more time",
+        choices=("none", "layers"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +103,11 @@ class TrainingConfig:
     id_items_per_batch: int = _field(256, "distinct history items in an ID step, at most", low=1)
     id_chunks: int = _field(
         1, "parts of an ID step, computed in turn and again for the gradient: less memory, more time", low=1
+    )
+    gradient_accumulation: int = _field(
+        1,
+        "parts of a recommender or warm-start step, whose gradients are added up: less memory, the same step",
+        low=1,
     )
     recommender_learning_rate: float = _field(1e-3, "peak learning rate of the recommender", low=0.0)
     id_learning_rate: float = _field(1e-4, "peak learning rate of the ID generator (published: 1e-8)", low=0.0)

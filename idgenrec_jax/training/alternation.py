@@ -140,11 +140,12 @@ class Alternation:
         self._clock = self._created - self.state.seconds
         self._saved_at = self._created
         places = {name: _shardings(state) for name, state in self.state.arrays().items()}
+        parts = training.gradient_accumulation
         self._generator_step = make_recommender_step(
-            generator[0], self._optimizer, state_sharding=places["generator"]
+            generator[0], self._optimizer, accumulation=parts, state_sharding=places["generator"]
         )
         self._recommender_step = make_recommender_step(
-            recommender[0], self._optimizer, state_sharding=places["recommender"]
+            recommender[0], self._optimizer, accumulation=parts, state_sharding=places["recommender"]
         )
         self._id_step = make_id_step(
             generator[0],
