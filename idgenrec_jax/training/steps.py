@@ -10,6 +10,7 @@ another type is another compilation. `seed_key` is from `seed_key`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE
 Metrics = dict[str, Float[Array, ""]]
 RecommenderStep = Callable[..., tuple["TrainState", Metrics]]
 IdStep = Callable[..., tuple["TrainState", Metrics]]
+CompilerOptions = dict[str, Any] | None
 Differentiated = Callable[[PyTree], tuple[Float[Array, ""], PyTree]]
 
 
@@ -54,6 +56,17 @@ def seed_key(seed: int) -> DropoutKey:
     return jax.random.key(seed)
 
 
+def compiler_options(*rematerialise: str) -> CompilerOptions:
+    """Return what the compiler of a step needs to be told, given `rematerialise` of the models in it.
+
+    XLA's CPU compiler drops the barriers that hold what is rematerialised back until its gradient is due, and computes
+    it beside the forward pass instead: more work, and no less memory.
+    """
+    if jax.default_backend() == "cpu" and "layers" in rematerialise:
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    return None
+
+
 def make_recommender_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
@@ -61,6 +74,7 @@ def make_recommender_step(
     dropout: bool = True,
     accumulation: int = 1,
     state_sharding: PyTree = None,
+    compiler_options: CompilerOptions = None,
 ) -> RecommenderStep:
     """Return `step(state, batch: RecommenderBatch, learning_rate, seed_key) -> (state, metrics)`, state donated.
 
@@ -68,7 +82,7 @@ def make_recommender_step(
     step) and `gradient_norm` (before clipping), float32. Inputs are read where the caller has placed them;
     `state_sharding`, a pytree prefix of the state, keeps the new state where the old one was. The rows of a batch, a
     multiple of `accumulation`, are computed in so many parts whose gradients are added up: it is the same step, dropout
-    included, up to rounding.
+    included, up to rounding. `compiler_options` are those of `jax.jit`.
     """
 
     def step(state, batch: RecommenderBatch, learning_rate, key):
@@ -91,7 +105,9 @@ def make_recommender_step(
         differentiated = jax.value_and_grad(loss_of) if accumulation == 1 else accumulated
         return _descend(optimizer, state, differentiated, learning_rate)
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(state_sharding, None))
+    return jax.jit(
+        step, donate_argnums=0, out_shardings=(state_sharding, None), compiler_options=compiler_options
+    )
 
 
 def make_id_step(
@@ -105,12 +121,14 @@ def make_id_step(
     block_size: int = DEFAULT_BLOCK_SIZE,
     chunks: int = 1,
     state_sharding: PyTree = None,
+    compiler_options: CompilerOptions = None,
 ) -> IdStep:
     """Return `step(state, recommender_params, batch: IdBatch, learning_rate, seed_key) -> (state, metrics)`.
 
     `state` is the generator's and is donated; `recommender_params` are read only. `dropout` is the generator's,
     `chunks` that of `id_loss`.
-    Metrics and `state_sharding` are those of `make_recommender_step`; the loss is DESIGN's "ID loss".
+    Metrics, `state_sharding` and `compiler_options` are those of `make_recommender_step`; the loss is DESIGN's "ID
+    loss".
     """
 
     def step(state, recommender_params, batch: IdBatch, learning_rate, key):
@@ -131,7 +149,9 @@ def make_id_step(
 
         return _descend(optimizer, state, jax.value_and_grad(loss_of), learning_rate)
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(state_sharding, None))
+    return jax.jit(
+        step, donate_argnums=0, out_shardings=(state_sharding, None), compiler_options=compiler_options
+    )
 
 
 def _descend(

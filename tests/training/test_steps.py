@@ -15,6 +15,7 @@ from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.training.losses import recommender_loss
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.steps import (
+    compiler_options,
     create_train_state,
     make_id_step,
     make_recommender_step,
@@ -42,10 +43,10 @@ def new_state(seed=0):
     return create_train_state(new_model(seed)[1], OPTIMIZER)
 
 
-def recommender_batch(rows=3, seed=0):
-    """Two examples in each row, and padding behind them."""
+def recommender_batch(rows=3, seed=0, width=6):
+    """Two examples in each row, and padding behind them; prompts have `width` positions."""
     generator = np.random.default_rng(seed)
-    prompts, targets = (np.zeros((2, rows, width), np.int32) for width in (6, 4))
+    prompts, targets = (np.zeros((2, rows, positions), np.int32) for positions in (width, 4))
     for tokens, segments in (prompts, targets):
         for row in range(rows):
             first, end = generator.integers(1, 3), generator.integers(3, tokens.shape[1] + 1)
@@ -172,3 +173,63 @@ def test_padding_counts_for_nothing(recommender_step):
     assert first_metrics["loss"] == second_metrics["loss"]
     for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+# What saves memory, and bfloat16. The model is deep and the batch large enough for activations to be most of the
+# memory; the programs are compiled without LLVM's optimisations, which take the longest and change neither.
+DEEP = dataclasses.replace(CONFIG, d_ff=64, num_layers=3, num_decoder_layers=2, dropout_rate=0.2)
+FAST_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+DEEP_ROWS = 32
+
+
+def deep_step(*, accumulation=1, **fields):
+    """A step of the deep model from its first state: what it returns, and the bytes of its temporaries."""
+    config = dataclasses.replace(DEEP, **fields)
+    graphdef, params = nnx.split(T5(config, rngs=nnx.Rngs(0)), nnx.Param)
+    step = make_recommender_step(
+        graphdef,
+        OPTIMIZER,
+        accumulation=accumulation,
+        compiler_options=FAST_COMPILATION | (compiler_options(config.rematerialise) or {}),
+    )
+    arguments = create_train_state(params, OPTIMIZER), recommender_batch(DEEP_ROWS, width=24), RATE, seed_key(0)
+    compiled = step.lower(*arguments).compile()
+    state, metrics = compiled(*arguments)
+    return state, metrics, compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.fixture(scope="module")
+def whole_step():
+    return deep_step()
+
+
+def relative_norm(found, expected):
+    """Norm of the difference of two trees over the norm of the expected one."""
+    squares = [
+        (float(jnp.sum((a - b) ** 2)), float(jnp.sum(b**2)))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    ]
+    return (sum(difference for difference, _ in squares) / sum(size for _, size in squares)) ** 0.5
+
+
+def first_moments(state):
+    """A tenth of the clipped gradients, after one step."""
+    return state.optimizer_state[1].mu
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "memory"),
+    [
+        ({"rematerialise": "layers"}, 0.6),
+        ({"accumulation": 4}, 0.5),
+        ({"accumulation": 4, "rematerialise": "layers"}, 0.3),
+    ],
+    ids=["rematerialised", "accumulated", "both"],
+)
+def test_the_same_step_in_less_memory(whole_step, options, memory):
+    state, metrics, temporaries = deep_step(**options)
+    whole_state, whole_metrics, whole_temporaries = whole_step
+    np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], rtol=1e-6)
+    assert relative_norm(first_moments(state), first_moments(whole_state)) < 1e-5
+    assert temporaries < memory * whole_temporaries
