@@ -175,15 +175,14 @@ def test_padding_counts_for_nothing(recommender_step):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-# What saves memory, and bfloat16. The model is deep and the batch large enough for activations to be most of the
-# memory; the programs are compiled without LLVM's optimisations, which take the longest and change neither.
-DEEP = dataclasses.replace(CONFIG, d_ff=64, num_layers=3, num_decoder_layers=2, dropout_rate=0.2)
+# What saves memory, and bfloat16. Activations are most of the memory; the programs are compiled without LLVM's
+# optimisations, which take the longest and change neither results nor memory by much.
+DEEP = dataclasses.replace(CONFIG, d_ff=64, num_layers=2, dropout_rate=0.2)
 FAST_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-DEEP_ROWS = 32
 
 
 def deep_step(*, accumulation=1, **fields):
-    """A step of the deep model from its first state: what it returns, and the bytes of its temporaries."""
+    """A step of the deeper model from its first state: what it returns, and the bytes of its temporaries."""
     config = dataclasses.replace(DEEP, **fields)
     graphdef, params = nnx.split(T5(config, rngs=nnx.Rngs(0)), nnx.Param)
     step = make_recommender_step(
@@ -192,7 +191,7 @@ def deep_step(*, accumulation=1, **fields):
         accumulation=accumulation,
         compiler_options=FAST_COMPILATION | (compiler_options(config.rematerialise) or {}),
     )
-    arguments = create_train_state(params, OPTIMIZER), recommender_batch(DEEP_ROWS, width=24), RATE, seed_key(0)
+    arguments = create_train_state(params, OPTIMIZER), recommender_batch(32, width=24), RATE, seed_key(0)
     compiled = step.lower(*arguments).compile()
     state, metrics = compiled(*arguments)
     return state, metrics, compiled.memory_analysis().temp_size_in_bytes
@@ -213,7 +212,7 @@ def relative_norm(found, expected):
 
 
 def first_moments(state):
-    """A tenth of the clipped gradients, after one step."""
+    """After one step: a tenth of the clipped gradients."""
     return state.optimizer_state[1].mu
 
 
@@ -221,9 +220,9 @@ def first_moments(state):
 @pytest.mark.parametrize(
     ("options", "memory"),
     [
-        ({"rematerialise": "layers"}, 0.6),
+        ({"rematerialise": "layers"}, 0.7),
         ({"accumulation": 4}, 0.5),
-        ({"accumulation": 4, "rematerialise": "layers"}, 0.3),
+        ({"accumulation": 4, "rematerialise": "layers"}, 0.4),
     ],
     ids=["rematerialised", "accumulated", "both"],
 )
@@ -231,5 +230,48 @@ def test_the_same_step_in_less_memory(whole_step, options, memory):
     state, metrics, temporaries = deep_step(**options)
     whole_state, whole_metrics, whole_temporaries = whole_step
     np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"], whole_metrics["gradient_norm"], rtol=1e-5)
     assert relative_norm(first_moments(state), first_moments(whole_state)) < 1e-5
     assert temporaries < memory * whole_temporaries
+
+
+@pytest.mark.slow
+def test_a_step_in_bfloat16_is_near_the_one_in_float32_and_leaves_no_state_in_bfloat16(whole_step):
+    state, metrics, _ = deep_step(compute_dtype="bfloat16")
+    whole_state, whole_metrics, _ = whole_step
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves((state, metrics))}
+    assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}
+    assert metrics["loss"] != whole_metrics["loss"]
+    np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], rtol=2e-3)
+    assert relative_norm(first_moments(state), first_moments(whole_state)) < 0.1
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def operand_dtypes(step, *arguments):
+    """The names of the operands' dtypes of every kind of operation in a step."""
+    found = {}
+    for equation in equations(jax.make_jaxpr(step)(*arguments).jaxpr):
+        names = {str(value.aval.dtype) for value in equation.invars if hasattr(value.aval, "dtype")}
+        found.setdefault(equation.primitive.name, set()).update(names)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["recommender", "id"])
+def test_in_bfloat16_softmax_losses_norms_and_the_optimizer_are_float32(kind):
+    graphdef, params = nnx.split(T5(dataclasses.replace(CONFIG, compute_dtype="bfloat16"), rngs=nnx.Rngs(0)), nnx.Param)
+    state = create_train_state(params, OPTIMIZER)
+    if kind == "recommender":
+        step, read = make_recommender_step(graphdef, OPTIMIZER), (recommender_batch(),)
+    else:
+        step, read = make_id_step(graphdef, graphdef, OPTIMIZER, jnp.zeros(48, bool), 2), (params, id_batch())
+    found = operand_dtypes(step, state, *read, RATE, seed_key(0))
+    assert "bfloat16" in found["dot_general"] and "bfloat16" in found["add"]
+    for operation in ("exp", "log", "rsqrt", "sqrt", "reduce_max", "square", "div"):
+        assert "float32" in found[operation] and "bfloat16" not in found[operation], operation
