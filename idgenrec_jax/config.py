@@ -61,6 +61,11 @@ class ModelConfig:
     compute_dtype: str = _field(
         "float32", "dtype of the arithmetic; parameters are float32", choices=("float32", "bfloat16")
     )
+    rematerialise: str = _field(
+        "none",
+        "what the backward pass computes again: nothing, or the inside of all layers: less memory, more time",
+        choices=("none", "layers"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +103,11 @@ class TrainingConfig:
     id_items_per_batch: int = _field(256, "distinct history items in an ID step, at most", low=1)
     id_chunks: int = _field(
         1, "parts of an ID step, computed in turn and again for the gradient: less memory, more time", low=1
+    )
+    gradient_accumulation: int = _field(
+        1,
+        "parts of a recommender or warm-start step, whose gradients are added up: less memory, the same step",
+        low=1,
     )
     recommender_learning_rate: float = _field(1e-3, "peak learning rate of the recommender", low=0.0)
     id_learning_rate: float = _field(1e-4, "peak learning rate of the ID generator (published: 1e-8)", low=0.0)
@@ -231,6 +241,8 @@ def _models(**sizes: Any) -> dict[str, Any]:
 
 _SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_decoder_layers": 6, "num_heads": 8}
 _BASE = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12}
+_LARGE = {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_decoder_layers": 24, "num_heads": 16}
+_V1_1 = {"feed_forward": "gated-gelu", "tie_word_embeddings": False}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "sample": {
@@ -264,6 +276,30 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "small": {**_models(**_SMALL), "data.max_text_length": 256, "training.order": "recommender_first"},
     "base": {**_models(**_BASE), "training.order": "recommender_first"},
+    "large": {**_models(**_LARGE), "training.order": "recommender_first"},
+    "3b": {
+        **_models(**_LARGE | {"d_kv": 128, "d_ff": 16384, "num_heads": 32}),
+        "training.order": "recommender_first",
+    },
+    "11b": {
+        **_models(**_LARGE | {"d_kv": 128, "d_ff": 65536, "num_heads": 128}),
+        "training.order": "recommender_first",
+    },
+    # T5 v1.1 and Flan-T5.
+    "v1.1-small": {
+        **_models(**_SMALL | _V1_1 | {"d_ff": 1024, "num_layers": 8, "num_decoder_layers": 8, "num_heads": 6}),
+        "training.order": "recommender_first",
+    },
+    "v1.1-base": {**_models(**_BASE | _V1_1 | {"d_ff": 2048}), "training.order": "recommender_first"},
+    "v1.1-large": {**_models(**_LARGE | _V1_1 | {"d_ff": 2816}), "training.order": "recommender_first"},
+    "v1.1-xl": {
+        **_models(**_LARGE | _V1_1 | {"d_model": 2048, "d_ff": 5120, "num_heads": 32}),
+        "training.order": "recommender_first",
+    },
+    "v1.1-xxl": {
+        **_models(**_LARGE | _V1_1 | {"d_model": 4096, "d_ff": 10240, "num_heads": 64}),
+        "training.order": "recommender_first",
+    },
     "paper": {
         **_models(**_SMALL),
         "recommender.folder": "t5-small",

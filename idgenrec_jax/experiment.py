@@ -23,6 +23,7 @@ from idgenrec_jax.ids.rounds import Prompts, RoundIds
 from idgenrec_jax.ids.table import IdTable, load_table
 from idgenrec_jax.models.create import Model, create_model
 from idgenrec_jax.models.huggingface import resolve_folder
+from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
 from idgenrec_jax.training.alternation import Alternation
 from idgenrec_jax.workdir import claim, named_as_in, protocol
@@ -115,21 +116,16 @@ def assemble(config: Config, workdir: Path) -> Experiment:
         InputError: anything the user gave that does not fit.
     """
     dataset = named_as_in(workdir, load_data(config.data.path))
-    _check_splits(dataset, config.data.path)
+    check_splits(dataset, config.data.path)
     tokenizer = load_tokenizer(config)
     prompts = load_prompts(config.data, tokenizer, dataset.name)
     given = load_table(config.ids.table, dataset.items, tokenizer) if config.ids.table else None
     mesh = make_mesh(config.mesh)
-    _check_batches(config, mesh)
+    check_batches(config, mesh)
     seed = config.training.seed
     recommender = create_model(config.recommender, tokenizer, mesh, seed=2 * seed, section="recommender")
     generator = create_model(config.id_generator, tokenizer, mesh, seed=2 * seed + 1, section="id_generator")
-    if recommender.config.vocab_size != generator.config.vocab_size:
-        raise InputError(
-            f"the recommender's table has {recommender.config.vocab_size} rows, the ID generator's "
-            f"{generator.config.vocab_size}; soft IDs need the same vocabulary: set "
-            "--config.recommender.vocab_size and --config.id_generator.vocab_size, or give weights that agree"
-        )
+    check_vocabularies(recommender.config, generator.config)
     place_batch = partial(jax.device_put, device=batch_sharding(mesh))
     ids = RoundIds(
         config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder=workdir / "ids", given=given, mesh=mesh
@@ -241,7 +237,8 @@ def examples_table(examples: list[dict[str, str]]) -> str:
     return "\n".join(f"  {example['id']:<{width}}  <-  {example['text']}" for example in examples)
 
 
-def _check_splits(dataset: Dataset, path: str) -> None:
+def check_splits(dataset: Dataset, path: str) -> None:
+    """Raise InputError where there is nothing to train on, or nobody to evaluate."""
     if not dataset.training_examples():
         raise InputError(
             f"{path}/user_sequence.txt: nothing to train on; expected sequences of at least four items (or of two, "
@@ -251,7 +248,18 @@ def _check_splits(dataset: Dataset, path: str) -> None:
         raise InputError(f"{path}/user_sequence.txt: nobody to evaluate; expected sequences of at least three items")
 
 
-def _check_batches(config: Config, mesh: Mesh) -> None:
+def check_vocabularies(recommender: T5Config, generator: T5Config) -> None:
+    """Raise InputError where the two models do not share one vocabulary."""
+    if recommender.vocab_size != generator.vocab_size:
+        raise InputError(
+            f"the recommender's table has {recommender.vocab_size} rows, the ID generator's {generator.vocab_size}; "
+            "soft IDs need the same vocabulary: set --config.recommender.vocab_size and "
+            "--config.id_generator.vocab_size, or give weights that agree"
+        )
+
+
+def check_batches(config: Config, mesh: Mesh) -> None:
+    """Raise InputError where a batch cannot be split over the mesh."""
     devices = batch_devices(mesh)
     sizes = {
         "ids.batch_size": config.ids.batch_size,

@@ -10,6 +10,12 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "folder of the run, runs/DATA-PRESET by default; an unfinished run goes on"
 )
 _DATA = flags.DEFINE_string("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "print parameters, operations and bytes per device of the run, and do nothing else"
+)
+_COMPILE = flags.DEFINE_bool(
+    "compile", True, "with --dry_run: compile the steps for their temporaries; --nocompile where that takes too long"
+)
 define_config_flags()
 
 
@@ -19,6 +25,12 @@ def main() -> None:
     name = flags.FLAGS.preset or ("sample" if data == "sample" else "tiny")
     config = config_from_flags(name).override({"data.path": data})
     workdir = Path(_WORKDIR.value or Path("runs") / f"{Path(data).resolve().name if data != 'sample' else data}-{name}")
+    if _DRY_RUN.value:
+        from idgenrec_jax.dry_run import plan_run, report, simulate_devices
+
+        simulate_devices(config.mesh)
+        print(report(plan_run(config, compiled=_COMPILE.value)))
+        return
     should_stop = stop_on_terminate()
     use_compilation_cache()
 

@@ -45,12 +45,19 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
         epoch=0,
         batch_size=batch_size,
         num_examples=config.training.recommender_examples_per_epoch,
-        shape=training_shape(source, seed=config.training.seed, batch_size=batch_size),
+        shape=training_shape(
+            source,
+            seed=config.training.seed,
+            batch_size=batch_size,
+            row_multiple=config.training.gradient_accumulation,
+        ),
     )
     num_steps = min(num_steps, len(epoch))
     pairs = [pair for step in range(num_steps) for pair in epoch.examples(step)]
     prompts, targets = map(list, zip(*pairs, strict=True))
-    step = make_recommender_step(model.graphdef, _optimizer(experiment))
+    step = make_recommender_step(
+        model.graphdef, _optimizer(experiment), accumulation=config.training.gradient_accumulation
+    )
     train = _Steps(experiment, model, lambda state, batch, key: step(state, batch, _RATE, key), epoch, num_steps)
     read, written = sum(map(len, prompts)), sum(map(len, targets))
     length, answer = read / len(prompts), written / len(targets)

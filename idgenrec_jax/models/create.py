@@ -1,6 +1,7 @@
 """A T5 for a run: loaded from a folder or made from sizes, checked against the tokenizer, placed on the mesh."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from idgenrec_jax.config import ModelConfig
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.models.huggingface import load_t5, resolve_folder
+from idgenrec_jax.models.huggingface import load_t5, read_config, resolve_folder
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.sharding import parameter_sharding, parameter_shardings
 
@@ -35,21 +36,17 @@ def create_model(config: ModelConfig, tokenizer: Tokenizer, mesh: Mesh, *, seed:
     Raises:
         InputError: the folder or name cannot be loaded, or its vocabulary does not fit the tokenizer.
     """
-    flag = f"--config.{section}.folder"
+    t5_config = described_config(config, tokenizer, section=section)
     if config.folder:
-        folder = resolve_folder(config.folder, flag=flag, random_flag=f"{flag}= (empty)")
         model = load_t5(
-            folder,
+            _folder(config, section),
             compute_dtype=config.compute_dtype,
+            rematerialise=config.rematerialise,
             dropout_rate=config.dropout_rate,
             shardings=lambda path, shape: parameter_sharding(mesh, path, shape),
         )
-        _check_vocabulary(model.config, tokenizer, f"{flag}={config.folder}", way_out=_OWN_TOKENIZER)
         graphdef, params = nnx.split(model, nnx.Param)
         return Model(model.config, graphdef, params, pretrained=True)
-    t5_config = random_config(config, tokenizer)
-    place = f"--config.{section}.vocab_size={config.vocab_size}"
-    _check_vocabulary(t5_config, tokenizer, place, way_out="set it to 0 to follow the tokenizer")
     graphdef, shapes = abstract_model(t5_config)
 
     def initial_params():
@@ -57,6 +54,27 @@ def create_model(config: ModelConfig, tokenizer: Tokenizer, mesh: Mesh, *, seed:
 
     params = jax.jit(initial_params, out_shardings=parameter_shardings(mesh, shapes))()
     return Model(t5_config, graphdef, params, pretrained=False)
+
+
+def described_config(config: ModelConfig, tokenizer: Tokenizer, *, section: str) -> T5Config:
+    """Return the shape of the T5 that `--config.SECTION` describes; no weights are read.
+
+    Raises:
+        InputError: the folder or name has no T5's configuration, or its vocabulary does not fit the tokenizer.
+    """
+    if config.folder:
+        found = dataclasses.replace(
+            read_config(_folder(config, section)),
+            compute_dtype=config.compute_dtype,
+            rematerialise=config.rematerialise,
+            dropout_rate=config.dropout_rate,
+        )
+        _check_vocabulary(found, tokenizer, f"--config.{section}.folder={config.folder}", way_out=_OWN_TOKENIZER)
+        return found
+    found = random_config(config, tokenizer)
+    place = f"--config.{section}.vocab_size={config.vocab_size}"
+    _check_vocabulary(found, tokenizer, place, way_out="set it to 0 to follow the tokenizer")
+    return found
 
 
 def random_config(config: ModelConfig, tokenizer: Tokenizer) -> T5Config:
@@ -75,6 +93,11 @@ def random_config(config: ModelConfig, tokenizer: Tokenizer) -> T5Config:
 def abstract_model(config: T5Config) -> tuple[nnx.GraphDef, Any]:
     """Return the graphdef of a T5 and the shapes of its parameters, without allocating any."""
     return nnx.split(nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0))), nnx.Param)
+
+
+def _folder(config: ModelConfig, section: str) -> Path:
+    flag = f"--config.{section}.folder"
+    return resolve_folder(config.folder, flag=flag, random_flag=f"{flag}= (empty)")
 
 
 def _check_vocabulary(config: T5Config, tokenizer: Tokenizer, place: str, *, way_out: str) -> None:

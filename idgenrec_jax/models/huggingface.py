@@ -131,17 +131,18 @@ def load_t5(
     folder: str | Path,
     *,
     compute_dtype: str = "float32",
+    rematerialise: str = "none",
     dropout_rate: float | None = None,
     shardings: ShardingRule | None = None,
 ) -> T5:
     """The T5 in `folder` (config.json and weights, see tensor_files.WEIGHT_FILES), parameters in float32.
 
-    `dropout_rate` replaces the rate in config.json. With `shardings` every parameter is read straight into its
-    sharding, each device's part by itself; without, onto the default device. Raises InputError naming the file, the
-    tensor, and the shape found and expected where weights and config do not fit.
+    `rematerialise` is that of T5Config; `dropout_rate` replaces the rate in config.json. With `shardings` every
+    parameter is read straight into its sharding, each device's part by itself; without, onto the default device. Raises
+    InputError naming the file, the tensor, and the shape found and expected where weights and config do not fit.
     """
     folder = Path(folder)
-    config = replace(read_config(folder), compute_dtype=compute_dtype)
+    config = replace(read_config(folder), compute_dtype=compute_dtype, rematerialise=rematerialise)
     if dropout_rate is not None:
         config = replace(config, dropout_rate=dropout_rate)
     abstract = nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0)))

@@ -6,6 +6,7 @@ All parameters are float32; every layer computes in the dtype of its input, with
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,15 +32,28 @@ def mix_bits(words: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
     return words ^ (words >> 15)
 
 
-def position_words(first: UInt32[Array, ""], second: UInt32[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+class BatchPart(NamedTuple):
+    """The rows index, index + count, index + 2 * count, .. of a batch that is computed in `count` parts."""
+
+    index: Int[Array, ""]
+    count: int
+
+
+def position_words(
+    first: UInt32[Array, ""], second: UInt32[Array, ""], shape: tuple[int, ...], part: BatchPart | None = None
+) -> UInt32[Array, "..."]:
     """A random word for each position of `shape`, a pure function of the two seed words and the position.
 
+    The first axis are the rows of a batch; with `part`, only those: their words are the ones they have in the whole.
     A counter-based generator of a dozen elementwise operations: it fuses into what uses it, compiles in a tenth of
     the time of a Threefry mask, and gives each element the same word however the array is sharded.
     """
     counter = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
-        counter = counter * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        place = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        if axis == 0 and part is not None:
+            place = place * jnp.uint32(part.count) + part.index.astype(jnp.uint32)
+        counter = counter * jnp.uint32(size) + place
     return mix_bits(mix_bits(counter * jnp.uint32(0x9E3779B9) + first) ^ second)
 
 
@@ -50,9 +64,13 @@ class Dropout:
     call returns its input unchanged.
     """
 
-    def __init__(self, rate: float, key: DropoutKey | None):
-        """Masks at `rate` (a fraction, 0 <= rate < 1) from `key`; None makes the pass deterministic."""
+    def __init__(self, rate: float, key: DropoutKey | None, part: BatchPart | None = None):
+        """Masks at `rate` (a fraction, 0 <= rate < 1) from `key`; None makes the pass deterministic.
+
+        The masks of a `part` of a batch are those that its rows have in the whole.
+        """
         self.rate = 0.0 if key is None else rate
+        self.part = part
         self.count = 0
         if self.rate:
             words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
@@ -64,7 +82,7 @@ class Dropout:
             return inputs
         self.count += 1
         first = mix_bits(self.first + jnp.uint32(self.count))
-        keep = position_words(first, self.second, inputs.shape) >= jnp.uint32(round(self.rate * 2**32))
+        keep = position_words(first, self.second, inputs.shape, self.part) >= jnp.uint32(round(self.rate * 2**32))
         scale = 1.0 / (1.0 - self.rate)
         return jnp.where(keep, inputs * jnp.asarray(scale, inputs.dtype), jnp.zeros((), inputs.dtype))
 

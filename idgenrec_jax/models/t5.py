@@ -5,6 +5,7 @@ Two variants: v1.0 (relu, output table tied to the input table, final states sca
 the beams of a user are the queries of one attention.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.models.layers import (
     Attention,
+    BatchPart,
     Dropout,
     DropoutKey,
     Embedding,
@@ -27,6 +29,7 @@ from idgenrec_jax.models.layers import (
 
 FEED_FORWARDS = ("relu", "gated-gelu")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+REMATERIALISE = ("none", "layers")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class T5Config:
 
     `num_layers` counts encoder blocks, `num_decoder_layers` decoder blocks. `dropout_rate` is a fraction.
     `initializer_factor` multiplies every initial scale. `compute_dtype` is the dtype of activations; parameters are
-    always float32. Raises InputError on an impossible value.
+    always float32. `rematerialise` is what a backward pass computes again instead of keeping it: "none", or the inside
+    of all "layers", of which only the inputs are kept. Raises InputError on an impossible value.
     """
 
     vocab_size: int
@@ -56,6 +60,7 @@ class T5Config:
     decoder_start_token_id: int = 0
     initializer_factor: float = 1.0
     compute_dtype: str = "float32"
+    rematerialise: str = "none"
 
     def __post_init__(self):
         """Checks every field; the message of the InputError names the field, the value and what it may be."""
@@ -68,9 +73,9 @@ class T5Config:
                 raise InputError(f"T5 {field.name} is {value}; it must be at least 1")
         if self.feed_forward not in FEED_FORWARDS:
             raise InputError(f"T5 feed_forward is {self.feed_forward!r}; it must be one of {', '.join(FEED_FORWARDS)}")
-        if self.compute_dtype not in COMPUTE_DTYPES:
-            expected = ", ".join(COMPUTE_DTYPES)
-            raise InputError(f"T5 compute_dtype is {self.compute_dtype!r}; it must be one of {expected}")
+        for name, choices in (("compute_dtype", COMPUTE_DTYPES), ("rematerialise", REMATERIALISE)):
+            if getattr(self, name) not in choices:
+                raise InputError(f"T5 {name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise InputError(f"T5 dropout_rate is {self.dropout_rate}; it must be at least 0 and less than 1")
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
@@ -149,6 +154,16 @@ class EncoderBlock(nnx.Module):
             config.d_model, config.d_ff, gated=config.feed_forward == "gated-gelu", factor=factor, rngs=rngs
         )
 
+    def encode(
+        self,
+        hidden: Float[Array, "batch length d_model"],
+        mask: Bool[Array, "#batch 1 #length length"],
+        bias: Float[Array, "1 heads length length"],
+        dropout: Dropout,
+    ) -> Float[Array, "batch length d_model"]:
+        """The residual stream after the whole block."""
+        return self.feed(self.attend_self(hidden, mask, bias, dropout), dropout)
+
     def attend_self(
         self,
         hidden: Float[Array, "batch length d_model"],
@@ -176,6 +191,20 @@ class DecoderBlock(EncoderBlock):
         self.cross_attention = Attention(
             config.d_model, config.d_kv, config.num_heads, factor=config.initializer_factor, rngs=rngs
         )
+
+    def decode(
+        self,
+        hidden: Float[Array, "batch target d_model"],
+        encoded: Float[Array, "batch source d_model"],
+        mask: Bool[Array, "#batch 1 #target target"],
+        encoder_mask: Bool[Array, "batch 1 #target source"],
+        bias: Float[Array, "1 heads target target"],
+        dropout: Dropout,
+    ) -> Float[Array, "batch target d_model"]:
+        """The residual stream after the whole block, all positions at once."""
+        hidden = self.attend_self(hidden, mask, bias, dropout)
+        keys, values = self.cross_attention.keys_values(encoded)
+        return self.feed(self.attend_encoder(hidden, keys, values, encoder_mask, dropout), dropout)
 
     def attend_encoder(
         self,
@@ -271,23 +300,24 @@ class T5(nnx.Module):
         *,
         embeddings: Float[Array, "batch source d_model"] | None = None,
         dropout_key: DropoutKey | None = None,
+        part: BatchPart | None = None,
     ) -> Float[Array, "batch source d_model"]:
         """The encoder's final states from tokens, or from `embeddings` that stand in for them.
 
         `mask` is True at real positions, which may be on either side; states elsewhere mean nothing. Where a row holds
-        several sequences, it says for every pair of positions whether the first may look at the second. Raises
-        ValueError unless exactly one of `tokens` and `embeddings` is given.
+        several sequences, it says for every pair of positions whether the first may look at the second. `part` says
+        which rows of a batch these are, where they are not all. Raises ValueError unless exactly one of `tokens` and
+        `embeddings` is given.
         """
         if (tokens is None) == (embeddings is None):
             raise ValueError("encode takes exactly one of tokens and embeddings")
         inputs = self.embed(tokens) if embeddings is None else embeddings.astype(self.config.dtype)
-        dropout = Dropout(self.config.dropout_rate, dropout_key)
+        dropout = Dropout(self.config.dropout_rate, dropout_key, part)
         hidden = dropout(inputs)
         bias = self.encoder.position_bias.square(mask.shape[-1])
         mask = _mask_of_heads(mask)
         for block in self.encoder.blocks:
-            hidden = block.attend_self(hidden, mask, bias, dropout)
-            hidden = block.feed(hidden, dropout)
+            hidden = self._layer(block.encode, hidden, mask, bias, dropout)
         return dropout(self.encoder.final_norm(hidden))
 
     def decode(
@@ -298,14 +328,16 @@ class T5(nnx.Module):
         *,
         decoder_mask: Bool[Array, "batch target"] | Bool[Array, "batch target target"] | None = None,
         dropout_key: DropoutKey | None = None,
+        part: BatchPart | None = None,
     ) -> Float[Array, "batch target d_model"]:
         """The decoder's final states at all positions at once; `logits` turns them into logits.
 
         Normed, and when the tables are tied already scaled by d_model**-0.5. `decoder_mask` is True at real
         positions and is needed only when padding comes before real tokens, or when a row holds several sequences:
         both masks are then given for pairs of positions, as in `encode`. No position looks at a later one anyway.
+        `part` is that of `encode`.
         """
-        dropout = Dropout(self.config.dropout_rate, dropout_key)
+        dropout = Dropout(self.config.dropout_rate, dropout_key, part)
         hidden = dropout(self.embed(decoder_tokens))
         encoded = encoded.astype(self.config.dtype)
         length = decoder_tokens.shape[1]
@@ -315,10 +347,7 @@ class T5(nnx.Module):
         encoder_mask = _mask_of_heads(encoder_mask)
         bias = self.decoder.position_bias.square(length)
         for block in self.decoder.blocks:
-            hidden = block.attend_self(hidden, mask, bias, dropout)
-            keys, values = block.cross_attention.keys_values(encoded)
-            hidden = block.attend_encoder(hidden, keys, values, encoder_mask, dropout)
-            hidden = block.feed(hidden, dropout)
+            hidden = self._layer(block.decode, hidden, encoded, mask, encoder_mask, bias, dropout)
         return self._scale(dropout(self.decoder.final_norm(hidden)))
 
     def logits(self, hidden: Float[Array, "*batch d_model"]) -> Float[Array, "*batch vocab"]:
@@ -375,6 +404,17 @@ class T5(nnx.Module):
             hidden = block.attend_encoder(hidden, cross_keys, cross_values, encoder_mask, Dropout(0.0, None))
             hidden = block.feed(hidden, Dropout(0.0, None))
         return self._scale(self.decoder.final_norm(hidden)), Written(tuple(new_keys), tuple(new_values))
+
+    def _layer(
+        self,
+        layer: Callable[..., Float[Array, "batch length d_model"]],
+        hidden: Float[Array, "batch length d_model"],
+        *rest: Array | Dropout,
+    ) -> Float[Array, "batch length d_model"]:
+        """`layer(hidden, *rest)`, computed again in the backward pass where the configuration wants it."""
+        if self.config.rematerialise == "none":
+            return layer(hidden, *rest)
+        return jax.checkpoint(lambda hidden: layer(hidden, *rest))(hidden)
 
     def _scale(self, hidden: Float[Array, "*batch d_model"]) -> Float[Array, "*batch d_model"]:
         """v1.0 scales the states that meet the shared table, which was initialised to serve as an input table."""

@@ -14,11 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool
 
-from idgenrec_jax.config import Config
+from idgenrec_jax.config import Config, TrainingConfig
 from idgenrec_jax.data.batches import PromptSource
 from idgenrec_jax.data.id_batches import IdBatches
 from idgenrec_jax.data.packing import PackedBatches
@@ -31,7 +33,16 @@ from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.training.epochs import ID, RECOMMENDER, WARM_START, Epochs
 from idgenrec_jax.training.optimizer import make_optimizer, warmup_linear_decay
 from idgenrec_jax.training.records import MetricsLog
-from idgenrec_jax.training.steps import TrainState, create_train_state, make_id_step, make_recommender_step, seed_key
+from idgenrec_jax.training.steps import (
+    IdStep,
+    RecommenderStep,
+    TrainState,
+    compiler_options,
+    create_train_state,
+    make_id_step,
+    make_recommender_step,
+    seed_key,
+)
 
 SELECTION_METRIC = "ndcg@10"
 RANKS = "target_ranks"
@@ -71,6 +82,54 @@ def phases(config: Config, *, pretrained_generator: bool) -> tuple[Phase, ...]:
         first = training.order == "id_first"
         result += id_phase + recommender_phase if first else recommender_phase + id_phase
     return tuple(result)
+
+
+def configured_optimizer(training: TrainingConfig) -> optax.GradientTransformation:
+    """Return the optimizer of all phases."""
+    return make_optimizer(
+        clip_norm=training.gradient_clip,
+        weight_decay=training.weight_decay,
+        embedding_factor=training.embedding_learning_rate_factor,
+    )
+
+
+def make_steps(
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    *,
+    generator: nnx.GraphDef,
+    recommender: nnx.GraphDef,
+    no_embedding: Bool[Array, " vocab"],
+    places: dict[str, Any],
+) -> tuple[RecommenderStep, IdStep, RecommenderStep]:
+    """Return the steps of the warm start, of ID phases and of recommender phases.
+
+    `places` are the shardings of the states of "generator" and "recommender".
+    """
+    rematerialise = config.id_generator.rematerialise, config.recommender.rematerialise
+    warm_start, recommend = (
+        make_recommender_step(
+            graphdef,
+            optimizer,
+            accumulation=config.training.gradient_accumulation,
+            state_sharding=places[name],
+            compiler_options=compiler_options(layers),
+        )
+        for name, graphdef, layers in zip(
+            ("generator", "recommender"), (generator, recommender), rematerialise, strict=True
+        )
+    )
+    write = make_id_step(
+        generator,
+        recommender,
+        optimizer,
+        no_embedding,
+        config.ids.soft_length,
+        chunks=config.training.id_chunks,
+        state_sharding=places["generator"],
+        compiler_options=compiler_options(*rematerialise),
+    )
+    return warm_start, write, recommend
 
 
 @dataclasses.dataclass
@@ -131,11 +190,7 @@ class Alternation:
         self._latest = Checkpoints(workdir / "checkpoints" / "latest", keep=2)
         self._best = Checkpoints(workdir / "checkpoints" / "best", keep=2)
         training = config.training
-        self._optimizer = make_optimizer(
-            clip_norm=training.gradient_clip,
-            weight_decay=training.weight_decay,
-            embedding_factor=training.embedding_learning_rate_factor,
-        )
+        self._optimizer = configured_optimizer(training)
         self.state = RunState(self._create_state(generator[1]), self._create_state(recommender[1]))
         self._resume()
         self._log = MetricsLog(workdir / "metrics.jsonl", records=self.state.records)
@@ -143,20 +198,13 @@ class Alternation:
         self._clock = self._created - self.state.seconds
         self._saved_at = self._created
         places = {name: _shardings(state) for name, state in self.state.arrays().items()}
-        self._generator_step = make_recommender_step(
-            generator[0], self._optimizer, state_sharding=places["generator"]
-        )
-        self._recommender_step = make_recommender_step(
-            recommender[0], self._optimizer, state_sharding=places["recommender"]
-        )
-        self._id_step = make_id_step(
-            generator[0],
-            recommender[0],
+        self._generator_step, self._id_step, self._recommender_step = make_steps(
+            config,
             self._optimizer,
-            jnp.asarray(ids.no_embedding(vocab_size)),
-            config.ids.soft_length,
-            chunks=training.id_chunks,
-            state_sharding=places["generator"],
+            generator=generator[0],
+            recommender=recommender[0],
+            no_embedding=jnp.asarray(ids.no_embedding(vocab_size)),
+            places=places,
         )
         self._epochs = Epochs(config, ids, row_multiple=batch_devices(_mesh(recommender[1])))
         if training.id_epochs and not pretrained_generator and not training.warm_start_epochs:

@@ -22,8 +22,9 @@ class Epochs:
     """The batches of epochs, which follow from the configuration, the IDs and the epoch's number alone."""
 
     def __init__(self, config: Config, ids: RoundIds, *, row_multiple: int):
-        """Prepare the epochs of a run with these `ids`; all rows of a batch are a multiple of `row_multiple`."""
+        """Prepare the epochs of a run with these `ids`; each part of a step has a multiple of `row_multiple` rows."""
         self._config, self._ids, self._row_multiple = config, ids, row_multiple
+        self._supervised_multiple = row_multiple * config.training.gradient_accumulation
         # What all epochs of one kind with the same IDs share: their shape, or the words of the warm start.
         self._shared: dict[tuple[str, int], Any] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="epochs")
@@ -47,14 +48,14 @@ class Epochs:
         return plan((kind, id_round), epoch)
 
     def _warm_start(self, key: tuple[str, int], epoch: int) -> PackedBatches:
-        make = self._share(key, lambda: WarmStart(self._ids, self._config, row_multiple=self._row_multiple))
+        make = self._share(key, lambda: WarmStart(self._ids, self._config, row_multiple=self._supervised_multiple))
         return make.epoch(epoch)
 
     def _recommender(self, key: tuple[str, int], epoch: int) -> PackedBatches:
         training = self._config.training
         source = self._ids.source(max_history=self._config.data.max_history)
         shared = {"seed": training.seed, "batch_size": training.recommender_batch_size}
-        shape = self._share(key, lambda: training_shape(source, row_multiple=self._row_multiple, **shared))
+        shape = self._share(key, lambda: training_shape(source, row_multiple=self._supervised_multiple, **shared))
         count = training.recommender_examples_per_epoch
         return recommender_epoch(source, epoch=epoch, num_examples=count, shape=shape, **shared)
 

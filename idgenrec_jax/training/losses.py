@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.decoding.beam import greedy_search
-from idgenrec_jax.models.layers import DropoutKey
+from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
 from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE, soft_embedding
 from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entropy
@@ -41,16 +41,36 @@ def token_cross_entropy(
     return weighted_cross_entropy(hidden, table, targets, weights) / jnp.where(total > 0, total, 1.0)
 
 
-def recommender_loss(model: T5, batch: RecommenderBatch, dropout_key: DropoutKey | None = None) -> Float[Array, ""]:
+def recommender_loss(
+    model: T5,
+    batch: RecommenderBatch,
+    dropout_key: DropoutKey | None = None,
+    *,
+    part: BatchPart | None = None,
+    num_tokens: Float[Array, ""] | None = None,
+) -> Float[Array, ""]:
     """Return the mean cross-entropy of the target tokens given the prompts, in nats per real token.
 
-    Examples that share a row do not see each other. `dropout_key=None` means no dropout.
+    Examples that share a row do not see each other. `dropout_key=None` means no dropout. Where `batch` is a `part` of
+    a larger one, as from `split_batch`, the mean is over the `num_tokens` tokens of that one: the parts' losses add up.
     """
     encoder_key, decoder_key = _split_key(dropout_key)
     segments = batch.prompt_segments
-    encoded = model.encode(batch.prompt_tokens, _same_segment(segments, segments), dropout_key=encoder_key)
-    total = _segment_loss(model, encoded, segments, batch.target_tokens, batch.target_segments, decoder_key)
-    return _mean_loss(total, batch.target_segments)
+    encoded = model.encode(batch.prompt_tokens, _same_segment(segments, segments), dropout_key=encoder_key, part=part)
+    total = _segment_loss(
+        model, encoded, segments, batch.target_tokens, batch.target_segments, decoder_key, part=part
+    )
+    return _mean_loss(total, count_tokens(batch.target_segments) if num_tokens is None else num_tokens)
+
+
+def split_batch(batch: RecommenderBatch, parts: int) -> RecommenderBatch:
+    """Return the batch with its arrays as [parts, rows / parts, ..], each part the rows of a `BatchPart`."""
+    return RecommenderBatch(*_split_rows(batch, parts))
+
+
+def count_tokens(segments: Int[Array, "rows positions"]) -> Float[Array, ""]:
+    """Return how many positions are not padding."""
+    return _is_real(segments).sum()
 
 
 def target_loss(
@@ -258,7 +278,7 @@ def loss_of_soft_ids(
         total = total_loss(rows)
     else:
         total = jax.lax.map(jax.checkpoint(total_loss), _split_rows(rows, chunks)).sum()
-    return _mean_loss(total, batch.target_segments)
+    return _mean_loss(total, count_tokens(batch.target_segments))
 
 
 def place_ids(
@@ -303,6 +323,8 @@ def _segment_loss(
     target_tokens: Int[Array, "rows target"],
     target_segments: Int[Array, "rows target"],
     dropout_key: DropoutKey | None,
+    *,
+    part: BatchPart | None = None,
 ) -> Float[Array, ""]:
     """Return the summed cross-entropy of the target tokens, each given the encoded prompt of its segment."""
     start = model.config.decoder_start_token_id
@@ -313,13 +335,13 @@ def _segment_loss(
         _same_segment(target_segments, prompt_segments),
         decoder_mask=_same_segment(target_segments, target_segments),
         dropout_key=dropout_key,
+        part=part,
     )
     return weighted_cross_entropy(hidden, model.output_table, target_tokens, _is_real(target_segments))
 
 
-def _mean_loss(total: Float[Array, ""], target_segments: Int[Array, "rows target"]) -> Float[Array, ""]:
+def _mean_loss(total: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
     """Return a summed cross-entropy per real target token; 0 where there is none."""
-    count = _is_real(target_segments).sum()
     return total / jnp.where(count > 0, count, 1.0)
 
 

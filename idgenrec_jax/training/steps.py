@@ -10,6 +10,7 @@ another type is another compilation. `seed_key` is from `seed_key`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,16 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import RecommenderBatch
-from idgenrec_jax.models.layers import DropoutKey
-from idgenrec_jax.training.losses import id_loss, recommender_loss
+from idgenrec_jax.models.layers import BatchPart, DropoutKey
+from idgenrec_jax.training.losses import count_tokens, id_loss, recommender_loss, split_batch
 from idgenrec_jax.training.optimizer import apply_gradients
 from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE
 
 Metrics = dict[str, Float[Array, ""]]
 RecommenderStep = Callable[..., tuple["TrainState", Metrics]]
 IdStep = Callable[..., tuple["TrainState", Metrics]]
+CompilerOptions = dict[str, Any] | None
+Differentiated = Callable[[PyTree], tuple[Float[Array, ""], PyTree]]
 
 
 @jax.tree_util.register_dataclass
@@ -53,29 +56,58 @@ def seed_key(seed: int) -> DropoutKey:
     return jax.random.key(seed)
 
 
+def compiler_options(*rematerialise: str) -> CompilerOptions:
+    """Return what the compiler of a step needs to be told, given `rematerialise` of the models in it.
+
+    XLA's CPU compiler drops the barriers that hold what is rematerialised back until its gradient is due, and computes
+    it beside the forward pass instead: more work, and no less memory.
+    """
+    if jax.default_backend() == "cpu" and "layers" in rematerialise:
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    return None
+
+
 def make_recommender_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     *,
     dropout: bool = True,
+    accumulation: int = 1,
     state_sharding: PyTree = None,
+    compiler_options: CompilerOptions = None,
 ) -> RecommenderStep:
     """Return `step(state, batch: RecommenderBatch, learning_rate, seed_key) -> (state, metrics)`, state donated.
 
     Serves the recommender's phase and the generator's warm start alike. Metrics: `loss` (nats per token, before the
     step) and `gradient_norm` (before clipping), float32. Inputs are read where the caller has placed them;
-    `state_sharding`, a pytree prefix of the state, keeps the new state where the old one was.
+    `state_sharding`, a pytree prefix of the state, keeps the new state where the old one was. The rows of a batch, a
+    multiple of `accumulation`, are computed in so many parts whose gradients are added up: it is the same step, dropout
+    included, up to rounding. `compiler_options` are those of `jax.jit`.
     """
 
     def step(state, batch: RecommenderBatch, learning_rate, key):
         dropout_key = jax.random.fold_in(key, state.step) if dropout else None
 
-        def loss_of(params):
-            return recommender_loss(nnx.merge(graphdef, params), batch, dropout_key)
+        def loss_of(params, rows=batch, **part):
+            return recommender_loss(nnx.merge(graphdef, params), rows, dropout_key, **part)
 
-        return _descend(optimizer, state, loss_of, learning_rate)
+        def accumulated(params):
+            num_tokens = count_tokens(batch.target_segments)
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(state_sharding, None))
+            def add(total, rows):
+                index, part_batch = rows
+                part = {"part": BatchPart(index, accumulation), "num_tokens": num_tokens}
+                return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(params, part_batch, **part)), None
+
+            zero = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params)
+            return jax.lax.scan(add, zero, (jnp.arange(accumulation), split_batch(batch, accumulation)))[0]
+
+        differentiated = jax.value_and_grad(loss_of) if accumulation == 1 else accumulated
+        return _descend(optimizer, state, differentiated, learning_rate)
+
+    return jax.jit(
+        step, donate_argnums=0, out_shardings=(state_sharding, None), compiler_options=compiler_options
+    )
 
 
 def make_id_step(
@@ -89,12 +121,14 @@ def make_id_step(
     block_size: int = DEFAULT_BLOCK_SIZE,
     chunks: int = 1,
     state_sharding: PyTree = None,
+    compiler_options: CompilerOptions = None,
 ) -> IdStep:
     """Return `step(state, recommender_params, batch: IdBatch, learning_rate, seed_key) -> (state, metrics)`.
 
     `state` is the generator's and is donated; `recommender_params` are read only. `dropout` is the generator's,
     `chunks` that of `id_loss`.
-    Metrics and `state_sharding` are those of `make_recommender_step`; the loss is DESIGN's "ID loss".
+    Metrics, `state_sharding` and `compiler_options` are those of `make_recommender_step`; the loss is DESIGN's "ID
+    loss".
     """
 
     def step(state, recommender_params, batch: IdBatch, learning_rate, key):
@@ -113,19 +147,24 @@ def make_id_step(
                 chunks=chunks,
             )
 
-        return _descend(optimizer, state, loss_of, learning_rate)
+        return _descend(optimizer, state, jax.value_and_grad(loss_of), learning_rate)
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(state_sharding, None))
+    return jax.jit(
+        step, donate_argnums=0, out_shardings=(state_sharding, None), compiler_options=compiler_options
+    )
 
 
 def _descend(
     optimizer: optax.GradientTransformation,
     state: TrainState,
-    loss_of: Callable[[PyTree], Float[Array, ""]],
+    differentiated: Differentiated,
     learning_rate: Float[Array, ""] | float,
 ) -> tuple[TrainState, Metrics]:
-    """Return the state after one optimizer step on `loss_of`, and the metrics of the state before it."""
-    loss, gradients = jax.value_and_grad(loss_of)(state.params)
+    """Return the state after one optimizer step, and the metrics of the state before it.
+
+    `differentiated` maps parameters to loss and gradients, as from `jax.value_and_grad`.
+    """
+    loss, gradients = differentiated(state.params)
     params, optimizer_state = apply_gradients(
         optimizer, gradients, state.optimizer_state, state.params, learning_rate
     )

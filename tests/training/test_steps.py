@@ -15,6 +15,7 @@ from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.training.losses import recommender_loss
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.steps import (
+    compiler_options,
     create_train_state,
     make_id_step,
     make_recommender_step,
@@ -42,10 +43,10 @@ def new_state(seed=0):
     return create_train_state(new_model(seed)[1], OPTIMIZER)
 
 
-def recommender_batch(rows=3, seed=0):
-    """Two examples in each row, and padding behind them."""
+def recommender_batch(rows=3, seed=0, width=6):
+    """Two examples in each row, and padding behind them; prompts have `width` positions."""
     generator = np.random.default_rng(seed)
-    prompts, targets = (np.zeros((2, rows, width), np.int32) for width in (6, 4))
+    prompts, targets = (np.zeros((2, rows, positions), np.int32) for positions in (width, 4))
     for tokens, segments in (prompts, targets):
         for row in range(rows):
             first, end = generator.integers(1, 3), generator.integers(3, tokens.shape[1] + 1)
@@ -172,3 +173,105 @@ def test_padding_counts_for_nothing(recommender_step):
     assert first_metrics["loss"] == second_metrics["loss"]
     for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+# What saves memory, and bfloat16. Activations are most of the memory; the programs are compiled without LLVM's
+# optimisations, which take the longest and change neither results nor memory by much.
+DEEP = dataclasses.replace(CONFIG, d_ff=64, num_layers=2, dropout_rate=0.2)
+FAST_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def deep_step(*, accumulation=1, **fields):
+    """A step of the deeper model from its first state: what it returns, and the bytes of its temporaries."""
+    config = dataclasses.replace(DEEP, **fields)
+    graphdef, params = nnx.split(T5(config, rngs=nnx.Rngs(0)), nnx.Param)
+    step = make_recommender_step(
+        graphdef,
+        OPTIMIZER,
+        accumulation=accumulation,
+        compiler_options=FAST_COMPILATION | (compiler_options(config.rematerialise) or {}),
+    )
+    arguments = create_train_state(params, OPTIMIZER), recommender_batch(32, width=24), RATE, seed_key(0)
+    compiled = step.lower(*arguments).compile()
+    state, metrics = compiled(*arguments)
+    return state, metrics, compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.fixture(scope="module")
+def whole_step():
+    return deep_step()
+
+
+def relative_norm(found, expected):
+    """Norm of the difference of two trees over the norm of the expected one."""
+    squares = [
+        (float(jnp.sum((a - b) ** 2)), float(jnp.sum(b**2)))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    ]
+    return (sum(difference for difference, _ in squares) / sum(size for _, size in squares)) ** 0.5
+
+
+def first_moments(state):
+    """After one step: a tenth of the clipped gradients."""
+    return state.optimizer_state[1].mu
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "memory"),
+    [
+        ({"rematerialise": "layers"}, 0.7),
+        ({"accumulation": 4}, 0.5),
+        ({"accumulation": 4, "rematerialise": "layers"}, 0.4),
+    ],
+    ids=["rematerialised", "accumulated", "both"],
+)
+def test_the_same_step_in_less_memory(whole_step, options, memory):
+    state, metrics, temporaries = deep_step(**options)
+    whole_state, whole_metrics, whole_temporaries = whole_step
+    np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"], whole_metrics["gradient_norm"], rtol=1e-5)
+    assert relative_norm(first_moments(state), first_moments(whole_state)) < 1e-5
+    assert temporaries < memory * whole_temporaries
+
+
+@pytest.mark.slow
+def test_a_step_in_bfloat16_is_near_the_one_in_float32_and_leaves_no_state_in_bfloat16(whole_step):
+    state, metrics, _ = deep_step(compute_dtype="bfloat16")
+    whole_state, whole_metrics, _ = whole_step
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves((state, metrics))}
+    assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}
+    assert metrics["loss"] != whole_metrics["loss"]
+    np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], rtol=2e-3)
+    assert relative_norm(first_moments(state), first_moments(whole_state)) < 0.1
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def operand_dtypes(step, *arguments):
+    """The names of the operands' dtypes of every kind of operation in a step."""
+    found = {}
+    for equation in equations(jax.make_jaxpr(step)(*arguments).jaxpr):
+        names = {str(value.aval.dtype) for value in equation.invars if hasattr(value.aval, "dtype")}
+        found.setdefault(equation.primitive.name, set()).update(names)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["recommender", "id"])
+def test_in_bfloat16_softmax_losses_norms_and_the_optimizer_are_float32(kind):
+    graphdef, params = nnx.split(T5(dataclasses.replace(CONFIG, compute_dtype="bfloat16"), rngs=nnx.Rngs(0)), nnx.Param)
+    state = create_train_state(params, OPTIMIZER)
+    if kind == "recommender":
+        step, read = make_recommender_step(graphdef, OPTIMIZER), (recommender_batch(),)
+    else:
+        step, read = make_id_step(graphdef, graphdef, OPTIMIZER, jnp.zeros(48, bool), 2), (params, id_batch())
+    found = operand_dtypes(step, state, *read, RATE, seed_key(0))
+    assert "bfloat16" in found["dot_general"] and "bfloat16" in found["add"]
+    for operation in ("exp", "log", "rsqrt", "sqrt", "reduce_max", "square", "div"):
+        assert "float32" in found[operation] and "bfloat16" not in found[operation], operation

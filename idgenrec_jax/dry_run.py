@@ -1,0 +1,326 @@
+"""What a run would need, without a run: parameters, operations per step, and bytes on each device of its mesh.
+
+Batches have the shapes that training has on these data. Models exist as shapes only, and the steps are lowered from
+shapes that know their place on the mesh. A mesh that this machine does not have is simulated by as many CPU devices.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import nnx
+from jax.sharding import Mesh
+
+from idgenrec_jax.config import Config, MeshConfig
+from idgenrec_jax.experiment import (
+    check_batches,
+    check_splits,
+    check_vocabularies,
+    load_data,
+    load_prompts,
+    load_tokenizer,
+)
+from idgenrec_jax.ids.rounds import RoundIds
+from idgenrec_jax.ids.table import IdTable, load_table, make_unique
+from idgenrec_jax.models.create import abstract_model, described_config
+from idgenrec_jax.models.t5 import T5Config
+from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh, place_shapes
+from idgenrec_jax.training.alternation import configured_optimizer, make_steps
+from idgenrec_jax.training.epochs import ID, RECOMMENDER, Epochs
+from idgenrec_jax.training.operations import id_step_operations, recommender_step_operations
+from idgenrec_jax.training.steps import TrainState, create_train_state, seed_key
+from idgenrec_jax.training.warm_start import warm_start_words
+
+GROUPS = ("embeddings", "encoder", "decoder")
+# Memory is planned before LLVM optimises the code of a CPU, which takes longest.
+_FAST_CPU_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedModel:
+    """A model as shapes placed on the mesh: `state` has `jax.ShapeDtypeStruct`s for arrays."""
+
+    config: T5Config
+    graphdef: nnx.GraphDef
+    state: TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStep:
+    """A step of one phase: its batch as shapes, its operations by part, and what its compiled program needs.
+
+    `temporaries` and `outputs` are bytes per device, `seconds` those of compilation; None where it was not compiled.
+    Outputs are those that do not take the place of an argument.
+    """
+
+    batch: Any
+    operations: dict[str, float]
+    temporaries: int | None = None
+    outputs: int | None = None
+    arguments: int | None = None
+    seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run before it begins; `models` by "id_generator" and "recommender", `steps` by kind of phase."""
+
+    mesh: Mesh
+    models: dict[str, PlannedModel]
+    steps: dict[str, PlannedStep]
+    given_ids: bool
+
+
+def simulate_devices(config: MeshConfig) -> None:
+    """Let the CPU have the devices of a mesh whose sizes are all given; call it before JAX starts its backend."""
+    sizes = dataclasses.astuple(config)
+    if -1 not in sizes:
+        jax.config.update("jax_num_cpu_devices", math.prod(sizes))
+    # A program from the cache does not know how much memory it takes.
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
+def plan_run(config: Config, *, compiled: bool) -> Plan:
+    """Return what the run of `config` needs; with `compiled`, its steps are compiled, which may take minutes.
+
+    The devices are those present where they fit the mesh, else the CPU's (see `simulate_devices`).
+
+    Raises:
+        InputError: anything the user gave that does not fit.
+    """
+    dataset = load_data(config.data.path)
+    check_splits(dataset, config.data.path)
+    tokenizer = load_tokenizer(config)
+    prompts = load_prompts(config.data, tokenizer, dataset.name)
+    given = load_table(config.ids.table, dataset.items, tokenizer) if config.ids.table else None
+    mesh = make_mesh(config.mesh, _devices(config.mesh))
+    check_batches(config, mesh)
+    optimizer = configured_optimizer(config.training)
+    models = {}
+    for section in ("id_generator", "recommender"):
+        t5_config = described_config(getattr(config, section), tokenizer, section=section)
+        graphdef, shapes = abstract_model(t5_config)
+        state = jax.eval_shape(partial(create_train_state, optimizer=optimizer), shapes)
+        models[section] = PlannedModel(t5_config, graphdef, place_shapes(mesh, state))
+    generator, recommender = models["id_generator"], models["recommender"]
+    check_vocabularies(recommender.config, generator.config)
+    ids = RoundIds(
+        config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder="", given=given, mesh=mesh
+    )
+    _stand_in_ids(ids, config)
+    epochs = Epochs(config, ids, row_multiple=batch_devices(mesh))
+    states = {"generator": generator.state, "recommender": recommender.state}
+    _, id_step, recommender_step = make_steps(
+        config,
+        optimizer,
+        generator=generator.graphdef,
+        recommender=recommender.graphdef,
+        no_embedding=jnp.asarray(ids.no_embedding(recommender.config.vocab_size)),
+        places=jax.tree.map(lambda leaf: leaf.sharding, states),
+    )
+    steps = {}
+    if config.training.id_epochs:
+        batch = _first_batch(epochs, ID, mesh)
+        operations = id_step_operations(
+            generator.config,
+            recommender.config,
+            batch,
+            id_length=config.ids.soft_length,
+            chunks=config.training.id_chunks,
+        )
+        arguments = generator.state, recommender.state.params, batch
+        steps[ID] = _planned_step(id_step, arguments, operations, title="ID step", compiled=compiled)
+    batch = _first_batch(epochs, RECOMMENDER, mesh)
+    operations = recommender_step_operations(recommender.config, batch)
+    arguments = recommender.state, batch
+    steps[RECOMMENDER] = _planned_step(
+        recommender_step, arguments, operations, title="recommender step", compiled=compiled
+    )
+    return Plan(mesh, models, steps, given_ids=given is not None)
+
+
+def group_of(path: str) -> str:
+    """Return which of GROUPS the parameter at `path` ("a/b/c") belongs to."""
+    first = path.split("/")[0]
+    return "embeddings" if first in ("shared", "lm_head") else first
+
+
+def parameters_by_group(model: PlannedModel) -> dict[str, int]:
+    """Return the number of parameters of each group."""
+    counts = dict.fromkeys(GROUPS, 0)
+    for path, leaf in nnx.to_flat_state(model.state.params):
+        counts[group_of("/".join(map(str, path)))] += math.prod(leaf.shape)
+    return counts
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Return the bytes that one device holds of a tree of shapes with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )
+
+
+def step_bytes(plan: Plan, kind: str) -> dict[str, int]:
+    """Return the bytes on each device during a step, by group; they add up to its need.
+
+    Without compilation temporaries and outputs are missing, and the gradients, which are temporaries, are in their
+    place.
+    """
+    step = plan.steps[kind]
+    trained = plan.models["recommender" if kind == RECOMMENDER else "id_generator"]
+    found = {}
+    for name, model in plan.models.items():
+        state = model.state
+        title = name.replace("id_", "ID ").replace("_", " ")
+        found[f"{title}, parameters"] = bytes_per_device(state.params)
+        found[f"{title}, moments"] = bytes_per_device((state.optimizer_state, state.step))
+    found["batch"] = bytes_per_device(step.batch)
+    gradients = bytes_per_device(trained.state.params)
+    if step.temporaries is None:
+        return found | {"gradients": gradients}
+    return found | {"temporaries": step.temporaries, "outputs": step.outputs}
+
+
+def report(plan: Plan) -> str:
+    """Return the plan as text: a table of the models, one of the steps, and one of the bytes on each device."""
+    compiled = all(step.temporaries is not None for step in plan.steps.values())
+    sizes = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.shape.items())
+    device = plan.mesh.devices.flat[0]
+    lines = [f"Mesh: {sizes}; {plan.mesh.size} device(s) of kind {device.device_kind}. Nothing was allocated on them."]
+    if not plan.given_ids:
+        lines.append("Rows are as wide as IDs of the warm start's words make them; those that a run writes differ.")
+    models = [["", "parameters", "bytes", "moments", "gradients", "", "on each device", "moments", "gradients"]]
+    for name, model in plan.models.items():
+        by_group = parameters_by_group(model)
+        placed = _bytes_by_group(model)
+        for group, count in [*by_group.items(), ("all", sum(by_group.values()))]:
+            here = sum(placed.values()) if group == "all" else placed[group]
+            row = [count * 4, count * 8, count * 4, "", here, 2 * here, here]
+            cells = [f"{count:,}", *(value if value == "" else _bytes(value) for value in row)]
+            models.append([f"{name.replace('_', ' ')}, {group}", *cells])
+    lines += ["", "Models, float32 (counted from shapes)", *_aligned(models)]
+    steps = [["", "shapes", "operations"]]
+    for kind, step in plan.steps.items():
+        shapes = _shapes(step.batch)
+        steps.append([f"{kind} step", shapes, f"{sum(step.operations.values()):.3e}"])
+        steps += [[f"  {part}", "", f"{value:.3e}"] for part, value in step.operations.items()]
+    lines += ["", "Floating-point operations of a step, all devices together (counted from shapes)", *_aligned(steps)]
+    kinds = list(plan.steps)
+    found = {kind: step_bytes(plan, kind) for kind in kinds}
+    groups = [["", *(f"{kind} step" for kind in kinds)]]
+    for group in found[kinds[0]]:
+        source = "compiled" if group in ("temporaries", "outputs") else "counted"
+        groups.append([f"{group} ({source})", *(_bytes(found[kind][group]) for kind in kinds)])
+        if group == "temporaries":
+            groups.append(
+                ["  of them gradients (counted)", *(_bytes(_gradient_bytes(plan, kind)) for kind in kinds)]
+            )
+    groups.append(["all of these", *(_bytes(sum(found[kind].values())) for kind in kinds)])
+    lines += ["", "Bytes on each device during a step", *_aligned(groups), ""]
+    if not compiled:
+        lines.append("Nothing was compiled: activations and other temporaries are not in the sum.")
+    else:
+        seconds = ", ".join(f"{kind} {step.seconds:.0f} s" for kind, step in plan.steps.items())
+        lines.append(f"Temporaries and outputs are those of XLA's compiler for {device.platform}; it took: {seconds}.")
+        if device.platform == "cpu":
+            lines.append("For accelerators they differ: a CPU multiplies bfloat16 by way of float32 copies, for one.")
+    return "\n".join(lines)
+
+
+def _gradient_bytes(plan: Plan, kind: str) -> int:
+    trained = plan.models["recommender" if kind == RECOMMENDER else "id_generator"]
+    return bytes_per_device(trained.state.params)
+
+
+def _devices(config: MeshConfig) -> list[jax.Device]:
+    """The devices present, or the CPU's where the mesh has another number of them."""
+    sizes = dataclasses.astuple(config)
+    present = jax.devices()
+    return present if -1 in sizes or math.prod(sizes) == len(present) else jax.devices("cpu")
+
+
+def _stand_in_ids(ids: RoundIds, config: Config) -> None:
+    """Give every item, and every user where prompts name users, an ID of about the length that a run would write."""
+
+    def unique(words, names):
+        taken, next_number = set(), {}
+        made = [
+            make_unique(text, name, taken, ids.tokenizer, next_number=next_number)
+            for text, name in zip(words, names, strict=True)
+        ]
+        return IdTable(tuple(names), tuple(text for text, _ in made), tuple(tokens for _, tokens in made))
+
+    ids.table = ids.given or unique(warm_start_words(ids, config), ids.dataset.items)
+    if config.data.user_ids != "none":
+        first = [ids.table.texts[sequence[0]] for sequence in ids.dataset.sequences]
+        ids.user_table = unique(first, ids.dataset.users)
+
+
+def _first_batch(epochs: Epochs, kind: str, mesh: Mesh) -> Any:
+    """The shapes of the batches of a phase, split over the mesh."""
+    batch = epochs.batches(kind, 0, 0, is_last=True).batch(0)
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), batch)
+
+
+def _planned_step(
+    step: Any, arguments: tuple[Any, ...], operations: Mapping[str, float], *, title: str, compiled: bool
+) -> PlannedStep:
+    """`arguments` are those of the step up to its batch, the last of them."""
+    planned = PlannedStep(arguments[-1], dict(operations))
+    if not compiled:
+        return planned
+    logging.info("compiling the %s", title)
+    start = time.monotonic()
+    rate = jax.ShapeDtypeStruct((), np.float32)
+    lowered = step.lower(*arguments, rate, jax.eval_shape(partial(seed_key, 0)))
+    on_cpu = jax.tree.leaves(arguments)[0].sharding.mesh.devices.flat[0].platform == "cpu"
+    memory = lowered.compile(compiler_options=_FAST_CPU_COMPILATION if on_cpu else None).memory_analysis()
+    return dataclasses.replace(
+        planned,
+        temporaries=memory.temp_size_in_bytes,
+        outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        arguments=memory.argument_size_in_bytes,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _bytes_by_group(model: PlannedModel) -> dict[str, int]:
+    """The bytes of each group's parameters on one device."""
+    found = dict.fromkeys(GROUPS, 0)
+    for path, leaf in nnx.to_flat_state(model.state.params):
+        found[group_of("/".join(map(str, path)))] += bytes_per_device(leaf)
+    return found
+
+
+def _shapes(batch: Any) -> str:
+    """The shapes of a batch's prompts, targets and texts, as "rows x positions"."""
+    fields = {"texts": "item_tokens", "prompts": "prompt_tokens", "targets": "target_tokens"}
+    shapes = {title: getattr(batch, field).shape for title, field in fields.items() if hasattr(batch, field)}
+    return ", ".join(f"{title} {rows} x {positions}" for title, (rows, positions) in shapes.items())
+
+
+def _bytes(count: int) -> str:
+    """A number of bytes in the largest unit that leaves at least one."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(int(math.log2(count)) // 10, len(units) - 1) if count else 0
+    return f"{count / 2 ** (10 * power):,.1f} {units[power]}" if power else f"{count} B"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Lines with the cells of a column below each other, all but the first column's at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,77 @@
+"""Floating-point operations of one training step as it is computed: padding and what is computed again included.
+
+Only matrix products count, as in `benchmark.counting`, which counts the work itself. The values of a returned
+dictionary add up to the step; they are for all devices together.
+"""
+
+from idgenrec_jax.benchmark import counting
+from idgenrec_jax.data.id_batches import IdBatch
+from idgenrec_jax.data.packing import RecommenderBatch
+from idgenrec_jax.models.t5 import T5Config
+
+# Products with the table: scores and mean of the values; then the scores again, and the gradients of the probabilities,
+# of the states and of the table's rows.
+_SOFT_KEYS, _SOFT_VALUES = 4, 2
+
+
+def recommender_step_operations(config: T5Config, batch: RecommenderBatch) -> dict[str, float]:
+    """Return the operations of a recommender or warm-start step on a batch of this shape."""
+    (rows, source), target = batch.prompt_tokens.shape, batch.target_tokens.shape[1]
+    blocks = _blocks(config, rows * source, source, rows * target, target, again=False, trained=True)
+    return {"layers": blocks, "output table": counting.TRAINING * counting.output_operations(config, rows * target)}
+
+
+def id_step_operations(
+    generator: T5Config, recommender: T5Config, batch: IdBatch, *, id_length: int, chunks: int
+) -> dict[str, float]:
+    """Return the operations of an ID step on a batch of this shape; arguments as of `losses.id_loss`."""
+    (rows, text), places = batch.item_tokens.shape, batch.item_places.shape[1]
+    written = rows * places * id_length
+    one_token = counting.decoder_operations(
+        generator, rows * places, max(1, id_length - 1) + 1, text
+    ) + counting.output_operations(generator, rows * places)
+    again = chunks > 1
+    soft = 2 * written * generator.vocab_size
+    (prompt_rows, source), target = batch.prompt_tokens.shape, batch.target_tokens.shape[1]
+    targets = prompt_rows * target
+    return {
+        "generator, layers": _blocks(
+            generator, rows * text, text, written, places * id_length, again=again, trained=True
+        ),
+        "generator, greedy tokens": id_length * one_token,
+        "generator, soft IDs": soft
+        * (
+            (_SOFT_KEYS + again) * generator.d_model
+            + (_SOFT_VALUES + again) * recommender.d_model
+        ),
+        "recommender, layers": _blocks(
+            recommender, prompt_rows * source, source, targets, target, again=again, trained=False
+        ),
+        "recommender, output table": (counting.TRAINING + again) * counting.output_operations(recommender, targets),
+    }
+
+
+def _blocks(
+    config: T5Config, read: int, source: int, written: int, target: int, *, again: bool, trained: bool
+) -> float:
+    """The operations of all layers on `read` encoder and `written` decoder positions, gradient included.
+
+    `again`: the whole forward pass is computed a second time.
+    """
+
+    def forward(source_length: int, target_length: int, cross_length: int) -> float:
+        return (
+            counting.encoder_operations(config, read, source_length)
+            + counting.cross_operations(config, read)
+            + counting.decoder_operations(config, written, target_length, cross_length)
+        )
+
+    whole = forward(source, target, source)
+    # Scores and weighted sums have two factors that a gradient goes to, whether weights are trained or not.
+    mixing = whole - forward(0, 0, 0)
+    total = counting.TRAINING * whole if trained else counting.FROZEN * whole + mixing
+    if config.rematerialise == "layers":
+        # A layer's backward pass needs everything that was computed in it but its last product.
+        positions = config.num_layers * read + config.num_decoder_layers * written
+        total += whole - positions * 2 * config.d_model * config.d_ff
+    return total + again * whole
