@@ -116,7 +116,7 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     prompts = load_prompts(config.data, tokenizer, dataset.name)
     given = load_table(config.ids.table, dataset.items, tokenizer) if config.ids.table else None
     mesh = make_mesh(config.mesh)
-    _check_batches(config, mesh)
+    check_batches(config, mesh)
     seed = config.training.seed
     recommender = create_model(config.recommender, tokenizer, mesh, seed=2 * seed, section="recommender")
     generator = create_model(config.id_generator, tokenizer, mesh, seed=2 * seed + 1, section="id_generator")
@@ -242,7 +242,12 @@ def _check_splits(dataset: Dataset, path: str) -> None:
         raise InputError(f"{path}/user_sequence.txt: nobody to evaluate; expected sequences of at least three items")
 
 
-def _check_batches(config: Config, mesh: Mesh) -> None:
+def check_batches(config: Config, mesh: Mesh) -> None:
+    """Check that the batches of ID generation and of ranking can be split; those of training are filled up.
+
+    Raises:
+        InputError: a batch size that is not a multiple of the devices.
+    """
     devices = batch_devices(mesh)
     sizes = {
         "ids.batch_size": config.ids.batch_size,
@@ -250,4 +255,7 @@ def _check_batches(config: Config, mesh: Mesh) -> None:
     }
     for name, size in sizes.items():
         if size % devices:
-            raise InputError(f"--config.{name}={size}: expected a multiple of the {devices} devices that split a batch")
+            raise InputError(
+                f"--config.{name}={size}: expected a multiple of the {devices} devices that split a batch "
+                "(--config.mesh.data times --config.mesh.fsdp)"
+            )

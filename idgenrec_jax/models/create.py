@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 from idgenrec_jax.config import ModelConfig
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.models.huggingface import load_t5, resolve_folder
+from idgenrec_jax.models.huggingface import load_t5, read_config, resolve_folder
 from idgenrec_jax.models.t5 import T5, T5Config
-from idgenrec_jax.sharding import parameter_sharding, parameter_shardings
+from idgenrec_jax.sharding import check_heads, parameter_sharding, parameter_shardings
 
 VOCABULARY_MULTIPLE = 128
 
@@ -33,11 +33,13 @@ def create_model(config: ModelConfig, tokenizer: Tokenizer, mesh: Mesh, *, seed:
     """Return the model that `--config.SECTION` describes, with its parameters on the mesh.
 
     Raises:
-        InputError: the folder or name cannot be loaded, or its vocabulary does not fit the tokenizer.
+        InputError: the folder or name cannot be loaded, its vocabulary does not fit the tokenizer, or an axis of the
+            mesh does not divide a parameter or the heads.
     """
     flag = f"--config.{section}.folder"
     if config.folder:
         folder = resolve_folder(config.folder, flag=flag, random_flag=f"{flag}= (empty)")
+        check_heads(mesh, read_config(folder).num_heads, section)
         model = load_t5(
             folder,
             compute_dtype=config.compute_dtype,
@@ -48,6 +50,7 @@ def create_model(config: ModelConfig, tokenizer: Tokenizer, mesh: Mesh, *, seed:
         graphdef, params = nnx.split(model, nnx.Param)
         return Model(model.config, graphdef, params, pretrained=True)
     t5_config = random_config(config, tokenizer)
+    check_heads(mesh, t5_config.num_heads, section)
     place = f"--config.{section}.vocab_size={config.vocab_size}"
     _check_vocabulary(t5_config, tokenizer, place, way_out="set it to 0 to follow the tokenizer")
     graphdef, shapes = abstract_model(t5_config)
