@@ -38,6 +38,7 @@ ACTIVATION_RULES: tuple[tuple[str, str | tuple[str, ...]], ...] = (
     ("batch", BATCH_AXES),
     ("heads", "tensor"),
     ("d_ff", "tensor"),
+    ("rows", "tensor"),
 )
 
 SMALL_PARAMETER = 2**16

@@ -142,7 +142,8 @@ class Embedding(nnx.Module):
 
     def __call__(self, rows: Int[Array, "*batch"]) -> Float[Array, "*batch width"]:
         """The float32 vectors of `rows`; a row past the end of the table gives NaN rather than a wrong vector."""
-        return jnp.take(self.table[...], rows, axis=0)
+        # Where vectors are split, each device needs whole ones, of its own part of the rows.
+        return jnp.take(constrain(self.table[...], "rows width"), rows, axis=0)
 
 
 class RMSNorm(nnx.Module):
