@@ -21,6 +21,7 @@ from idgenrec_jax.decoding.beam import (
 )
 from idgenrec_jax.decoding.trie import Trie, build_trie
 from idgenrec_jax.progress import Progress
+from idgenrec_jax.sharding import replicated_beside
 from idgenrec_jax.training.losses import target_loss
 
 HIT_CUTOFFS = (1, 5, 10, 20)
@@ -145,8 +146,9 @@ class Ranker:
         trie: Trie,
     ) -> tuple[Int[np.ndarray, "batch results"], Float[np.ndarray, "batch results"]]:
         """Return the items recommended after each prompt, best first, and their scores."""
+        trie = jax.device_put(trie, replicated_beside(params))
         found, _ = self._run(params, (prompt_tokens, prompt_mask), None, trie)
-        return np.asarray(found.items), np.asarray(found.scores)
+        return jax.device_get((found.items, found.scores))
 
     def traced_search(
         self,
@@ -182,6 +184,7 @@ class Ranker:
         )
         trie = self.trie(source)
         available_results(trie, self._config.num_beams)
+        trie = jax.device_put(trie, replicated_beside(params))
         items = np.full((len(users), self._config.num_beams), -1, np.int32)
         scores = np.full((len(users), self._config.num_beams), -np.inf, np.float32)
         progress = Progress(title, len(users), "user")
@@ -192,8 +195,8 @@ class Ranker:
             found, loss = self._run(
                 params, (batch.prompt_tokens, batch.prompt_mask), (batch.target_tokens, batch.target_mask), trie
             )
-            items[rows] = np.asarray(found.items)[: len(rows)]
-            scores[rows] = np.asarray(found.scores)[: len(rows)]
+            found, loss = jax.device_get((found, loss))
+            items[rows], scores[rows] = found.items[: len(rows)], found.scores[: len(rows)]
             count = int(batch.target_mask.sum())
             losses, tokens = losses + float(loss) * count, tokens + count
             done += len(rows)

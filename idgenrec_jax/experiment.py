@@ -259,7 +259,11 @@ def check_vocabularies(recommender: T5Config, generator: T5Config) -> None:
 
 
 def check_batches(config: Config, mesh: Mesh) -> None:
-    """Raise InputError where a batch cannot be split over the mesh."""
+    """Check that the batches of ID generation and of ranking can be split; those of training are filled up.
+
+    Raises:
+        InputError: a batch size that is not a multiple of the devices.
+    """
     devices = batch_devices(mesh)
     sizes = {
         "ids.batch_size": config.ids.batch_size,
@@ -267,4 +271,7 @@ def check_batches(config: Config, mesh: Mesh) -> None:
     }
     for name, size in sizes.items():
         if size % devices:
-            raise InputError(f"--config.{name}={size}: expected a multiple of the {devices} devices that split a batch")
+            raise InputError(
+                f"--config.{name}={size}: expected a multiple of the {devices} devices that split a batch "
+                "(--config.mesh.data times --config.mesh.fsdp)"
+            )

@@ -17,12 +17,12 @@ from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation import Ranker, Ranking
-from idgenrec_jax.experiment import load_data, load_prompts
+from idgenrec_jax.experiment import check_batches, load_data, load_prompts
 from idgenrec_jax.files import read_json
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
-from idgenrec_jax.sharding import batch_sharding, make_mesh, place_shapes
+from idgenrec_jax.sharding import batch_sharding, check_heads, make_mesh, place_shapes
 from idgenrec_jax.training.alternation import RANKS
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.workdir import PROMPTS_FILE, described_run, named_as_in
@@ -54,7 +54,8 @@ def load_run(workdir: str | Path) -> TrainedRun:
     """Load the best checkpoint of a run.
 
     Raises:
-        InputError: `workdir` holds no run, no checkpoint yet, or its best one is damaged.
+        InputError: `workdir` holds no run, no checkpoint yet, its best one is damaged, or the devices present do not
+            divide what the run's mesh splits.
     """
     workdir = Path(workdir)
     described = described_run(workdir)
@@ -71,9 +72,12 @@ def load_run(workdir: str | Path) -> TrainedRun:
     except InputError as error:
         raise InputError(f"{workdir}/config.json: written by another version of this package; {error}") from error
     mesh = make_mesh(config.mesh)
+    check_batches(config, mesh)
     graphdefs, shapes = {}, {}
     for name, section in (("generator", "id_generator"), ("recommender", "recommender")):
-        graphdefs[name], abstract = abstract_model(T5Config(**described["models"][section]))
+        t5_config = T5Config(**described["models"][section])
+        check_heads(mesh, t5_config.num_heads, section)
+        graphdefs[name], abstract = abstract_model(t5_config)
         shapes[name] = place_shapes(mesh, abstract)
     return TrainedRun(
         config=config,

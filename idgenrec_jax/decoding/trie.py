@@ -184,11 +184,11 @@ def build_trie(
     offsets = np.searchsorted(parents, np.arange(padded_nodes + 1)).astype(np.int32)
     padding = (0, padded_edges - len(edge_tokens))
     return Trie(
-        counts=jnp.asarray([num_nodes, len(lengths), tokens.shape[1]], jnp.int32),
-        edge_offsets=jnp.asarray(offsets),
-        edge_states=jnp.asarray(np.pad(edge_states, padding)),
-        edge_tokens=None if layout == "dense" else jnp.asarray(np.pad(edge_tokens, padding)),
-        mask=None if mask is None else jnp.asarray(mask),
+        counts=jax.device_put(np.asarray([num_nodes, len(lengths), tokens.shape[1]], np.int32)),
+        edge_offsets=jax.device_put(offsets),
+        edge_states=jax.device_put(np.pad(edge_states, padding)),
+        edge_tokens=None if layout == "dense" else jax.device_put(np.pad(edge_tokens, padding)),
+        mask=None if mask is None else jax.device_put(mask),
         layout="dense" if layout == "dense" else "csr",
         vocab_size=vocab_size,
         widths=() if layout == "dense" else WIDTHS[: np.searchsorted(WIDTHS, np.diff(offsets).max()) + 1],

@@ -13,7 +13,7 @@ from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.models.huggingface import load_t5, read_config, resolve_folder
 from idgenrec_jax.models.t5 import T5, T5Config
-from idgenrec_jax.sharding import parameter_sharding, parameter_shardings
+from idgenrec_jax.sharding import check_heads, parameter_sharding, parameter_shardings
 
 VOCABULARY_MULTIPLE = 128
 
@@ -34,9 +34,11 @@ def create_model(config: ModelConfig, tokenizer: Tokenizer, mesh: Mesh, *, seed:
     """Return the model that `--config.SECTION` describes, with its parameters on the mesh.
 
     Raises:
-        InputError: the folder or name cannot be loaded, or its vocabulary does not fit the tokenizer.
+        InputError: the folder or name cannot be loaded, its vocabulary does not fit the tokenizer, or an axis of the
+            mesh does not divide a parameter or the heads.
     """
     t5_config = described_config(config, tokenizer, section=section)
+    check_heads(mesh, t5_config.num_heads, section)
     if config.folder:
         model = load_t5(
             _folder(config, section),

@@ -15,6 +15,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key, UInt, UInt32
 
+from idgenrec_jax.sharding import constrain
+
 MASKED_SCORE = -1e9
 """Score of a forbidden position: finite, so that a row in which nothing is allowed stays free of NaN."""
 
@@ -158,7 +160,8 @@ class Embedding(nnx.Module):
 
     def __call__(self, rows: Int[Array, "*batch"]) -> Float[Array, "*batch width"]:
         """The float32 vectors of `rows`; a row past the end of the table gives NaN rather than a wrong vector."""
-        return jnp.take(self.table[...], rows, axis=0)
+        # Where vectors are split, each device needs whole ones, of its own part of the rows.
+        return jnp.take(constrain(self.table[...], "rows width"), rows, axis=0)
 
 
 class RMSNorm(nnx.Module):
@@ -272,7 +275,7 @@ class Attention(nnx.Module):
             scores = _add_shared(scores, bias)
         weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1).astype(inputs.dtype)
         gathered = jnp.einsum("bhqk,bhkd->bhqd", dropout(weights), values)
-        return self.output(jnp.swapaxes(gathered, 1, 2).reshape(*inputs.shape[:-1], -1))
+        return self._join_heads(gathered)
 
     def attend_past(
         self,
@@ -298,7 +301,7 @@ class Attention(nnx.Module):
         scores = jnp.concatenate([jnp.where(mask, past, MASKED_SCORE), own], axis=-1)
         weights = jax.nn.softmax(scores, axis=-1).astype(inputs.dtype)
         gathered = jnp.einsum("bhqk,bhkd->bhqd", weights[..., :-1], past_values) + weights[..., -1:] * own_values
-        return self.output(jnp.swapaxes(gathered, 1, 2).reshape(*inputs.shape[:-1], -1))
+        return self._join_heads(gathered)
 
     def _split_heads(
         self, projected: Float[Array, "batch positions width"]
@@ -307,7 +310,13 @@ class Attention(nnx.Module):
 
         Heads before positions: XLA's CPU products over two leading batch axes are three times faster.
         """
-        return jnp.swapaxes(projected.reshape(*projected.shape[:-1], self.num_heads, -1), 1, 2)
+        heads = jnp.swapaxes(projected.reshape(*projected.shape[:-1], self.num_heads, -1), 1, 2)
+        return constrain(heads, "batch heads positions d_kv")
+
+    def _join_heads(self, gathered: Float[Array, "batch heads queries d_kv"]) -> Float[Array, "batch queries d_model"]:
+        """The output map of what all heads have gathered."""
+        joined = jnp.swapaxes(gathered, 1, 2).reshape(gathered.shape[0], gathered.shape[2], -1)
+        return constrain(self.output(joined), "batch queries d_model")
 
 
 class FeedForward(nnx.Module):
@@ -324,10 +333,13 @@ class FeedForward(nnx.Module):
             self.wi = Linear(d_model, d_ff, scale=scale, rngs=rngs)
         self.wo = Linear(d_ff, d_model, scale=factor * d_ff**-0.5, rngs=rngs)
 
-    def __call__(self, inputs: Float[Array, "*batch d_model"], dropout: Dropout) -> Float[Array, "*batch d_model"]:
+    def __call__(
+        self, inputs: Float[Array, "batch positions d_model"], dropout: Dropout
+    ) -> Float[Array, "batch positions d_model"]:
         """The network's output, in the dtype of `inputs`."""
         if self.gated:
             hidden = jax.nn.gelu(self.wi_0(inputs), approximate=True) * self.wi_1(inputs)
         else:
             hidden = jax.nn.relu(self.wi(inputs))
-        return self.wo(dropout(hidden))
+        hidden = constrain(hidden, "batch positions d_ff")
+        return constrain(self.wo(dropout(hidden)), "batch positions d_model")

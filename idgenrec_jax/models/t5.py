@@ -26,10 +26,12 @@ from idgenrec_jax.models.layers import (
     RelativePositionBias,
     RMSNorm,
 )
+from idgenrec_jax.sharding import constrain
 
 FEED_FORWARDS = ("relu", "gated-gelu")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 REMATERIALISE = ("none", "layers")
+_SELF_CACHE = "batch beams heads length d_kv"
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ class DecodingCache(NamedTuple):
                 caches = [jnp.take_along_axis(cache, beams[:, :, None, None, None], axis=1) for cache in caches]
                 entries = [jnp.take_along_axis(entry, beams[:, :, None, None], axis=1) for entry in entries]
             return tuple(
-                jax.lax.dynamic_update_slice(cache, entry[:, :, :, None], (0, 0, 0, position, 0))
+                constrain(
+                    jax.lax.dynamic_update_slice(cache, entry[:, :, :, None], (0, 0, 0, position, 0)), _SELF_CACHE
+                )
                 for cache, entry in zip(caches, entries, strict=True)
             )
 
@@ -176,7 +180,9 @@ class EncoderBlock(nnx.Module):
         keys, values = self.self_attention.keys_values(normed)
         return hidden + dropout(self.self_attention(normed, keys, values, mask=mask, bias=bias, dropout=dropout))
 
-    def feed(self, hidden: Float[Array, "*batch d_model"], dropout: Dropout) -> Float[Array, "*batch d_model"]:
+    def feed(
+        self, hidden: Float[Array, "batch positions d_model"], dropout: Dropout
+    ) -> Float[Array, "batch positions d_model"]:
         """The residual stream after the feed-forward network."""
         return hidden + dropout(self.feed_forward(self.feed_forward_norm(hidden), dropout))
 
@@ -289,9 +295,9 @@ class T5(nnx.Module):
         """The float32 vectors whose products with the final states are the logits."""
         return (self.shared if self.lm_head is None else self.lm_head).table[...]
 
-    def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch d_model"]:
+    def embed(self, tokens: Int[Array, "batch positions"]) -> Float[Array, "batch positions d_model"]:
         """The rows of the shared input table, in the compute dtype."""
-        return self.shared(tokens).astype(self.config.dtype)
+        return constrain(self.shared(tokens).astype(self.config.dtype), "batch positions d_model")
 
     def encode(
         self,
@@ -350,11 +356,13 @@ class T5(nnx.Module):
             hidden = self._layer(block.decode, hidden, encoded, mask, encoder_mask, bias, dropout)
         return self._scale(dropout(self.decoder.final_norm(hidden)))
 
-    def logits(self, hidden: Float[Array, "*batch d_model"]) -> Float[Array, "*batch vocab"]:
+    def logits(self, hidden: Float[Array, "batch positions d_model"]) -> Float[Array, "batch positions vocab"]:
         """Float32 logits over the whole vocabulary from the final states of `decode` or `decode_step`."""
         dtype = self.config.dtype
         table = self.output_table.astype(dtype)
-        return jnp.einsum("...d,vd->...v", hidden.astype(dtype), table, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("...d,vd->...v", hidden.astype(dtype), table, preferred_element_type=jnp.float32)
+        # Whole rows: a search takes the best of a row, for which XLA would gather it anyway.
+        return constrain(logits, "batch positions vocab")
 
     def start_decoding(
         self,
@@ -373,7 +381,7 @@ class T5(nnx.Module):
         encoded = encoded.astype(config.dtype)
         pairs = [block.cross_attention.keys_values(encoded) for block in self.decoder.blocks]
         shape = (encoded.shape[0], num_beams, config.num_heads, max_length, config.d_kv)
-        empty = tuple(jnp.zeros(shape, config.dtype) for _ in self.decoder.blocks)
+        empty = tuple(constrain(jnp.zeros(shape, config.dtype), _SELF_CACHE, like=encoded) for _ in self.decoder.blocks)
         return DecodingCache(
             self_keys=empty,
             self_values=empty,

@@ -28,7 +28,7 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation import Ranking, target_ranks
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.progress import Progress
-from idgenrec_jax.sharding import batch_devices, parameter_shardings
+from idgenrec_jax.sharding import batch_devices, parameter_shardings, replicated
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.training.epochs import ID, RECOMMENDER, WARM_START, Epochs
 from idgenrec_jax.training.optimizer import make_optimizer, warmup_linear_decay
@@ -144,7 +144,8 @@ class RunState:
     global_step: int = 0
     saves: int = 0
     validation_due: bool = False
-    loss_sum: float = 0.0
+    # On the device within an epoch.
+    loss_sum: float | jax.Array = 0.0
     id_round: int = -1
     best: dict[str, Any] | None = None
     misses: int = 0
@@ -213,7 +214,11 @@ class Alternation:
                 "learns nothing; expected at least a few epochs"
             )
         kinds = (WARM_START, ID, RECOMMENDER)
-        self._keys = {kind: seed_key(len(kinds) * training.seed + index) for index, kind in enumerate(kinds)}
+        self._replicated = replicated(_mesh(recommender[1]))
+        self._keys = {
+            kind: jax.device_put(seed_key(len(kinds) * training.seed + index), self._replicated)
+            for index, kind in enumerate(kinds)
+        }
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the description of the best state: step, round, phase, id_round, metrics.
@@ -284,9 +289,9 @@ class Alternation:
     def _save(self) -> None:
         self.state.records = self._log.records
         self.state.seconds = self.seconds
-        self.state.loss_sum = float(self.state.loss_sum)
         self.state.saves += 1
-        self._latest.save(self.state.saves, self.state.arrays(), self.state.to_meta())
+        meta = self.state.to_meta() | {"loss_sum": float(jax.device_get(self.state.loss_sum))}
+        self._latest.save(self.state.saves, self.state.arrays(), meta)
         self._saved_at = time.monotonic()
 
     def _patience_spent(self) -> bool:
@@ -304,6 +309,7 @@ class Alternation:
         total = len(batches)
         progress = Progress(f"{phase.title}, epoch {epoch_number}/{phase.epochs}", total, "step", done=self.state.step)
         every = self._config.training.checkpoint_every_steps
+        self.state.loss_sum = self._put_scalar(self.state.loss_sum)
         while self.state.step < total:
             self._train_step(phase, batches, total)
             progress.update(self.state.step)
@@ -312,7 +318,7 @@ class Alternation:
                 self._save()
             if stop:
                 raise Interrupted
-        loss = float(self.state.loss_sum) / max(total, 1)
+        loss = float(jax.device_get(self.state.loss_sum)) / max(total, 1)
         if not np.isfinite(loss):
             raise InputError(f"{phase.title}, epoch {epoch_number}: the loss is {loss}; lower the learning rate")
         progress.close(f"loss {loss:.4f}")
@@ -321,7 +327,7 @@ class Alternation:
 
     def _train_step(self, phase: Phase, batches: PackedBatches | IdBatches, total: int) -> None:
         state = self.state
-        rate = np.float32(self._learning_rate(phase, (state.step + 0.5) / total))
+        rate = self._put_scalar(self._learning_rate(phase, (state.step + 0.5) / total))
         batch = self._place_batch(batches.batch(state.step))
         key = self._keys[phase.kind]
         if phase.kind == RECOMMENDER:
@@ -337,6 +343,10 @@ class Alternation:
         state.loss_sum = state.loss_sum + metrics["loss"]
         state.step += 1
         state.global_step += 1
+
+    def _put_scalar(self, value: float) -> jax.Array:
+        """A float32 on every device of the mesh."""
+        return jax.device_put(np.float32(value), self._replicated)
 
     def _learning_rate(self, phase: Phase, share_of_epoch: float) -> float:
         """One schedule per kind of phase, over all its phases of the run."""

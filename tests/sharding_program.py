@@ -1,0 +1,210 @@
+"""Trains, writes IDs and ranks on one device and on meshes of eight, in one process; prints what it measured as JSON.
+
+Run by test_sharding.py with JAX_NUM_CPU_DEVICES=8. The one device is the first of the eight. Batches are the same on
+all meshes: their rows are a multiple of eight, and dropout masks follow from the position in the batch.
+"""
+
+import json
+import sys
+import time
+from dataclasses import replace
+
+import jax
+import numpy as np
+from flax import nnx
+
+from idgenrec_jax.config import EvaluationConfig, MeshConfig
+from idgenrec_jax.data.batches import PromptSource, recommender_epoch, training_shape
+from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.id_batches import IdBatches, id_shape
+from idgenrec_jax.data.prompts import PromptTokens, default_templates
+from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.evaluation import Ranker
+from idgenrec_jax.ids.generation import IdGeneration, item_prompts
+from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.sharding import batch_sharding, make_mesh, parameter_shardings, replicated
+from idgenrec_jax.training.optimizer import make_optimizer
+from idgenrec_jax.training.steps import create_train_state, make_id_step, make_recommender_step, seed_key
+
+STEPS = 20
+# The configuration's own. Ten times the ID phase's, and weights drawn twice as wide, were tried: after some steps the
+# rounding of another order of summation changes a greedy token, and with it the loss by a hundredth.
+RECOMMENDER_LEARNING_RATE, ID_LEARNING_RATE = 1e-3, 1e-4
+NUM_ITEMS, NUM_USERS, SEED, ID_LENGTH, TEXT_LENGTH = 32, 32, 0, 4, 32
+MESHES = {
+    "one": (1, 1, 1),
+    "data": (8, 1, 1),
+    "fsdp": (1, 8, 1),
+    "tensor": (1, 1, 8),
+    "all": (2, 2, 2),
+}
+SIZES = {"vocab_size": 1408, "d_model": 32, "d_kv": 4, "d_ff": 64, "num_layers": 1, "num_decoder_layers": 1}
+
+TOKENIZER = sample_tokenizer()
+NO_EMBEDDING = jax.device_put(np.isin(np.arange(SIZES["vocab_size"]), sorted(TOKENIZER.punctuation_ids)))
+OPTIMIZER = make_optimizer()
+
+
+def dataset():
+    """A small catalogue of the sample's items, and users who walk through it."""
+    sample, generator = load_sample(), np.random.default_rng(SEED)
+    walks = [(generator.integers(NUM_ITEMS) + np.arange(4 + user % 5)) % NUM_ITEMS for user in range(NUM_USERS)]
+    return Dataset(
+        "walks",
+        tuple(f"user{user}" for user in range(NUM_USERS)),
+        sample.items[:NUM_ITEMS],
+        sample.item_texts[:NUM_ITEMS],
+        tuple(walk.astype(np.int32) for walk in walks),
+    )
+
+
+def model(**values):
+    """A T5 as (graphdef, parameters on the host)."""
+    config = T5Config(num_heads=8, **SIZES, **values)
+    graphdef, params = nnx.split(T5(config, rngs=nnx.Rngs(SEED)), nnx.Param)
+    return graphdef, jax.device_get(params)
+
+
+def batches(source):
+    """The first batches of both phases, for every mesh: lists of numpy trees."""
+    shared = {"seed": SEED, "batch_size": 16}
+    shape = training_shape(source, row_multiple=8, **shared)
+    epochs = [recommender_epoch(source, epoch=epoch, num_examples=0, shape=shape, **shared) for epoch in range(STEPS)]
+    recommender = [epoch.batch(step) for epoch in epochs for step in range(len(epoch))][:STEPS]
+    texts = item_prompts(source.dataset.item_texts, source.dataset.items, TOKENIZER, max_length=TEXT_LENGTH)
+    shared = {"seed": SEED, "id_length": ID_LENGTH}
+    shape = id_shape(source, texts, batch_size=16, items_per_batch=24, row_multiple=8, **shared)
+    epochs = [IdBatches(source, texts, epoch=epoch, num_examples=0, shape=shape, **shared) for epoch in range(STEPS)]
+    return recommender, [epoch.batch(step) for epoch in epochs for step in range(len(epoch))][:STEPS]
+
+
+class OnMesh:
+    """Both models on one mesh, their steps, their ID generation and their ranking."""
+
+    def __init__(self, sizes, generator, recommender):
+        count = int(np.prod(sizes))
+        self.mesh = make_mesh(MeshConfig(*sizes), jax.devices()[:count])
+        self.generator_graphdef, self.recommender_graphdef = generator[0], recommender[0]
+        self.generator, self.recommender = self._state(generator[1]), self._state(recommender[1])
+
+    def _state(self, params):
+        placed = jax.device_put(params, parameter_shardings(self.mesh, params))
+
+        def create(params):
+            return create_train_state(params, OPTIMIZER)
+
+        places = parameter_shardings(self.mesh, jax.eval_shape(create, placed))
+        return jax.jit(create, out_shardings=places)(placed)
+
+    def put(self, value):
+        return jax.device_put(value, replicated(self.mesh))
+
+    def train(self, step, state, batches, learning_rate, *read_only):
+        """The losses, the last state, and whether every buffer of every earlier state was given up."""
+        rate, key = self.put(np.float32(learning_rate)), self.put(seed_key(SEED))
+        losses, deleted = [], True
+        with jax.transfer_guard("disallow"):
+            for batch in batches:
+                batch = jax.device_put(batch, batch_sharding(self.mesh))
+                before = jax.tree.leaves(state)
+                state, metrics = step(state, *read_only, batch, rate, key)
+                deleted = deleted and all(leaf.is_deleted() for leaf in before)
+                losses.append(metrics["loss"])
+            return [float(loss) for loss in jax.device_get(losses)], state, deleted
+
+    def train_both(self, recommender_batches, id_batches):
+        places = [jax.tree.map(lambda leaf: leaf.sharding, state) for state in (self.generator, self.recommender)]
+        step = make_recommender_step(self.recommender_graphdef, OPTIMIZER, state_sharding=places[1])
+        recommender = self.train(step, self.recommender, recommender_batches, RECOMMENDER_LEARNING_RATE)
+        step = make_id_step(
+            self.generator_graphdef, self.recommender_graphdef, OPTIMIZER, NO_EMBEDDING, ID_LENGTH,
+            state_sharding=places[0],
+        )  # fmt: skip
+        generator = self.train(step, self.generator, id_batches, ID_LEARNING_RATE, recommender[1].params)
+        self.recommender, self.generator = recommender[1], generator[1]
+        moved = [
+            jax.tree_util.keystr(path)
+            for state, place in zip((self.generator, self.recommender), places, strict=True)
+            for (path, leaf), where in zip(
+                jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(place), strict=True
+            )
+            if not leaf.sharding.is_equivalent_to(where, leaf.ndim)
+        ]
+        return {
+            "recommender losses": recommender[0],
+            "id losses": generator[0],
+            "donated": recommender[2] and generator[2],
+            "moved": moved,
+        }
+
+    def ids(self, data):
+        generation = IdGeneration(
+            self.generator_graphdef, TOKENIZER, num_groups=3, penalties=(1.0, 2.0), min_lengths=(1,), batch_size=16,
+            batch_divisors=(1,), max_text_length=TEXT_LENGTH, length_buckets=(TEXT_LENGTH,), fallback="suffix",
+            batch_sharding=batch_sharding(self.mesh),
+        )  # fmt: skip
+        with jax.transfer_guard("disallow"):
+            return generation.generate(self.generator.params, data.items, data.item_texts)
+
+    def ranking(self, source):
+        ranker = Ranker(
+            self.recommender_graphdef, EvaluationConfig(num_beams=10, batch_size=16), vocab_size=SIZES["vocab_size"],
+            place_batch=lambda batch: jax.device_put(batch, batch_sharding(self.mesh)),
+        )  # fmt: skip
+        with jax.transfer_guard("disallow"):
+            return ranker.rank(self.recommender.params, source, "test", title="test")
+
+
+def bytes_per_device(tree):
+    """The bytes of all arrays of a tree that each device holds, and those of one whole copy."""
+    leaves = jax.tree.leaves(tree)
+    held = {device: 0 for device in leaves[0].sharding.device_set}
+    for leaf in leaves:
+        for shard in leaf.addressable_shards:
+            held[shard.device] += shard.data.nbytes
+    return sorted(held.values()), sum(leaf.nbytes for leaf in leaves)
+
+
+def whole_on_a_device(tree):
+    """The arrays, but scalars, of which one device holds all."""
+    return [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if leaf.ndim and any(shard.data.shape == leaf.shape for shard in leaf.addressable_shards)
+    ]
+
+
+def main():
+    data = dataset()
+    generator = model(feed_forward="gated-gelu", tie_word_embeddings=False, dropout_rate=0.0)
+    recommender = model(dropout_rate=0.1)
+    templates = tuple(
+        PromptTokens(template, tokenizer=TOKENIZER, dataset_name="walks")
+        for template in default_templates(with_user_ids=False)
+    )
+    results, source, prepared = {"devices": len(jax.devices())}, None, None
+    for name, sizes in MESHES.items():
+        start = time.monotonic()
+        on_mesh = OnMesh(sizes, generator, recommender)
+        first = on_mesh.ids(data)
+        if source is None:
+            source = PromptSource(data, templates, first.tokens, None, TOKENIZER.eos_id, 5, 128)
+            prepared = batches(source)
+        found = {"first ids": first.texts, "seconds ids": time.monotonic() - start}
+        found |= on_mesh.train_both(*prepared)
+        found["seconds steps"] = time.monotonic() - start
+        found["ids"] = on_mesh.ids(data).texts
+        ranking = on_mesh.ranking(replace(source, templates=templates[:1]))
+        found |= {"items": ranking.items.tolist(), "scores": ranking.scores.tolist(), "ranking loss": ranking.loss}
+        states = (on_mesh.generator, on_mesh.recommender)
+        found["bytes"], found["all bytes"] = bytes_per_device(states)
+        found["whole"] = whole_on_a_device(states)
+        found["seconds"] = time.monotonic() - start
+        results[name] = found
+    return results
+
+
+if __name__ == "__main__":
+    results = main()
+    with open(sys.argv[1], "w", encoding="utf-8") as file:
+        json.dump(results, file)
