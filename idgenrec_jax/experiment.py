@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import logging
 from jax.sharding import Mesh
 
@@ -23,6 +22,7 @@ from idgenrec_jax.ids.rounds import Prompts, RoundIds
 from idgenrec_jax.ids.table import IdTable, load_table
 from idgenrec_jax.models.create import Model, create_model
 from idgenrec_jax.models.huggingface import resolve_folder
+from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
 from idgenrec_jax.training.alternation import Alternation
 from idgenrec_jax.workdir import claim, named_as_in, protocol
@@ -126,7 +126,7 @@ def assemble(config: Config, workdir: Path) -> Experiment:
             f"{generator.config.vocab_size}; soft IDs need the same vocabulary: set "
             "--config.recommender.vocab_size and --config.id_generator.vocab_size, or give weights that agree"
         )
-    place_batch = partial(jax.device_put, device=batch_sharding(mesh))
+    place_batch = partial(put, sharding=batch_sharding(mesh))
     ids = RoundIds(
         config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder=workdir / "ids", given=given, mesh=mesh
     )
@@ -157,7 +157,7 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         text_tokens=experiment.ids.text_tokens,
         models={"recommender": experiment.recommender.config, "id_generator": experiment.generator.config},
     )
-    if (workdir / "results.json").exists():
+    if from_main((workdir / "results.json").exists):
         logging.info("%s is finished; delete it or name another --workdir to train again", workdir)
         return read_json(workdir / "results.json", remedy="delete the workdir to train again")
 
@@ -167,6 +167,7 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         )
         return ranking.loss, ranking.metrics()
 
+    should_stop = any_process(should_stop)
     alternation = Alternation(
         config,
         experiment.ids,
@@ -201,7 +202,7 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         "seconds": round(alternation.seconds, 1),
         "example_ids": example_ids(experiment.dataset, experiment.ids.table),
     }
-    write_json(workdir / "results.json", results)
+    from_main(lambda: write_json(workdir / "results.json", results))
     return results
 
 

@@ -4,13 +4,22 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.command_line import config_from_flags, define_config_flags, run, stop_on_terminate, use_compilation_cache
+from launch.command_line import (
+    config_from_flags,
+    define_config_flags,
+    define_process_flags,
+    run,
+    start_processes,
+    stop_on_terminate,
+    use_compilation_cache,
+)
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "folder of the run, runs/DATA-PRESET by default; an unfinished run goes on"
 )
 _DATA = flags.DEFINE_string("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
 define_config_flags()
+define_process_flags()
 
 
 def main() -> None:
@@ -19,6 +28,7 @@ def main() -> None:
     name = flags.FLAGS.preset or ("sample" if data == "sample" else "tiny")
     config = config_from_flags(name).override({"data.path": data})
     workdir = Path(_WORKDIR.value or Path("runs") / f"{Path(data).resolve().name if data != 'sample' else data}-{name}")
+    start_processes()
     should_stop = stop_on_terminate()
     use_compilation_cache()
 

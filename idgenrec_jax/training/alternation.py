@@ -24,6 +24,7 @@ from idgenrec_jax.data.id_batches import IdBatches
 from idgenrec_jax.data.packing import PackedBatches
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds
+from idgenrec_jax.processes import from_main
 from idgenrec_jax.progress import Progress
 from idgenrec_jax.sharding import batch_devices, parameter_shardings
 from idgenrec_jax.training.checkpoints import Checkpoints
@@ -224,7 +225,7 @@ class Alternation:
             return
 
     def _save_is_due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self._config.training.checkpoint_every_seconds
+        return from_main(lambda: time.monotonic() - self._saved_at >= self._config.training.checkpoint_every_seconds)
 
     def _save(self) -> None:
         self.state.records = self._log.records
