@@ -31,10 +31,12 @@ HEARTBEAT_SECONDS = 30
 PROCESS_LOST = 3
 """The exit code of a process that ends because another is lost."""
 
-_SHUTDOWN_SECONDS = 30
+_START_SECONDS, _SHUTDOWN_SECONDS = 300, 30
 # Calls of `any_process` whose answers may be on their way, so that the host need not wait for the device.
 _ANSWERS_UNDER_WAY = 2
 _MESSAGE_MULTIPLE = 256
+
+_has_joined = False
 
 
 def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -47,27 +49,35 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
     """
     # It would put a handler of its own in place of the program's for SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
-    _explain_aborts()
+    where = f"--coordinator={coordinator}" if coordinator else "--distributed"
+    way_out = (
+        "start all of them, under Slurm, Kubernetes or Cloud TPU with --distributed, elsewhere with "
+        "--coordinator=HOST:PORT, --num_processes=N and --process_id=0 to N-1"
+    )
+    _explain_aborts(f"{where}: the other processes did not come within {_START_SECONDS} s; {way_out}")
     try:
         jax.distributed.initialize(
             coordinator,
             num_processes,
             process_id,
+            initialization_timeout=_START_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
-        where = f"--coordinator={coordinator}" if coordinator else "--distributed"
-        raise InputError(
-            f"{where}: cannot join the other processes ({str(error).splitlines()[0]}); start all of them, under Slurm, "
-            "Kubernetes or Cloud TPU with --distributed, elsewhere with --coordinator=HOST:PORT, --num_processes=N and "
-            "--process_id=0 to N-1"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{where}: cannot join the other processes ({reason}); {way_out}") from error
+    _explain_aborts(
+        "ended by the runtime, because another process of this run has ended or cannot be reached (see the lines "
+        "above); start all of them again with the same commands, training goes on from its newest checkpoint"
+    )
+    global _has_joined
+    _has_joined = True
 
 
 def has_others() -> bool:
     """Tell whether this process has joined others; uses no device."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    return _has_joined and jax.process_count() > 1
 
 
 def is_main() -> bool:
@@ -167,8 +177,8 @@ def _broadcast(message: bytes) -> bytes:
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))[:length])
 
 
-def _explain_aborts() -> None:
-    """Have one line said where the runtime aborts the process, as it does in C++ when another process is lost.
+def _explain_aborts(message: str) -> None:
+    """Have one error line said where the runtime aborts the process, as it does in C++ when another process is lost.
 
     The handler runs in the thread that aborts, one of the runtime's own. Python's `signal` would call it in the main
     thread, which waits for a collective that never ends.
@@ -176,11 +186,7 @@ def _explain_aborts() -> None:
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def explain(_number):
-        message = (
-            "error: another process of this run has ended or cannot be reached, as the lines above say; start the same "
-            "command on all again, it goes on from the newest checkpoint\n"
-        )
-        os.write(2, message.encode())
+        os.write(2, f"error: {message}\n".encode())
         os._exit(PROCESS_LOST)
 
     # The function must outlive this call.

@@ -67,9 +67,19 @@ def start_processes() -> None:
     from idgenrec_jax import processes
 
     processes.start(**given)
-    if not processes.is_main():
-        logging.set_verbosity(logging.WARNING)
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open to the end)
+    if processes.is_main():
+        return
+    import jax
+
+    number = jax.process_index()
+
+    def name_process(record: python_logging.LogRecord) -> bool:
+        record.msg = f"process {number}: {record.msg}"
+        return True
+
+    logging.get_absl_handler().addFilter(name_process)
+    logging.set_verbosity(logging.WARNING)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open to the end)
 
 
 def _list_in_help() -> None:
