@@ -20,6 +20,7 @@ from idgenrec_jax.decoding.beam import (
     constrained_beam_search,
 )
 from idgenrec_jax.decoding.trie import Trie, build_trie
+from idgenrec_jax.processes import readable
 from idgenrec_jax.progress import Progress
 from idgenrec_jax.sharding import replicated_beside
 from idgenrec_jax.training.losses import target_loss
@@ -164,7 +165,7 @@ class Ranker:
     def _run(self, params: Any, prompts: Any, targets: Any, trie: Trie) -> tuple[BeamResult, Array | None]:
         """The search, and the mean loss of the targets' tokens where targets are given."""
         prompts, targets = self._place_batch(prompts), self._place_batch(targets)
-        return self._search(params, *prompts, targets, trie, _cache_length(trie))
+        return readable(self._search(params, *prompts, targets, trie, _cache_length(trie)))
 
     def rank(
         self,

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import logging
 from jax.sharding import Mesh
 
@@ -24,6 +23,7 @@ from idgenrec_jax.ids.table import IdTable, load_table
 from idgenrec_jax.models.create import Model, create_model
 from idgenrec_jax.models.huggingface import resolve_folder
 from idgenrec_jax.models.t5 import T5Config
+from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
 from idgenrec_jax.training.alternation import Alternation
 from idgenrec_jax.workdir import claim, named_as_in, protocol
@@ -126,7 +126,7 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     recommender = create_model(config.recommender, tokenizer, mesh, seed=2 * seed, section="recommender")
     generator = create_model(config.id_generator, tokenizer, mesh, seed=2 * seed + 1, section="id_generator")
     check_vocabularies(recommender.config, generator.config)
-    place_batch = partial(jax.device_put, device=batch_sharding(mesh))
+    place_batch = partial(put, sharding=batch_sharding(mesh))
     ids = RoundIds(
         config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder=workdir / "ids", given=given, mesh=mesh
     )
@@ -157,7 +157,7 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         text_tokens=experiment.ids.text_tokens,
         models={"recommender": experiment.recommender.config, "id_generator": experiment.generator.config},
     )
-    if (workdir / "results.json").exists():
+    if from_main((workdir / "results.json").exists):
         logging.info("%s is finished; delete it or name another --workdir to train again", workdir)
         return read_json(workdir / "results.json", remedy="delete the workdir to train again")
 
@@ -166,6 +166,7 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
             params, source, "validation", title=title, check_stop=lambda: alternation.check_stop()
         )
 
+    should_stop = any_process(should_stop)
     alternation = Alternation(
         config,
         experiment.ids,
@@ -205,8 +206,8 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         "validation": alternation.best_ranks(),
         "test": target_ranks(test.items, test.targets).tolist(),
     }
-    write_json(workdir / RANKS_FILE, ranks)
-    write_json(workdir / "results.json", results)
+    from_main(lambda: write_json(workdir / RANKS_FILE, ranks))
+    from_main(lambda: write_json(workdir / "results.json", results))
     return results
 
 

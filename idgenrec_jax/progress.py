@@ -4,12 +4,14 @@ import sys
 import time
 from typing import TextIO
 
+from idgenrec_jax.processes import is_main
+
 
 class Progress:
     """Reports how much of a known amount of work is done.
 
     At a terminal one line is rewritten at most five times a second; elsewhere a plain line is printed when the work
-    ends and every `log_seconds` before.
+    ends and every `log_seconds` before. Of several processes only process 0 reports.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class Progress:
         return text + (f", {note}" if note else "")
 
     def _write(self, text: str, *, end: str) -> None:
+        if not is_main():
+            return
         self._stream.write(f"\r\x1b[K{text}{end}" if self._terminal else text + end)
         self._stream.flush()
 

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -22,6 +21,7 @@ from idgenrec_jax.files import read_json
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
+from idgenrec_jax.processes import put
 from idgenrec_jax.sharding import batch_sharding, check_heads, make_mesh, place_shapes
 from idgenrec_jax.training.alternation import RANKS
 from idgenrec_jax.training.checkpoints import Checkpoints
@@ -130,7 +130,7 @@ class Recommender:
             run.graphdefs["recommender"],
             self.config.evaluation,
             vocab_size=run.vocab_size,
-            place_batch=partial(jax.device_put, device=batch_sharding(run.mesh)),
+            place_batch=partial(put, sharding=batch_sharding(run.mesh)),
         )
 
     def evaluate(self, split: str) -> Ranking:

@@ -14,6 +14,7 @@ from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import explain_write_error, read_json, write_json
 from idgenrec_jax.models.t5 import T5Config
+from idgenrec_jax.processes import from_main
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy")
 PROMPTS_FILE = "prompts.txt"
@@ -85,7 +86,8 @@ def claim(
 ) -> None:
     """Make `workdir` the folder of this run, or check that it already is.
 
-    A new one gets config.json, the tokenizer and the user's prompts, so that it can be used without them.
+    A new one gets config.json, the tokenizer and the user's prompts, so that it can be used without them. Process 0
+    makes it, and every other process then checks its own configuration and data against it.
 
     Raises:
         InputError: it is the folder of another configuration or of other data, or it cannot be written to.
@@ -97,10 +99,16 @@ def claim(
         "interactions": dataset.num_interactions,
         "fingerprint": fingerprint(config, dataset, text_tokens),
     }
+    from_main(lambda: _make(workdir, config, tokenizer, data, models))
+    _check(workdir / "config.json", config, data)
+    from_main(lambda: _clear_leftovers(workdir))
+
+
+def _make(
+    workdir: Path, config: Config, tokenizer: Tokenizer, data: dict[str, Any], models: dict[str, T5Config]
+) -> None:
+    """Fill the folder where it is not a run's yet; config.json comes last."""
     if (workdir / "config.json").exists():
-        _check(workdir / "config.json", config, data)
-        for leftover in [*workdir.glob(".*.tmp"), *workdir.glob("ids/.*.tmp")]:
-            leftover.unlink()
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -117,6 +125,12 @@ def claim(
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
     write_json(workdir / "config.json", description)
+
+
+def _clear_leftovers(workdir: Path) -> None:
+    """Delete the files that a killed run was writing."""
+    for leftover in [*workdir.glob(".*.tmp"), *workdir.glob("ids/.*.tmp")]:
+        leftover.unlink()
 
 
 def _check(path: Path, config: Config, data: dict[str, Any]) -> None:

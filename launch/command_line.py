@@ -1,10 +1,11 @@
-"""What the programs share: the configuration's flags, errors in one line, logging, and the compilation cache."""
+"""What the programs share: flags of the configuration and of processes, one-line errors, logging, the program cache."""
 
 import difflib
 import logging as python_logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,64 @@ def define_config_flags() -> None:
     flags.DEFINE_string("preset", None, f"named configuration to start from: {', '.join(PRESETS)}")
     for name, kind, text in fields_with_help():
         _DEFINE[kind](f"config.{name}", None, text)
-    # Without this, --help lists only what the program's own file defines.
+    _list_in_help()
+
+
+def define_process_flags() -> None:
+    """Define --distributed, --coordinator, --num_processes and --process_id."""
+    flags.DEFINE_bool(
+        "distributed", False, "one of several processes, which Slurm, Kubernetes, Cloud TPU or MPI tell of each other"
+    )
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster manager tells it")
+    flags.DEFINE_integer("num_processes", None, "with --coordinator: how many processes there are", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "with --coordinator: this process, 0 to N-1", lower_bound=0)
+    _list_in_help()
+
+
+def start_processes() -> None:
+    """Join the other processes where flags tell of any; all but process 0 fall silent, except for warnings.
+
+    Raises:
+        InputError: the flags are incomplete, or the others were not found.
+    """
+    values = flags.FLAGS.flag_values_dict()
+    given = {name: values[name] for name in ("coordinator", "num_processes", "process_id")}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if not values["distributed"] and len(missing) == len(given):
+        return
+    if not values["distributed"] and missing:
+        raise InputError(
+            f"{' and '.join(missing)}: missing; expected --coordinator, --num_processes and --process_id together, or "
+            "--distributed where a cluster manager tells them"
+        )
+    if None not in given.values() and given["process_id"] >= given["num_processes"]:
+        raise InputError(
+            f"--process_id={given['process_id']}: expected 0 to {given['num_processes'] - 1}, below --num_processes"
+        )
+    coordinator = given["coordinator"]
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise InputError(f"--coordinator={coordinator}: expected HOST:PORT")
+
+    from idgenrec_jax import processes
+
+    processes.start(**given)
+    if processes.is_main():
+        return
+    import jax
+
+    number = jax.process_index()
+
+    def name_process(record: python_logging.LogRecord) -> bool:
+        record.msg = f"process {number}: {record.msg}"
+        return True
+
+    logging.get_absl_handler().addFilter(name_process)
+    logging.set_verbosity(logging.WARNING)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open to the end)
+
+
+def _list_in_help() -> None:
+    """Have --help list the flags of this file, too: by default it lists those of the program's own file alone."""
     for flag in flags.FLAGS.get_flags_for_module(__name__):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
@@ -90,9 +148,11 @@ def _guarded(main: Callable[[], Any], surplus: list[str]) -> int:
     except InputError as error:
         _fail(str(error))
     except Exception as error:
-        if not is_disk_full(error):
-            raise
-        _fail("no space left on the disk; free some and run the same command again, it goes on where it was")
+        if is_disk_full(error):
+            _fail("no space left on the disk; free some and run the same command again, it goes on where it was")
+        if _is_one_of_several():
+            _fail_beside_others(error)
+        raise
     return 0
 
 
@@ -101,7 +161,25 @@ def _is_ours(record: python_logging.LogRecord) -> bool:
     return record.levelno >= python_logging.WARNING or "site-packages" not in record.pathname
 
 
+def _is_one_of_several() -> bool:
+    """Tell whether this process has joined others, without importing JAX where nothing else has."""
+    return "idgenrec_jax.processes" in sys.modules and sys.modules["idgenrec_jax.processes"].has_others()
+
+
+def _fail_beside_others(error: Exception) -> None:
+    from jax.errors import JaxRuntimeError
+
+    from idgenrec_jax import processes
+
+    if isinstance(error, JaxRuntimeError):
+        processes.await_loss(error)
+    traceback.print_exception(error)
+    processes.leave(1)
+
+
 def _fail(message: str) -> None:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.stderr.flush()
+    if _is_one_of_several():
+        sys.modules["idgenrec_jax.processes"].leave(USER_ERROR)
     sys.exit(USER_ERROR)

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from launch.command_line import run, use_compilation_cache
+from launch.command_line import define_process_flags, run, start_processes, use_compilation_cache
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "run of launch.train; its ID generator at the best validation writes")
 _GENERATOR = flags.DEFINE_string("id_generator", None, "Hugging Face T5 folder or name, instead of --workdir")
@@ -10,10 +10,12 @@ _TOKENIZER = flags.DEFINE_string("tokenizer", None, "tokenizer folder or name fo
 _DATA = flags.DEFINE_string("data", None, "'sample' or a data folder: the items to name", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "jsonl file to write, {item, id, tokens} a line", required=True)
 flags.mark_flags_as_mutual_exclusive(["workdir", "id_generator"], required=True)
+define_process_flags()
 
 
 def main() -> None:
     """Generate the IDs by Algorithm 1 and write them."""
+    start_processes()
     use_compilation_cache()
 
     from idgenrec_jax.config import Config
@@ -23,6 +25,7 @@ def main() -> None:
     from idgenrec_jax.ids.table import save_table
     from idgenrec_jax.models.create import create_model
     from idgenrec_jax.models.huggingface import resolve_folder
+    from idgenrec_jax.processes import from_main
     from idgenrec_jax.progress import Progress
     from idgenrec_jax.recommender import load_run
     from idgenrec_jax.sharding import make_mesh
@@ -45,7 +48,7 @@ def main() -> None:
         params, dataset.items, dataset.item_texts, on_progress=lambda done, total: progress.update(done, total=total)
     )
     progress.close()
-    save_table(table, _OUTPUT.value)
+    from_main(lambda: save_table(table, _OUTPUT.value))
     print(f"{len(table)} IDs in {_OUTPUT.value}")
 
 

@@ -4,7 +4,15 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.command_line import config_from_flags, define_config_flags, run, stop_on_terminate, use_compilation_cache
+from launch.command_line import (
+    config_from_flags,
+    define_config_flags,
+    define_process_flags,
+    run,
+    start_processes,
+    stop_on_terminate,
+    use_compilation_cache,
+)
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "folder of the run, runs/DATA-PRESET by default; an unfinished run goes on"
@@ -17,6 +25,7 @@ _COMPILE = flags.DEFINE_bool(
     "compile", True, "with --dry_run: compile the steps for their temporaries; --nocompile where that takes too long"
 )
 define_config_flags()
+define_process_flags()
 
 
 def main() -> None:
@@ -31,6 +40,7 @@ def main() -> None:
         simulate_devices(config.mesh)
         print(report(plan_run(config, compiled=_COMPILE.value)))
         return
+    start_processes()
     should_stop = stop_on_terminate()
     use_compilation_cache()
 

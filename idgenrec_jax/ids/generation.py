@@ -20,6 +20,7 @@ from idgenrec_jax.decoding.diverse import PEEL_FROM_WIDTH, diverse_beam_search
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.table import IdTable, clean_to_words
 from idgenrec_jax.ids.uniqueness import PENALTIES, assign_unique_ids
+from idgenrec_jax.processes import put, readable
 
 LENGTH_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Lengths, in tokens with EOS, that item texts are padded to; each one in use is compiled for (see `IdGeneration`)."""
@@ -260,7 +261,7 @@ class CandidateDecoder:
         generation = self._generation
         encoded = self._encode(sorted({request.text for request in batch}), length)
         rows = self._fill(batch)
-        return _decode_batch(
+        tokens = _decode_batch(
             generation.graphdef,
             self._params,
             tuple(encoded[request.text] for request in rows),
@@ -271,6 +272,7 @@ class CandidateDecoder:
             length_penalty=generation.length_penalty,
             sharding=generation.batch_sharding,
         )
+        return readable(tokens)
 
     def _encode(self, numbers: list[int], length: int) -> dict[int, Float[Array, "source d_model"]]:
         """The encoder outputs of texts, padded to `length`: those kept, and the others from the encoder."""
@@ -297,7 +299,7 @@ class CandidateDecoder:
 
     def _put(self, rows: np.ndarray) -> Array:
         """The array on the device, or with its rows split over the mesh."""
-        return jax.device_put(rows, self._generation.batch_sharding)
+        return put(rows, self._generation.batch_sharding)
 
     def _collect(self, batch: list[_Request], result: Int[Array, "batch groups target"], decoded: dict) -> None:
         """Waits for one batch and adds its texts to `decoded`."""

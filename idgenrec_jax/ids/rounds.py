@@ -18,6 +18,7 @@ from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.ids.generation import IdGeneration, item_prompts
 from idgenrec_jax.ids.table import IdTable, load_table, save_table
+from idgenrec_jax.processes import from_main
 from idgenrec_jax.sharding import batch_sharding
 
 
@@ -106,12 +107,12 @@ class RoundIds:
         self.table = given or self._generation.generate(
             params, self.dataset.items, self.dataset.item_texts, on_progress=on_progress
         )
-        save_table(self.table, self.path(round))
+        from_main(lambda: save_table(self.table, self.path(round)))
         if self._config.data.user_ids != "none":
             self.user_table = self._generation.generate(
                 params, self.dataset.users, self._user_texts(), on_progress=on_progress
             )
-            save_table(self.user_table, self.user_path(round))
+            from_main(lambda: save_table(self.user_table, self.user_path(round)))
         if before is not None:
             changed = sum(old != new for old, new in zip(before.tokens, self.table.tokens, strict=True))
             logging.info("round %d: %d of %d item IDs changed", round, changed, len(self.table))

@@ -27,6 +27,7 @@ from idgenrec_jax.data.packing import PackedBatches
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation import Ranking, target_ranks
 from idgenrec_jax.ids.rounds import RoundIds
+from idgenrec_jax.processes import from_main, put
 from idgenrec_jax.progress import Progress
 from idgenrec_jax.sharding import batch_devices, parameter_shardings, replicated
 from idgenrec_jax.training.checkpoints import Checkpoints
@@ -284,7 +285,7 @@ class Alternation:
             return
 
     def _save_is_due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self._config.training.checkpoint_every_seconds
+        return from_main(lambda: time.monotonic() - self._saved_at >= self._config.training.checkpoint_every_seconds)
 
     def _save(self) -> None:
         self.state.records = self._log.records
@@ -346,7 +347,7 @@ class Alternation:
 
     def _put_scalar(self, value: float) -> jax.Array:
         """A float32 on every device of the mesh."""
-        return jax.device_put(np.float32(value), self._replicated)
+        return put(np.float32(value), self._replicated)
 
     def _learning_rate(self, phase: Phase, share_of_epoch: float) -> float:
         """One schedule per kind of phase, over all its phases of the run."""

@@ -2,6 +2,9 @@
 
 A folder of checkpoints holds one sub-folder a step. Orbax writes a step under a temporary name and renames it; after
 that `files.json` lists the size of every file. A step without it, or whose files differ from it, is not used.
+
+Every process makes the same calls and writes what its own devices hold; what else there is to do in the folder, and to
+find out about it, process 0 does for all. A checkpoint is read by any number of processes and devices.
 """
 
 import errno
@@ -17,6 +20,7 @@ from absl import logging
 
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import is_disk_full, write_json
+from idgenrec_jax.processes import from_main, is_main
 
 _SIZES = "files.json"
 
@@ -34,6 +38,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps whose checkpoints are whole, oldest first; broken ones are named in a warning."""
+        return from_main(self._whole_steps)
+
+    def _whole_steps(self) -> list[int]:
         if not self._folder.is_dir():
             return []
         whole = []
@@ -51,7 +58,7 @@ class Checkpoints:
         Raises:
             InputError: it is not.
         """
-        problem = self._problem(step)
+        problem = from_main(lambda: self._problem(step))
         if problem:
             raise InputError(f"{self._path(step)}: {problem}; restore it, or delete the workdir and train again")
         return step
@@ -68,19 +75,18 @@ class Checkpoints:
         logger = logging.get_absl_logger()
         level = logger.level
         try:
-            self._remove(path)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._check_room(state)
+            from_main(lambda: self._prepare(path, state))
             # Orbax logs the traceback of a failed write before it raises; the user gets one line from below.
             logger.setLevel(logging.converter.STANDARD_CRITICAL)
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
                 checkpointer.save(
                     path, ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
                 )
-            write_json(path / _SIZES, self._sizes(step))
+            from_main(lambda: write_json(path / _SIZES, self._sizes(step)))
         except Exception as error:
             if is_disk_full(error):
-                self._remove(path)
+                if is_main():
+                    self._remove(path)
                 raise InputError(
                     f"{path}: no space left on the disk for a checkpoint; free some and run the same command again, "
                     "it goes on from the checkpoint before"
@@ -88,10 +94,7 @@ class Checkpoints:
             raise
         finally:
             logger.setLevel(level)
-        numbers = sorted(int(entry.name) for entry in self._folder.iterdir() if entry.name.isdigit())
-        kept = [number for number in numbers if self._problem(number) is None][-self._keep :]
-        for number in set(numbers) - set(kept):
-            shutil.rmtree(self._path(number))
+        from_main(self._prune)
 
     def meta(self, step: int) -> dict[str, Any]:
         """Return the JSON object that was saved with `step`."""
@@ -109,6 +112,17 @@ class Checkpoints:
                 self._path(step), ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             )
         return restored["state"]
+
+    def _prepare(self, path: Path, state: Any) -> None:
+        self._remove(path)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._check_room(state)
+
+    def _prune(self) -> None:
+        numbers = sorted(int(entry.name) for entry in self._folder.iterdir() if entry.name.isdigit())
+        kept = [number for number in numbers if self._problem(number) is None][-self._keep :]
+        for number in set(numbers) - set(kept):
+            shutil.rmtree(self._path(number))
 
     def _check_room(self, state: Any) -> None:
         """Fail before Orbax's threads do: each of them would print a traceback of its own."""

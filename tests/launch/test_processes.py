@@ -1,0 +1,139 @@
+"""Training by two real processes of two devices: killed, started again, and compared with one process of four."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+from program_runs import DEADLINE, FinishedRun, assert_same_run, environment, the_error
+
+from idgenrec_jax.processes import PROCESS_LOST
+
+SHORT = {"training__rounds": 1, "training__recommender_epochs": 3}
+SECONDS_TO_NOTICE = 60.0
+
+
+def start(programs, program, *flags, devices):
+    """Start a program on so many simulated devices; its output is piped."""
+    return subprocess.Popen(
+        programs.command(program, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=programs.folder, env=environment(programs.compiled) | {"JAX_NUM_CPU_DEVICES": str(devices)},
+    )  # fmt: skip
+
+
+def start_two(programs, program, *flags):
+    """Start a program as two processes of two devices each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    return [
+        start(
+            programs, program, *flags,
+            f"--coordinator={address}", "--num_processes=2", f"--process_id={number}", devices=2,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+
+
+def finish(*processes):
+    """Return the output and the errors of each process, all of which must succeed."""
+    outputs = [process.communicate(timeout=DEADLINE) for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors
+    return outputs
+
+
+def in_recommender_phase(workdir):
+    """Whether a checkpoint within the recommender phase is whole."""
+    for path in (workdir / "checkpoints" / "latest").glob("*/files.json"):
+        try:
+            meta = json.loads((path.parent / "meta" / "metadata").read_text())
+        except (OSError, ValueError):
+            continue  # Deleted, because it is too old, between the listing and the reading.
+        if (meta["phase"], meta["epoch"]) >= (2, 1):
+            return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def alone(programs):
+    """The run of one process with four devices."""
+    workdir = programs.folder / "one_process"
+    ((output, errors),) = finish(start(programs, "train", *programs.train_flags(workdir, **SHORT), devices=4))
+    return FinishedRun(workdir, output, errors)
+
+
+@pytest.fixture(scope="module")
+def together(programs):
+    """The run of two processes: one is killed, the other ends, both are started again.
+
+    Returns the workdir, (exit code, errors, seconds after the kill) of the one that was left, and the output and errors
+    of each after the second start.
+    """
+    workdir = programs.folder / "two_processes"
+    flags = programs.train_flags(workdir, training__checkpoint_every_steps=1, **SHORT)
+    kept, killed = start_two(programs, "train", *flags)
+    deadline = time.monotonic() + DEADLINE
+    while not in_recommender_phase(workdir):
+        assert kept.poll() is None and killed.poll() is None, kept.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    moment = time.monotonic()
+    _, errors = kept.communicate(timeout=DEADLINE)
+    left = kept.returncode, errors, time.monotonic() - moment
+    killed.communicate()
+    assert not (workdir / "results.json").exists()
+    return workdir, left, finish(*start_two(programs, "train", *programs.train_flags(workdir, **SHORT)))
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_other_within_a_minute_with_a_line_that_says_so(together):
+    _, (code, errors, seconds), _ = together
+    assert code == PROCESS_LOST, errors
+    assert seconds < SECONDS_TO_NOTICE
+    last = errors.rstrip().splitlines()[-1]
+    assert re.fullmatch(r"error: .* another process of this run has ended or cannot be reached .*", last)
+
+
+@pytest.mark.slow
+def test_two_processes_started_again_end_with_the_run_of_one(together, alone):
+    workdir, _, ((_, errors), _) = together
+    assert "resuming from step" in errors
+    assert_same_run(workdir, alone)
+    assert not list((workdir / "checkpoints").rglob("*orbax-checkpoint-tmp*"))
+
+
+@pytest.mark.slow
+def test_only_process_0_speaks_and_the_other_warns_with_its_number(together):
+    (output, errors), (other_output, other_errors) = together[2]
+    assert "results.json" in output and "results.json" not in other_output
+    assert "ready to train" in errors
+    said = [line for line in other_errors.splitlines() if line.strip() and not line.startswith("[Gloo]")]
+    assert said and all(re.match(r"W.*\] process 1: ", line) for line in said), other_errors
+
+
+@pytest.mark.slow
+def test_one_device_evaluates_what_two_processes_trained(programs, together):
+    workdir = together[0]
+    finish(start(programs, "evaluate", f"--workdir={workdir}", "--split=validation", devices=1))
+    scores = json.loads((workdir / "evaluation_validation.json").read_text())["validation"]
+    assert scores == pytest.approx(json.loads((workdir / "results.json").read_text())["validation"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--coordinator=localhost:1234"], "--num_processes and --process_id: missing"),
+        (["--num_processes=2", "--process_id=0"], "--coordinator: missing"),
+        (["--coordinator=localhost:1234", "--num_processes=2", "--process_id=2"], "--process_id=2: expected 0 to 1"),
+        (["--coordinator=localhost", "--num_processes=2", "--process_id=0"], "--coordinator=localhost: expected HOST:PORT"),
+        (["--distributed"], "--distributed: cannot join the other processes"),
+    ],
+)
+def test_flags_that_tell_of_no_other_process_are_one_line(programs, flags, expected):
+    line = the_error(programs.run("evaluate", f"--workdir={programs.folder}", *flags))
+    assert expected in line and "--coordinator" in line
