@@ -39,6 +39,8 @@ from idgenrec_jax.training.steps import TrainState, create_train_state, seed_key
 from idgenrec_jax.training.warm_start import warm_start_words
 
 GROUPS = ("embeddings", "encoder", "decoder")
+_MODELS = {"id_generator": "ID generator", "recommender": "recommender"}
+_STEPS = {ID: "ID step", RECOMMENDER: "recommender step"}
 # Memory is planned before LLVM optimises the code of a CPU, which takes longest.
 _FAST_CPU_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -61,7 +63,7 @@ class PlannedStep:
     """
 
     batch: Any
-    operations: dict[str, float]
+    operations: dict[str, int]
     temporaries: int | None = None
     outputs: int | None = None
     arguments: int | None = None
@@ -136,12 +138,12 @@ def plan_run(config: Config, *, compiled: bool) -> Plan:
             chunks=config.training.id_chunks,
         )
         arguments = generator.state, recommender.state.params, batch
-        steps[ID] = _planned_step(id_step, arguments, operations, title="ID step", compiled=compiled)
+        steps[ID] = _planned_step(id_step, arguments, operations, title=_STEPS[ID], compiled=compiled)
     batch = _first_batch(epochs, RECOMMENDER, mesh)
     operations = recommender_step_operations(recommender.config, batch)
     arguments = recommender.state, batch
     steps[RECOMMENDER] = _planned_step(
-        recommender_step, arguments, operations, title="recommender step", compiled=compiled
+        recommender_step, arguments, operations, title=_STEPS[RECOMMENDER], compiled=compiled
     )
     return Plan(mesh, models, steps, given_ids=given is not None)
 
@@ -178,9 +180,8 @@ def step_bytes(plan: Plan, kind: str) -> dict[str, int]:
     found = {}
     for name, model in plan.models.items():
         state = model.state
-        title = name.replace("id_", "ID ").replace("_", " ")
-        found[f"{title}, parameters"] = bytes_per_device(state.params)
-        found[f"{title}, moments"] = bytes_per_device((state.optimizer_state, state.step))
+        found[f"{_MODELS[name]}, parameters"] = bytes_per_device(state.params)
+        found[f"{_MODELS[name]}, moments"] = bytes_per_device((state.optimizer_state, state.step))
     found["batch"] = bytes_per_device(step.batch)
     gradients = bytes_per_device(trained.state.params)
     if step.temporaries is None:
@@ -204,17 +205,17 @@ def report(plan: Plan) -> str:
             here = sum(placed.values()) if group == "all" else placed[group]
             row = [count * 4, count * 8, count * 4, "", here, 2 * here, here]
             cells = [f"{count:,}", *(value if value == "" else _bytes(value) for value in row)]
-            models.append([f"{name.replace('_', ' ')}, {group}", *cells])
+            models.append([f"{_MODELS[name]}, {group}", *cells])
     lines += ["", "Models, float32 (counted from shapes)", *_aligned(models)]
     steps = [["", "shapes", "operations"]]
     for kind, step in plan.steps.items():
         shapes = _shapes(step.batch)
-        steps.append([f"{kind} step", shapes, f"{sum(step.operations.values()):.3e}"])
+        steps.append([_STEPS[kind], shapes, f"{sum(step.operations.values()):.3e}"])
         steps += [[f"  {part}", "", f"{value:.3e}"] for part, value in step.operations.items()]
     lines += ["", "Floating-point operations of a step, all devices together (counted from shapes)", *_aligned(steps)]
     kinds = list(plan.steps)
     found = {kind: step_bytes(plan, kind) for kind in kinds}
-    groups = [["", *(f"{kind} step" for kind in kinds)]]
+    groups = [["", *(_STEPS[kind] for kind in kinds)]]
     for group in found[kinds[0]]:
         source = "compiled" if group in ("temporaries", "outputs") else "counted"
         groups.append([f"{group} ({source})", *(_bytes(found[kind][group]) for kind in kinds)])
@@ -227,7 +228,7 @@ def report(plan: Plan) -> str:
     if not compiled:
         lines.append("Nothing was compiled: activations and other temporaries are not in the sum.")
     else:
-        seconds = ", ".join(f"{kind} {step.seconds:.0f} s" for kind, step in plan.steps.items())
+        seconds = ", ".join(f"{_STEPS[kind]} {step.seconds:.0f} s" for kind, step in plan.steps.items())
         lines.append(f"Temporaries and outputs are those of XLA's compiler for {device.platform}; it took: {seconds}.")
         if device.platform == "cpu":
             lines.append("For accelerators they differ: a CPU multiplies bfloat16 by way of float32 copies, for one.")
@@ -271,7 +272,7 @@ def _first_batch(epochs: Epochs, kind: str, mesh: Mesh) -> Any:
 
 
 def _planned_step(
-    step: Any, arguments: tuple[Any, ...], operations: Mapping[str, float], *, title: str, compiled: bool
+    step: Any, arguments: tuple[Any, ...], operations: Mapping[str, int], *, title: str, compiled: bool
 ) -> PlannedStep:
     """`arguments` are those of the step up to its batch, the last of them."""
     planned = PlannedStep(arguments[-1], dict(operations))
