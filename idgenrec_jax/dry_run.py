@@ -35,14 +35,14 @@ from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh, plac
 from idgenrec_jax.training.alternation import configured_optimizer, make_steps
 from idgenrec_jax.training.epochs import ID, RECOMMENDER, Epochs
 from idgenrec_jax.training.operations import id_step_operations, recommender_step_operations
-from idgenrec_jax.training.steps import TrainState, create_train_state, seed_key
+from idgenrec_jax.training.steps import KEEP_BARRIERS, TrainState, create_train_state, seed_key
 from idgenrec_jax.training.warm_start import warm_start_words
 
 GROUPS = ("embeddings", "encoder", "decoder")
 _MODELS = {"id_generator": "ID generator", "recommender": "recommender"}
 _STEPS = {ID: "ID step", RECOMMENDER: "recommender step"}
-# Memory is planned before LLVM optimises the code of a CPU, which takes longest.
-_FAST_CPU_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# Memory is planned before LLVM optimises the code, which takes longest; barriers stay, as they do on accelerators.
+_CPU_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, **KEEP_BARRIERS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +197,8 @@ def report(plan: Plan) -> str:
     lines = [f"Mesh: {sizes}; {plan.mesh.size} device(s) of kind {device.device_kind}. Nothing was allocated on them."]
     if not plan.given_ids:
         lines.append("Rows are as wide as IDs of the warm start's words make them; those that a run writes differ.")
-    models = [["", "parameters", "bytes", "moments", "gradients", "", "on each device", "moments", "gradients"]]
+    header = ["parameters", "bytes", "moments", "gradients", "", "on each device: parameters", "moments", "gradients"]
+    models = [["", *header]]
     for name, model in plan.models.items():
         by_group = parameters_by_group(model)
         placed = _bytes_by_group(model)
@@ -283,7 +284,7 @@ def _planned_step(
     rate = jax.ShapeDtypeStruct((), np.float32)
     lowered = step.lower(*arguments, rate, jax.eval_shape(partial(seed_key, 0)))
     on_cpu = jax.tree.leaves(arguments)[0].sharding.mesh.devices.flat[0].platform == "cpu"
-    memory = lowered.compile(compiler_options=_FAST_CPU_COMPILATION if on_cpu else None).memory_analysis()
+    memory = lowered.compile(compiler_options=_CPU_COMPILATION if on_cpu else None).memory_analysis()
     return dataclasses.replace(
         planned,
         temporaries=memory.temp_size_in_bytes,
