@@ -40,9 +40,9 @@ def _top_k(
 ) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
     """Returns lax.top_k, kept whole by a barrier.
 
-    Without it, XLA's CPU compiler replaces a top-k whose outputs are used apart by a full sort. In a program for several
-    devices it aborts on one whose only reader is a barrier (a failed check in TopkDecomposer): with the outputs in
-    another order, the barrier reads them one by one.
+    Without it, XLA's CPU compiler replaces a top-k whose outputs are used apart by a full sort. In a program for
+    several devices it aborts on one whose only reader is a barrier (a failed check in TopkDecomposer): with the outputs
+    in another order, the barrier reads them one by one.
     """
     indices, best = lax.optimization_barrier(lax.top_k(rows, k)[::-1])
     return best, indices
