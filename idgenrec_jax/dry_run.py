@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from idgenrec_jax.config import Config, MeshConfig
+from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import (
     check_batches,
     check_splits,
@@ -39,6 +40,7 @@ from idgenrec_jax.training.steps import KEEP_BARRIERS, TrainState, create_train_
 from idgenrec_jax.training.warm_start import warm_start_words
 
 GROUPS = ("embeddings", "encoder", "decoder")
+COMPILED, EXTRAPOLATED, NONE = TEMPORARIES = ("compiled", "extrapolated", "none")
 _MODELS = {"id_generator": "ID generator", "recommender": "recommender"}
 _STEPS = {ID: "ID step", RECOMMENDER: "recommender step"}
 # Memory is planned before LLVM optimises the code, which takes longest; barriers stay, as they do on accelerators.
@@ -58,15 +60,15 @@ class PlannedModel:
 class PlannedStep:
     """A step of one phase: its batch as shapes, its operations by part, and what its compiled program needs.
 
-    `temporaries` and `outputs` are bytes per device, `seconds` those of compilation; None where it was not compiled.
-    Outputs are those that do not take the place of an argument.
+    `arguments`, `temporaries` and `outputs` are bytes per device, `seconds` those of compilation; None where nothing
+    was compiled. Outputs are those that do not take the place of an argument.
     """
 
     batch: Any
     operations: dict[str, int]
+    arguments: int | None = None
     temporaries: int | None = None
     outputs: int | None = None
-    arguments: int | None = None
     seconds: float | None = None
 
 
@@ -78,6 +80,7 @@ class Plan:
     models: dict[str, PlannedModel]
     steps: dict[str, PlannedStep]
     given_ids: bool
+    temporaries: str
 
 
 def simulate_devices(config: MeshConfig) -> None:
@@ -89,14 +92,40 @@ def simulate_devices(config: MeshConfig) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
 
 
-def plan_run(config: Config, *, compiled: bool) -> Plan:
-    """Return what the run of `config` needs; with `compiled`, its steps are compiled, which may take minutes.
+def plan_run(config: Config, *, temporaries: str = COMPILED) -> Plan:
+    """Return what the run of `config` needs; `temporaries` is one of TEMPORARIES.
 
-    The devices are those present where they fit the mesh, else the CPU's (see `simulate_devices`).
+    They are those of the compiled steps, which takes minutes where models are deep; or follow from those of models with
+    one layer and with two layers in all stacks, of which every further layer takes as much as the second; or are left
+    out. The devices are those present where they fit the mesh, else the CPU's (see `simulate_devices`).
 
     Raises:
-        InputError: anything the user gave that does not fit.
+        InputError: anything the user gave that does not fit; stacks of different depths cannot be extrapolated.
     """
+    plan = _plan(config, compiled=temporaries == COMPILED)
+    if temporaries == EXTRAPOLATED:
+        configs = [model.config for model in plan.models.values()]
+        depths = {depth for config in configs for depth in (config.num_layers, config.num_decoder_layers)}
+        if len(depths) > 1:
+            raise InputError(
+                f"--temporaries={EXTRAPOLATED}: the stacks have {', '.join(map(str, sorted(depths)))} layers, expected "
+                f"as many in all encoders and decoders; --temporaries={COMPILED} has no such limit"
+            )
+        one, two = (_plan(config, compiled=True, layers=layers).steps for layers in (1, 2))
+        further = depths.pop() - 1
+        for kind, step in plan.steps.items():
+            first, second = one[kind], two[kind]
+            plan.steps[kind] = dataclasses.replace(
+                step,
+                temporaries=first.temporaries + further * (second.temporaries - first.temporaries),
+                outputs=first.outputs + further * (second.outputs - first.outputs),
+                seconds=first.seconds + second.seconds,
+            )
+    return dataclasses.replace(plan, temporaries=temporaries)
+
+
+def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
+    """The plan of a run; `layers` takes the place of the depth of all stacks."""
     dataset = load_data(config.data.path)
     check_splits(dataset, config.data.path)
     tokenizer = load_tokenizer(config)
@@ -108,6 +137,8 @@ def plan_run(config: Config, *, compiled: bool) -> Plan:
     models = {}
     for section in ("id_generator", "recommender"):
         t5_config = described_config(getattr(config, section), tokenizer, section=section)
+        if layers is not None:
+            t5_config = dataclasses.replace(t5_config, num_layers=layers, num_decoder_layers=layers)
         graphdef, shapes = abstract_model(t5_config)
         state = jax.eval_shape(partial(create_train_state, optimizer=optimizer), shapes)
         models[section] = PlannedModel(t5_config, graphdef, place_shapes(mesh, state))
@@ -145,7 +176,7 @@ def plan_run(config: Config, *, compiled: bool) -> Plan:
     steps[RECOMMENDER] = _planned_step(
         recommender_step, arguments, operations, title=_STEPS[RECOMMENDER], compiled=compiled
     )
-    return Plan(mesh, models, steps, given_ids=given is not None)
+    return Plan(mesh, models, steps, given_ids=given is not None, temporaries=COMPILED if compiled else NONE)
 
 
 def group_of(path: str) -> str:
@@ -191,7 +222,6 @@ def step_bytes(plan: Plan, kind: str) -> dict[str, int]:
 
 def report(plan: Plan) -> str:
     """Return the plan as text: a table of the models, one of the steps, and one of the bytes on each device."""
-    compiled = all(step.temporaries is not None for step in plan.steps.values())
     sizes = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.shape.items())
     device = plan.mesh.devices.flat[0]
     lines = [f"Mesh: {sizes}; {plan.mesh.size} device(s) of kind {device.device_kind}. Nothing was allocated on them."]
@@ -218,7 +248,7 @@ def report(plan: Plan) -> str:
     found = {kind: step_bytes(plan, kind) for kind in kinds}
     groups = [["", *(_STEPS[kind] for kind in kinds)]]
     for group in found[kinds[0]]:
-        source = "compiled" if group in ("temporaries", "outputs") else "counted"
+        source = plan.temporaries if group in ("temporaries", "outputs") else "counted"
         groups.append([f"{group} ({source})", *(_bytes(found[kind][group]) for kind in kinds)])
         if group == "temporaries":
             groups.append(
@@ -226,11 +256,13 @@ def report(plan: Plan) -> str:
             )
     groups.append(["all of these", *(_bytes(sum(found[kind].values())) for kind in kinds)])
     lines += ["", "Bytes on each device during a step", *_aligned(groups), ""]
-    if not compiled:
+    if plan.temporaries == NONE:
         lines.append("Nothing was compiled: activations and other temporaries are not in the sum.")
     else:
         seconds = ", ".join(f"{_STEPS[kind]} {step.seconds:.0f} s" for kind, step in plan.steps.items())
         lines.append(f"Temporaries and outputs are those of XLA's compiler for {device.platform}; it took: {seconds}.")
+        if plan.temporaries == EXTRAPOLATED:
+            lines.append("It compiled models of one and of two layers a stack; the rest follows as if layers added up.")
         if device.platform == "cpu":
             lines.append("For accelerators they differ: a CPU multiplies bfloat16 by way of float32 copies, for one.")
     return "\n".join(lines)

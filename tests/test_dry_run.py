@@ -40,7 +40,7 @@ config = preset("sample").override(
     {**small, "mesh.data": 1, "mesh.fsdp": 2, "mesh.tensor": 2, "ids.soft_length": 3,
      "training.id_batch_size": 16, "training.id_items_per_batch": 32})
 simulate_devices(config.mesh)
-plan = plan_run(config, compiled=True)
+plan = plan_run(config)
 generator, recommender = plan.models["id_generator"], plan.models["recommender"]
 print(report(plan))
 print(json.dumps({

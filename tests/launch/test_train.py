@@ -44,7 +44,7 @@ def test_a_workdir_holds_what_was_promised_and_nothing_temporary(finished):
 
 def test_a_dry_run_prints_tables_and_writes_nothing(programs, tmp_path):
     flags = programs.train_flags(tmp_path / "run", mesh__data=1, mesh__fsdp=2)
-    result = programs.run("train", "--dry_run", "--nocompile", *flags)
+    result = programs.run("train", "--dry_run", "--temporaries=none", *flags)
     assert result.returncode == 0, result.stderr
     assert "2 device(s)" in result.stdout and "Nothing was compiled" in result.stdout
     assert not (tmp_path / "run").exists()
