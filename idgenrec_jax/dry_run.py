@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from idgenrec_jax.config import Config, MeshConfig
+from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import (
     check_batches,
     check_splits,
@@ -35,12 +36,15 @@ from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh, plac
 from idgenrec_jax.training.alternation import configured_optimizer, make_steps
 from idgenrec_jax.training.epochs import ID, RECOMMENDER, Epochs
 from idgenrec_jax.training.operations import id_step_operations, recommender_step_operations
-from idgenrec_jax.training.steps import TrainState, create_train_state, seed_key
+from idgenrec_jax.training.steps import KEEP_BARRIERS, TrainState, create_train_state, seed_key
 from idgenrec_jax.training.warm_start import warm_start_words
 
 GROUPS = ("embeddings", "encoder", "decoder")
-# Memory is planned before LLVM optimises the code of a CPU, which takes longest.
-_FAST_CPU_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+COMPILED, EXTRAPOLATED, NONE = TEMPORARIES = ("compiled", "extrapolated", "none")
+_MODELS = {"id_generator": "ID generator", "recommender": "recommender"}
+_STEPS = {ID: "ID step", RECOMMENDER: "recommender step"}
+# Memory is planned before LLVM optimises the code, which takes longest; barriers stay, as they do on accelerators.
+_CPU_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True, **KEEP_BARRIERS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +60,15 @@ class PlannedModel:
 class PlannedStep:
     """A step of one phase: its batch as shapes, its operations by part, and what its compiled program needs.
 
-    `temporaries` and `outputs` are bytes per device, `seconds` those of compilation; None where it was not compiled.
-    Outputs are those that do not take the place of an argument.
+    `arguments`, `temporaries` and `outputs` are bytes per device, `seconds` those of compilation; None where nothing
+    was compiled. Outputs are those that do not take the place of an argument.
     """
 
     batch: Any
-    operations: dict[str, float]
+    operations: dict[str, int]
+    arguments: int | None = None
     temporaries: int | None = None
     outputs: int | None = None
-    arguments: int | None = None
     seconds: float | None = None
 
 
@@ -76,6 +80,7 @@ class Plan:
     models: dict[str, PlannedModel]
     steps: dict[str, PlannedStep]
     given_ids: bool
+    temporaries: str
 
 
 def simulate_devices(config: MeshConfig) -> None:
@@ -87,14 +92,40 @@ def simulate_devices(config: MeshConfig) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
 
 
-def plan_run(config: Config, *, compiled: bool) -> Plan:
-    """Return what the run of `config` needs; with `compiled`, its steps are compiled, which may take minutes.
+def plan_run(config: Config, *, temporaries: str = COMPILED) -> Plan:
+    """Return what the run of `config` needs; `temporaries` is one of TEMPORARIES.
 
-    The devices are those present where they fit the mesh, else the CPU's (see `simulate_devices`).
+    They are those of the compiled steps, which takes minutes where models are deep; or follow from those of models with
+    one layer and with two layers in all stacks, of which every further layer takes as much as the second; or are left
+    out. The devices are those present where they fit the mesh, else the CPU's (see `simulate_devices`).
 
     Raises:
-        InputError: anything the user gave that does not fit.
+        InputError: anything the user gave that does not fit; stacks of different depths cannot be extrapolated.
     """
+    plan = _plan(config, compiled=temporaries == COMPILED)
+    if temporaries == EXTRAPOLATED:
+        configs = [model.config for model in plan.models.values()]
+        depths = {depth for config in configs for depth in (config.num_layers, config.num_decoder_layers)}
+        if len(depths) > 1:
+            raise InputError(
+                f"--temporaries={EXTRAPOLATED}: the stacks have {', '.join(map(str, sorted(depths)))} layers, expected "
+                f"as many in all encoders and decoders; --temporaries={COMPILED} has no such limit"
+            )
+        one, two = (_plan(config, compiled=True, layers=layers).steps for layers in (1, 2))
+        further = depths.pop() - 1
+        for kind, step in plan.steps.items():
+            first, second = one[kind], two[kind]
+            plan.steps[kind] = dataclasses.replace(
+                step,
+                temporaries=first.temporaries + further * (second.temporaries - first.temporaries),
+                outputs=first.outputs + further * (second.outputs - first.outputs),
+                seconds=first.seconds + second.seconds,
+            )
+    return dataclasses.replace(plan, temporaries=temporaries)
+
+
+def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
+    """The plan of a run; `layers` takes the place of the depth of all stacks."""
     dataset = load_data(config.data.path)
     check_splits(dataset, config.data.path)
     tokenizer = load_tokenizer(config)
@@ -106,6 +137,8 @@ def plan_run(config: Config, *, compiled: bool) -> Plan:
     models = {}
     for section in ("id_generator", "recommender"):
         t5_config = described_config(getattr(config, section), tokenizer, section=section)
+        if layers is not None:
+            t5_config = dataclasses.replace(t5_config, num_layers=layers, num_decoder_layers=layers)
         graphdef, shapes = abstract_model(t5_config)
         state = jax.eval_shape(partial(create_train_state, optimizer=optimizer), shapes)
         models[section] = PlannedModel(t5_config, graphdef, place_shapes(mesh, state))
@@ -136,14 +169,14 @@ def plan_run(config: Config, *, compiled: bool) -> Plan:
             chunks=config.training.id_chunks,
         )
         arguments = generator.state, recommender.state.params, batch
-        steps[ID] = _planned_step(id_step, arguments, operations, title="ID step", compiled=compiled)
+        steps[ID] = _planned_step(id_step, arguments, operations, title=_STEPS[ID], compiled=compiled)
     batch = _first_batch(epochs, RECOMMENDER, mesh)
     operations = recommender_step_operations(recommender.config, batch)
     arguments = recommender.state, batch
     steps[RECOMMENDER] = _planned_step(
-        recommender_step, arguments, operations, title="recommender step", compiled=compiled
+        recommender_step, arguments, operations, title=_STEPS[RECOMMENDER], compiled=compiled
     )
-    return Plan(mesh, models, steps, given_ids=given is not None)
+    return Plan(mesh, models, steps, given_ids=given is not None, temporaries=COMPILED if compiled else NONE)
 
 
 def group_of(path: str) -> str:
@@ -178,9 +211,8 @@ def step_bytes(plan: Plan, kind: str) -> dict[str, int]:
     found = {}
     for name, model in plan.models.items():
         state = model.state
-        title = name.replace("id_", "ID ").replace("_", " ")
-        found[f"{title}, parameters"] = bytes_per_device(state.params)
-        found[f"{title}, moments"] = bytes_per_device((state.optimizer_state, state.step))
+        found[f"{_MODELS[name]}, parameters"] = bytes_per_device(state.params)
+        found[f"{_MODELS[name]}, moments"] = bytes_per_device((state.optimizer_state, state.step))
     found["batch"] = bytes_per_device(step.batch)
     gradients = bytes_per_device(trained.state.params)
     if step.temporaries is None:
@@ -190,13 +222,13 @@ def step_bytes(plan: Plan, kind: str) -> dict[str, int]:
 
 def report(plan: Plan) -> str:
     """Return the plan as text: a table of the models, one of the steps, and one of the bytes on each device."""
-    compiled = all(step.temporaries is not None for step in plan.steps.values())
     sizes = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.shape.items())
     device = plan.mesh.devices.flat[0]
     lines = [f"Mesh: {sizes}; {plan.mesh.size} device(s) of kind {device.device_kind}. Nothing was allocated on them."]
     if not plan.given_ids:
         lines.append("Rows are as wide as IDs of the warm start's words make them; those that a run writes differ.")
-    models = [["", "parameters", "bytes", "moments", "gradients", "", "on each device", "moments", "gradients"]]
+    header = ["parameters", "bytes", "moments", "gradients", "", "on each device: parameters", "moments", "gradients"]
+    models = [["", *header]]
     for name, model in plan.models.items():
         by_group = parameters_by_group(model)
         placed = _bytes_by_group(model)
@@ -204,19 +236,19 @@ def report(plan: Plan) -> str:
             here = sum(placed.values()) if group == "all" else placed[group]
             row = [count * 4, count * 8, count * 4, "", here, 2 * here, here]
             cells = [f"{count:,}", *(value if value == "" else _bytes(value) for value in row)]
-            models.append([f"{name.replace('_', ' ')}, {group}", *cells])
+            models.append([f"{_MODELS[name]}, {group}", *cells])
     lines += ["", "Models, float32 (counted from shapes)", *_aligned(models)]
     steps = [["", "shapes", "operations"]]
     for kind, step in plan.steps.items():
         shapes = _shapes(step.batch)
-        steps.append([f"{kind} step", shapes, f"{sum(step.operations.values()):.3e}"])
+        steps.append([_STEPS[kind], shapes, f"{sum(step.operations.values()):.3e}"])
         steps += [[f"  {part}", "", f"{value:.3e}"] for part, value in step.operations.items()]
     lines += ["", "Floating-point operations of a step, all devices together (counted from shapes)", *_aligned(steps)]
     kinds = list(plan.steps)
     found = {kind: step_bytes(plan, kind) for kind in kinds}
-    groups = [["", *(f"{kind} step" for kind in kinds)]]
+    groups = [["", *(_STEPS[kind] for kind in kinds)]]
     for group in found[kinds[0]]:
-        source = "compiled" if group in ("temporaries", "outputs") else "counted"
+        source = plan.temporaries if group in ("temporaries", "outputs") else "counted"
         groups.append([f"{group} ({source})", *(_bytes(found[kind][group]) for kind in kinds)])
         if group == "temporaries":
             groups.append(
@@ -224,11 +256,13 @@ def report(plan: Plan) -> str:
             )
     groups.append(["all of these", *(_bytes(sum(found[kind].values())) for kind in kinds)])
     lines += ["", "Bytes on each device during a step", *_aligned(groups), ""]
-    if not compiled:
+    if plan.temporaries == NONE:
         lines.append("Nothing was compiled: activations and other temporaries are not in the sum.")
     else:
-        seconds = ", ".join(f"{kind} {step.seconds:.0f} s" for kind, step in plan.steps.items())
+        seconds = ", ".join(f"{_STEPS[kind]} {step.seconds:.0f} s" for kind, step in plan.steps.items())
         lines.append(f"Temporaries and outputs are those of XLA's compiler for {device.platform}; it took: {seconds}.")
+        if plan.temporaries == EXTRAPOLATED:
+            lines.append("It compiled models of one and of two layers a stack; the rest follows as if layers added up.")
         if device.platform == "cpu":
             lines.append("For accelerators they differ: a CPU multiplies bfloat16 by way of float32 copies, for one.")
     return "\n".join(lines)
@@ -271,7 +305,7 @@ def _first_batch(epochs: Epochs, kind: str, mesh: Mesh) -> Any:
 
 
 def _planned_step(
-    step: Any, arguments: tuple[Any, ...], operations: Mapping[str, float], *, title: str, compiled: bool
+    step: Any, arguments: tuple[Any, ...], operations: Mapping[str, int], *, title: str, compiled: bool
 ) -> PlannedStep:
     """`arguments` are those of the step up to its batch, the last of them."""
     planned = PlannedStep(arguments[-1], dict(operations))
@@ -282,7 +316,7 @@ def _planned_step(
     rate = jax.ShapeDtypeStruct((), np.float32)
     lowered = step.lower(*arguments, rate, jax.eval_shape(partial(seed_key, 0)))
     on_cpu = jax.tree.leaves(arguments)[0].sharding.mesh.devices.flat[0].platform == "cpu"
-    memory = lowered.compile(compiler_options=_FAST_CPU_COMPILATION if on_cpu else None).memory_analysis()
+    memory = lowered.compile(compiler_options=_CPU_COMPILATION if on_cpu else None).memory_analysis()
     return dataclasses.replace(
         planned,
         temporaries=memory.temp_size_in_bytes,

@@ -21,8 +21,11 @@ _DATA = flags.DEFINE_string("data", None, "'sample' (the embedded catalogue, the
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "print parameters, operations and bytes per device of the run, and do nothing else"
 )
-_COMPILE = flags.DEFINE_bool(
-    "compile", True, "with --dry_run: compile the steps for their temporaries; --nocompile where that takes too long"
+_TEMPORARIES = flags.DEFINE_enum(
+    "temporaries",
+    "compiled",
+    ["compiled", "extrapolated", "none"],
+    "with --dry_run: those of the compiled steps; from those of one and of two layers, which compile sooner; left out",
 )
 define_config_flags()
 define_process_flags()
@@ -38,7 +41,7 @@ def main() -> None:
         from idgenrec_jax.dry_run import plan_run, report, simulate_devices
 
         simulate_devices(config.mesh)
-        print(report(plan_run(config, compiled=_COMPILE.value)))
+        print(report(plan_run(config, temporaries=_TEMPORARIES.value)))
         return
     start_processes()
     should_stop = stop_on_terminate()

@@ -14,7 +14,7 @@ from idgenrec_jax.models.t5 import T5Config
 _SOFT_KEYS, _SOFT_VALUES = 4, 2
 
 
-def recommender_step_operations(config: T5Config, batch: RecommenderBatch) -> dict[str, float]:
+def recommender_step_operations(config: T5Config, batch: RecommenderBatch) -> dict[str, int]:
     """Return the operations of a recommender or warm-start step on a batch of this shape."""
     (rows, source), target = batch.prompt_tokens.shape, batch.target_tokens.shape[1]
     blocks = _blocks(config, rows * source, source, rows * target, target, again=False, trained=True)
@@ -23,7 +23,7 @@ def recommender_step_operations(config: T5Config, batch: RecommenderBatch) -> di
 
 def id_step_operations(
     generator: T5Config, recommender: T5Config, batch: IdBatch, *, id_length: int, chunks: int
-) -> dict[str, float]:
+) -> dict[str, int]:
     """Return the operations of an ID step on a batch of this shape; arguments as of `losses.id_loss`."""
     (rows, text), places = batch.item_tokens.shape, batch.item_places.shape[1]
     written = rows * places * id_length
@@ -47,19 +47,19 @@ def id_step_operations(
         "recommender, layers": _blocks(
             recommender, prompt_rows * source, source, targets, target, again=again, trained=False
         ),
-        "recommender, output table": (counting.TRAINING + again) * counting.output_operations(recommender, targets),
+        "recommender, output table": (counting.FROZEN + again) * counting.output_operations(recommender, targets),
     }
 
 
 def _blocks(
     config: T5Config, read: int, source: int, written: int, target: int, *, again: bool, trained: bool
-) -> float:
+) -> int:
     """The operations of all layers on `read` encoder and `written` decoder positions, gradient included.
 
     `again`: the whole forward pass is computed a second time.
     """
 
-    def forward(source_length: int, target_length: int, cross_length: int) -> float:
+    def forward(source_length: int, target_length: int, cross_length: int) -> int:
         return (
             counting.encoder_operations(config, read, source_length)
             + counting.cross_operations(config, read)

@@ -29,6 +29,8 @@ Metrics = dict[str, Float[Array, ""]]
 RecommenderStep = Callable[..., tuple["TrainState", Metrics]]
 IdStep = Callable[..., tuple["TrainState", Metrics]]
 CompilerOptions = dict[str, Any] | None
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+"""For XLA's CPU compiler."""
 Differentiated = Callable[[PyTree], tuple[Float[Array, ""], PyTree]]
 
 
@@ -57,14 +59,12 @@ def seed_key(seed: int) -> DropoutKey:
 
 
 def compiler_options(*rematerialise: str) -> CompilerOptions:
-    """Return what the compiler of a step needs to be told, given `rematerialise` of the models in it.
+    """Return what the compiler of a step needs to be told, given `T5Config.rematerialise` of the models in it.
 
     XLA's CPU compiler drops the barriers that hold what is rematerialised back until its gradient is due, and computes
     it beside the forward pass instead: more work, and no less memory.
     """
-    if jax.default_backend() == "cpu" and "layers" in rematerialise:
-        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
-    return None
+    return KEEP_BARRIERS if jax.default_backend() == "cpu" and "layers" in rematerialise else None
 
 
 def make_recommender_step(

@@ -44,6 +44,14 @@ def test_a_workdir_holds_what_was_promised_and_nothing_temporary(finished):
     assert not [path for path in finished.workdir.rglob("*") if "tmp" in path.name]
 
 
+def test_a_dry_run_prints_tables_and_writes_nothing(programs, tmp_path):
+    flags = programs.train_flags(tmp_path / "run", mesh__data=1, mesh__fsdp=2)
+    result = programs.run("train", "--dry_run", "--temporaries=none", *flags)
+    assert result.returncode == 0, result.stderr
+    assert "2 device(s)" in result.stdout and "Nothing was compiled" in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
 def test_config_json_has_every_field_the_versions_and_the_protocol(finished, programs):
     described = json.loads((finished.workdir / "config.json").read_text())
     values = flat(described["config"])

@@ -8,6 +8,7 @@ from flax import nnx
 
 from idgenrec_jax.models.layers import (
     Attention,
+    BatchPart,
     Dropout,
     Embedding,
     RelativePositionBias,
@@ -46,6 +47,15 @@ def test_dropout_rate(rate):
     dropped = jnp.mean(Dropout(rate, jax.random.key(0))(jnp.ones((1000, 1000))) == 0)
     # Four standard errors of a million draws.
     assert float(dropped) == pytest.approx(rate, abs=4 * (rate * (1 - rate)) ** 0.5 / 1000)
+
+
+def test_a_part_of_a_batch_has_the_masks_that_its_rows_have_in_the_whole():
+    inputs = jnp.ones((6, 5, 7))
+    whole = Dropout(0.3, jax.random.key(4))(inputs)
+    for index in range(3):
+        part = BatchPart(jnp.int32(index), 3)
+        np.testing.assert_array_equal(Dropout(0.3, jax.random.key(4), part)(inputs[index::3]), whole[index::3])
+    assert not np.array_equal(whole[0::3], whole[1::3])
 
 
 def test_dropout_keeps_the_dtype_and_passes_gradients_through_kept_elements():

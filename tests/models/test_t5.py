@@ -251,6 +251,24 @@ def test_bfloat16_is_near_float32(variant, tmp_path):
     assert abs(float(loss) - arrays["loss"]) / arrays["loss"] < 0.03
 
 
+def test_layers_are_rematerialised_only_where_the_configuration_says_so(golden_relu):
+    model, arrays = golden_relu
+    tokens, mask = jnp.asarray(arrays["tokens"]), jnp.asarray(arrays["mask"])
+
+    def traced(rematerialise):
+        config = replace(model.config, rematerialise=rematerialise)
+        other = nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0)))
+        graphdef, params = nnx.split(other, nnx.Param)
+        run = jax.make_jaxpr(lambda params: forward(nnx.merge(graphdef, params), tokens, mask, tokens[:, :6]))
+        return [equation.primitive.name for equation in run(params).jaxpr.eqns]
+
+    layers = model.config.num_layers + model.config.num_decoder_layers
+    assert traced("layers").count("remat2") + traced("layers").count("checkpoint") == layers
+    assert not {"remat2", "checkpoint", "optimization_barrier"} & set(traced("none"))
+    with pytest.raises(InputError, match="rematerialise is 'blocks'; it must be one of none, layers"):
+        replace(model.config, rematerialise="blocks")
+
+
 def test_dropout_is_a_function_of_its_key(golden_relu):
     model, arrays = golden_relu
     tokens, mask = jnp.asarray(arrays["tokens"]), jnp.asarray(arrays["mask"])

@@ -1,5 +1,6 @@
 """The recommender's loss and the ID loss, against direct computations one example at a time and without padding."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -454,17 +455,19 @@ def test_an_id_loss_in_chunks_is_the_loss_of_the_whole(dropout):
     no_embedding = jnp.zeros(VOCABULARY, bool)
     key = dropout_key(0) if dropout else None
 
-    def loss(chunks):
+    def loss(chunks, rematerialise="none"):
         def of_models(generator, recommender, batch):
             return id_loss(
                 generator, recommender, batch, no_embedding, id_length=ID_LENGTH, dropout_key=key, chunks=chunks
             )
 
+        for model in (generator, recommender):
+            model.config = dataclasses.replace(model.config, rematerialise=rematerialise)
         found = with_gradients(of_models, generator, recommender)
         return found(params_of(generator), params_of(recommender), id_batch(rows=rows, item_rows=item_rows))
 
     whole, (whole_gradients, _) = loss(1)
-    chunked, (gradients, recommender_gradients) = loss(2)
+    chunked, (gradients, recommender_gradients) = loss(2, "layers")
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(recommender_gradients))
     if dropout:
         # Other masks: near, and not the same.
