@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 from absl import logging
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from idgenrec_jax.config import Config, DataConfig
 from idgenrec_jax.data.dataset import Dataset, load_dataset
@@ -242,7 +242,7 @@ def _check_splits(dataset: Dataset, path: str) -> None:
         raise InputError(f"{path}/user_sequence.txt: nobody to evaluate; expected sequences of at least three items")
 
 
-def check_batches(config: Config, mesh: Mesh) -> None:
+def check_batches(config: Config, mesh: Mesh | AbstractMesh) -> None:
     """Check that the batches of ID generation and of ranking can be split; those of training are filled up.
 
     Raises:
