@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from idgenrec_jax.config import Config, DataConfig
 from idgenrec_jax.data.dataset import Dataset, load_dataset
@@ -259,7 +259,7 @@ def check_vocabularies(recommender: T5Config, generator: T5Config) -> None:
         )
 
 
-def check_batches(config: Config, mesh: Mesh) -> None:
+def check_batches(config: Config, mesh: Mesh | AbstractMesh) -> None:
     """Check that the batches of ID generation and of ranking can be split; those of training are filled up.
 
     Raises:

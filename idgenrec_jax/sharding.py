@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from absl import logging
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from idgenrec_jax.config import MeshConfig
 from idgenrec_jax.errors import InputError
@@ -81,12 +81,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def batch_devices(mesh: Mesh) -> int:
+def batch_devices(mesh: Mesh | AbstractMesh) -> int:
     """Return how many devices a batch is split over; its rows must be a multiple of this."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
 
-def check_heads(mesh: Mesh, num_heads: int, section: str) -> None:
+def check_heads(mesh: Mesh | AbstractMesh, num_heads: int, section: str) -> None:
     """Check that no attention head of the T5 of `--config.SECTION` is cut through.
 
     Heads are no dimension of a kernel, whose columns, all heads side by side, more devices divide.
@@ -101,7 +101,7 @@ def check_heads(mesh: Mesh, num_heads: int, section: str) -> None:
         )
 
 
-def parameter_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> NamedSharding:
+def parameter_sharding(mesh: Mesh | AbstractMesh, path: str, shape: tuple[int, ...]) -> NamedSharding:
     """Return where one parameter lives, by the first rule whose pattern occurs in `path` ("a/b/c").
 
     A dimension that its axis does not divide is kept whole in a parameter of at most `SMALL_PARAMETER` elements, which

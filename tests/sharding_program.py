@@ -1,28 +1,32 @@
-"""Trains, writes IDs and ranks on one device and on meshes of eight, in one process; prints what it measured as JSON.
+"""Trains, writes IDs and ranks on one device and on meshes of eight, in one process; writes down what it measured.
 
-Run by test_sharding.py with JAX_NUM_CPU_DEVICES=8. The one device is the first of the eight. Batches are the same on
-all meshes: their rows are a multiple of eight, and dropout masks follow from the position in the batch.
+Run by test_sharding.py with JAX_NUM_CPU_DEVICES=8, as `python sharding_program.py FOLDER`; FOLDER/results.json is the
+outcome. The one device is the first of the eight. Batches are the same on all meshes: their rows are a multiple of
+eight, and dropout masks follow from the position in the batch.
 """
 
 import json
 import sys
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
 
-from idgenrec_jax.config import EvaluationConfig, MeshConfig
+from idgenrec_jax.config import EvaluationConfig, MeshConfig, preset
 from idgenrec_jax.data.batches import PromptSource, recommender_epoch, training_shape
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.prompts import PromptTokens, default_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.evaluation import Ranker
+from idgenrec_jax.experiment import assemble
 from idgenrec_jax.ids.generation import IdGeneration, item_prompts
+from idgenrec_jax.ids.table import save_table
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.sharding import batch_sharding, make_mesh, parameter_shardings, replicated
+from idgenrec_jax.training.alternation import Alternation
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.steps import create_train_state, make_id_step, make_recommender_step, seed_key
 
@@ -122,19 +126,11 @@ class OnMesh:
         )  # fmt: skip
         generator = self.train(step, self.generator, id_batches, ID_LEARNING_RATE, recommender[1].params)
         self.recommender, self.generator = recommender[1], generator[1]
-        moved = [
-            jax.tree_util.keystr(path)
-            for state, place in zip((self.generator, self.recommender), places, strict=True)
-            for (path, leaf), where in zip(
-                jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(place), strict=True
-            )
-            if not leaf.sharding.is_equivalent_to(where, leaf.ndim)
-        ]
         return {
             "recommender losses": recommender[0],
             "id losses": generator[0],
             "donated": recommender[2] and generator[2],
-            "moved": moved,
+            "moved": moved([self.generator, self.recommender], places),
         }
 
     def ids(self, data):
@@ -153,6 +149,17 @@ class OnMesh:
         )  # fmt: skip
         with jax.transfer_guard("disallow"):
             return ranker.rank(self.recommender.params, source, "test", title="test")
+
+
+def moved(tree, places):
+    """The arrays that are not where `places` says."""
+    return [
+        jax.tree_util.keystr(path)
+        for (path, leaf), place in zip(
+            jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(places), strict=True
+        )
+        if not leaf.sharding.is_equivalent_to(place, leaf.ndim)
+    ]
 
 
 def bytes_per_device(tree):
@@ -174,7 +181,54 @@ def whole_on_a_device(tree):
     ]
 
 
-def main():
+def run_of_a_phase(folder, data, ids):
+    """A run's own loop on eight fsdp devices, with given IDs: a recommender phase, its validation, its checkpoints."""
+    (folder / "data").mkdir(parents=True)
+    lines = [json.dumps({"id": item, "title": text}) for item, text in zip(data.items, data.item_texts, strict=True)]
+    (folder / "data" / "items.jsonl").write_text("\n".join(lines) + "\n")
+    lines = [
+        " ".join([user, *(data.items[item] for item in walk)])
+        for user, walk in zip(data.users, data.sequences, strict=True)
+    ]
+    (folder / "data" / "user_sequence.txt").write_text("\n".join(lines) + "\n")
+    TOKENIZER.save(folder / "tokenizer")
+    save_table(ids, folder / "ids.jsonl")
+    sizes = {"num_heads": 8, **{name: value for name, value in SIZES.items() if name != "vocab_size"}}
+    config = preset("sample").override(
+        {f"{section}.{name}": value for section in ("recommender", "id_generator") for name, value in sizes.items()}
+        | {"data.path": str(folder / "data"), "data.tokenizer": str(folder / "tokenizer"), "data.max_history": 5}
+        | {"mesh.data": 1, "mesh.fsdp": 8, "ids.table": str(folder / "ids.jsonl"), "evaluation.num_beams": 10}
+        | {"training.rounds": 1, "training.id_epochs": 0, "training.recommender_epochs": 2}
+        | {"training.recommender_batch_size": 16, "training.checkpoint_every_steps": 2}
+    )
+    experiment = assemble(config, folder / "run")
+
+    def validate(params, source, title):
+        ranking = experiment.ranker.rank(params, source, "validation", title=title)
+        return ranking.loss, ranking.metrics()
+
+    alternation = Alternation(
+        config, experiment.ids, workdir=folder / "run",
+        generator=(experiment.generator.graphdef, experiment.generator.params),
+        recommender=(experiment.recommender.graphdef, experiment.recommender.params),
+        vocab_size=experiment.recommender.config.vocab_size, pretrained_generator=False, validate=validate,
+        should_stop=lambda: False, place_batch=experiment.place_batch,
+    )  # fmt: skip
+    before = alternation.state.arrays()
+    places = jax.tree.map(lambda leaf: leaf.sharding, before)
+    with jax.transfer_guard("disallow"):
+        best = alternation.run()
+    after = alternation.state.arrays()
+    return {
+        "steps": alternation.state.global_step,
+        "best step": best["step"],
+        "donated": all(leaf.is_deleted() for leaf in jax.tree.leaves(before["recommender"])),
+        "moved": moved(after, places),
+        "whole": whole_on_a_device(after),
+    }
+
+
+def main(folder):
     data = dataset()
     generator = model(feed_forward="gated-gelu", tie_word_embeddings=False, dropout_rate=0.0)
     recommender = model(dropout_rate=0.1)
@@ -184,27 +238,23 @@ def main():
     )
     results, source, prepared = {"devices": len(jax.devices())}, None, None
     for name, sizes in MESHES.items():
-        start = time.monotonic()
         on_mesh = OnMesh(sizes, generator, recommender)
         first = on_mesh.ids(data)
         if source is None:
             source = PromptSource(data, templates, first.tokens, None, TOKENIZER.eos_id, 5, 128)
             prepared = batches(source)
-        found = {"first ids": first.texts, "seconds ids": time.monotonic() - start}
-        found |= on_mesh.train_both(*prepared)
-        found["seconds steps"] = time.monotonic() - start
+            results["run"] = run_of_a_phase(folder, data, first)
+        found = {"first ids": first.texts} | on_mesh.train_both(*prepared)
         found["ids"] = on_mesh.ids(data).texts
         ranking = on_mesh.ranking(replace(source, templates=templates[:1]))
         found |= {"items": ranking.items.tolist(), "scores": ranking.scores.tolist(), "ranking loss": ranking.loss}
         states = (on_mesh.generator, on_mesh.recommender)
         found["bytes"], found["all bytes"] = bytes_per_device(states)
         found["whole"] = whole_on_a_device(states)
-        found["seconds"] = time.monotonic() - start
         results[name] = found
     return results
 
 
 if __name__ == "__main__":
-    results = main()
-    with open(sys.argv[1], "w", encoding="utf-8") as file:
-        json.dump(results, file)
+    folder = Path(sys.argv[1])
+    (folder / "results.json").write_text(json.dumps(main(folder)), encoding="utf-8")

@@ -1,190 +1,124 @@
-"""The mesh, the rules, and training on eight simulated devices."""
+"""The mesh, the rules, and both phases, ID generation and ranking on eight simulated devices."""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from idgenrec_jax.config import MeshConfig
+from idgenrec_jax.config import MeshConfig, preset
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.experiment import check_batches
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
-from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh, parameter_shardings
+from idgenrec_jax.sharding import (
+    AXES,
+    SMALL_PARAMETER,
+    batch_devices,
+    batch_sharding,
+    check_heads,
+    constrain,
+    make_mesh,
+    parameter_sharding,
+    parameter_shardings,
+)
 
 CONFIG = T5Config(
     vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_decoder_layers=1, num_heads=2,
     feed_forward="gated-gelu", tie_word_embeddings=False,
 )  # fmt: skip
 
-ON_EIGHT_DEVICES = '''
-import json, pathlib, sys, tempfile
-import jax, numpy as np
-from flax import nnx
-from idgenrec_jax.config import MeshConfig, preset
-from idgenrec_jax.data.batches import recommender_epoch
-from idgenrec_jax.data.sample import load_sample, sample_tokenizer
-from idgenrec_jax.experiment import assemble
-from idgenrec_jax.ids.generation import IdGeneration
-from idgenrec_jax.sharding import batch_sharding, make_mesh, parameter_sharding, parameter_shardings
-from idgenrec_jax.training.alternation import Alternation, Interrupted
-from idgenrec_jax.data.packing import RecommenderBatch
-from idgenrec_jax.training.optimizer import make_optimizer
-from idgenrec_jax.training.steps import create_train_state, make_recommender_step, seed_key
-from idgenrec_jax.models.t5 import T5, T5Config
-
-BIG = 1024
-results = {"devices": len(jax.devices())}
-sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2}
-graphdef, params = nnx.split(T5(T5Config(vocab_size=64, dropout_rate=0.2, **sizes), rngs=nnx.Rngs(0)), nnx.Param)
-params = jax.tree.map(np.asarray, params)
-generator = np.random.default_rng(0)
-mask = np.arange(4) < generator.integers(1, 5, (16, 1))
-mask[13:] = False
-batch = RecommenderBatch(
-    generator.integers(2, 64, (16, 8)).astype(np.int32),
-    (np.arange(8) < generator.integers(2, 9, (16, 1))).astype(np.int32),
-    (generator.integers(2, 64, (16, 4)) * mask).astype(np.int32), mask.astype(np.int32))
-optimizer = make_optimizer()
-
-def after_steps(mesh):
-    placed = jax.device_put(params, parameter_shardings(mesh, params))
-    create = lambda params: create_train_state(params, optimizer)
-    places = parameter_shardings(mesh, jax.eval_shape(create, placed))
-    step = make_recommender_step(graphdef, optimizer, state_sharding=places)
-    state = jax.jit(create, out_shardings=places)(placed)
-    on_mesh = jax.device_put(batch, batch_sharding(mesh))
-    losses, moments = [], []
-    for _ in range(2):
-        state, metrics = step(state, on_mesh, np.float32(1e-3), seed_key(0))
-        losses.append(float(metrics["loss"]))
-        moments.append([np.array(leaf) for leaf in jax.tree.leaves(state.optimizer_state[1].mu)])
-    return losses, [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)], moments[0]
-
-def relative_norm(found, expected):
-    squares = [(float(((a - b) ** 2).sum()), float((b**2).sum())) for a, b in zip(found, expected)]
-    return max((difference / max(size, 1e-12)) ** 0.5 for difference, size in squares)
-
-one_losses, one, one_moments = after_steps(make_mesh(MeshConfig(), jax.devices()[:1]))
-moved = max(float(np.abs(a - b).max()) for a, b in zip(one, jax.tree.leaves(params)))
-results["moved"] = moved
-for name, config in (("data", MeshConfig()), ("mixed", MeshConfig(data=2, fsdp=2, tensor=2))):
-    losses, many, moments = after_steps(make_mesh(config))
-    results[name] = {
-        "loss_difference": max(abs(a - b) for a, b in zip(losses, one_losses)),
-        "parameter_difference": max(float(np.abs(a - b).max()) for a, b in zip(many, one)),
-        "moment_difference": relative_norm(moments, one_moments),
-    }
-
-tokenizer, texts = sample_tokenizer(), load_sample().item_texts[:20]
-writer, writer_params = nnx.split(
-    T5(T5Config(vocab_size=tokenizer.size, initializer_factor=6.0, **sizes), rngs=nnx.Rngs(1)), nnx.Param)
-
-def ids_on(mesh):
-    generation = IdGeneration(
-        writer, tokenizer, num_groups=2, penalties=(1.0,), min_lengths=(1,), batch_size=16, max_text_length=48,
-        batch_divisors=(1,), fallback="suffix", batch_sharding=batch_sharding(mesh))
-    placed = jax.device_put(writer_params, parameter_shardings(mesh, writer_params))
-    return generation.generate(placed, [f"item{index}" for index in range(20)], texts).texts
-
-expected = ids_on(make_mesh(MeshConfig(), jax.devices()[:1]))
-results["words in IDs"] = len({word for text in expected for word in text.split()})
-for name, config in (("data", MeshConfig()), ("mixed", MeshConfig(data=2, fsdp=2, tensor=2))):
-    results[name]["same IDs"] = ids_on(make_mesh(config)) == expected
-
-mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
-for shape in ((8, 6), (6, 6), (8, 5)):
-    spec = parameter_sharding(mesh, "encoder/blocks/0/feed_forward/wi/kernel", shape).spec
-    results[f"spec {shape}"] = list(spec)
-
-small = {f"{model}.{name}": value for model in ("recommender", "id_generator") for name, value in sizes.items()}
-config = preset("sample").override({**small, "mesh.data": 1, "mesh.fsdp": 8})
-workdir = pathlib.Path(tempfile.mkdtemp(dir=sys.argv[1]))
-experiment = assemble(config, workdir)
-alternation = Alternation(
-    config, experiment.ids, workdir=workdir,
-    generator=(experiment.generator.graphdef, experiment.generator.params),
-    recommender=(experiment.recommender.graphdef, experiment.recommender.params),
-    vocab_size=experiment.recommender.config.vocab_size, pretrained_generator=False, validate=lambda *_: {},
-    should_stop=lambda: True, place_batch=lambda batch: jax.device_put(batch, batch_sharding(experiment.mesh)))
-
-def whole_on_every_device(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    assert any(leaf.size >= BIG for _, leaf in leaves)
-    return [jax.tree_util.keystr(path) for path, leaf in leaves
-            if leaf.size >= BIG and leaf.sharding.shard_shape(leaf.shape) == leaf.shape]
-
-results["replicated parameters"] = whole_on_every_device(experiment.recommender.params)
-results["replicated train state"] = whole_on_every_device(alternation.state.arrays())
-try:
-    alternation.run()
-except Interrupted:
-    pass
-assert alternation.state.global_step == 1
-results["replicated after a step"] = whole_on_every_device(alternation.state.arrays())
-trained = alternation.state.generator
-results["moved by a step"] = [
-    jax.tree_util.keystr(path)
-    for (path, leaf), place in zip(
-        jax.tree_util.tree_leaves_with_path(trained), jax.tree.leaves(parameter_shardings(experiment.mesh, trained)))
-    if not leaf.sharding.is_equivalent_to(place, leaf.ndim)]
-print(json.dumps(results))
-'''
+MESHES = ("data", "fsdp", "tensor", "all")
+"""data 8, fsdp 8, tensor 8, and 2 of each; what sharding_program.py calls them."""
 
 
 @pytest.fixture(scope="module")
-def on_eight_devices(tmp_path_factory):
-    """What the program above measured."""
+def measured(tmp_path_factory):
+    """What sharding_program.py measured on eight simulated devices."""
+    folder = tmp_path_factory.mktemp("sharding")
+    program = Path(__file__).with_name("sharding_program.py")
+    # Compiling takes most of the time, and programs as small as these run no longer for being optimised less.
+    more = {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", ON_EIGHT_DEVICES, str(tmp_path_factory.mktemp("run"))],
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"},
+        [sys.executable, str(program), str(folder)],
+        env={**os.environ, **more, "PYTHONPATH": str(program.parents[1])},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(done.stdout.splitlines()[-1])
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert results["devices"] == 8
     return results
 
 
 @pytest.mark.slow
-def test_steps_on_eight_devices_that_split_the_batch_are_those_of_one(on_eight_devices):
-    assert on_eight_devices["moved"] > 1e-3
-    assert on_eight_devices["data"]["loss_difference"] < 1e-5
-    assert on_eight_devices["data"]["parameter_difference"] < 1e-5
+@pytest.mark.parametrize("phase", ["recommender", "id"])
+@pytest.mark.parametrize("mesh", MESHES)
+def test_twenty_steps_have_the_losses_of_one_device(measured, mesh, phase):
+    expected = measured["one"][f"{phase} losses"]
+    assert len(expected) == 20 and max(expected) - min(expected) > 0.01
+    assert measured[mesh][f"{phase} losses"] == pytest.approx(expected, rel=0, abs=1e-5)
 
 
 @pytest.mark.slow
-def test_steps_on_a_mesh_of_all_axes_have_the_losses_and_gradients_of_one_device(on_eight_devices):
-    # Not the parameters: Adam makes a full step of a gradient that is only rounding noise, of either sign.
-    assert on_eight_devices["mixed"]["loss_difference"] < 1e-5
-    assert on_eight_devices["mixed"]["moment_difference"] < 1e-4
+@pytest.mark.parametrize("mesh", MESHES)
+def test_ids_before_and_after_training_are_those_of_one_device(measured, mesh):
+    one = measured["one"]
+    assert len({word for text in one["ids"] for word in text.split()}) > 20
+    assert one["ids"] != one["first ids"]
+    assert measured[mesh]["first ids"] == one["first ids"]
+    assert measured[mesh]["ids"] == one["ids"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["data", "mixed"])
-def test_ids_written_on_eight_devices_are_those_of_one(on_eight_devices, mesh):
-    assert on_eight_devices["words in IDs"] > 20
-    assert on_eight_devices[mesh]["same IDs"]
+@pytest.mark.parametrize("mesh", MESHES)
+def test_rankings_by_the_trained_recommender_are_those_of_one_device(measured, mesh):
+    one = measured["one"]
+    assert len({tuple(items) for items in one["items"]}) > 1
+    assert measured[mesh]["items"] == one["items"]
+    # Scores are sums of up to ten log-probabilities near -7: 1e-4 is 13 units in their last place.
+    assert np.asarray(measured[mesh]["scores"]) == pytest.approx(np.asarray(one["scores"]), rel=0, abs=1e-4)
+    assert measured[mesh]["ranking loss"] == pytest.approx(one["ranking loss"], rel=0, abs=1e-5)
 
 
 @pytest.mark.slow
-def test_no_big_parameter_is_whole_on_every_device_under_fsdp(on_eight_devices):
-    assert on_eight_devices["replicated parameters"] == []
+@pytest.mark.parametrize("mesh", ("one", *MESHES))
+def test_steps_give_up_every_buffer_of_the_state_before_and_leave_the_state_where_it_was(measured, mesh):
+    assert measured[mesh]["donated"]
+    assert measured[mesh]["moved"] == []
 
 
 @pytest.mark.slow
-def test_no_big_moment_of_the_optimizer_is_whole_on_every_device_under_fsdp(on_eight_devices):
-    assert on_eight_devices["replicated train state"] == []
+def test_a_device_of_eight_fsdp_devices_holds_an_eighth_of_parameters_and_moments(measured):
+    found = measured["fsdp"]
+    assert found["whole"] == []
+    # The step counters of both train states and of both optimizers are scalars.
+    scalars = 4 * 4
+    assert found["bytes"] == [(found["all bytes"] - scalars) // 8 + scalars] * 8
 
 
 @pytest.mark.slow
-def test_a_step_of_a_run_leaves_the_train_state_where_it_was(on_eight_devices):
-    assert on_eight_devices["replicated after a step"] == []
-    assert on_eight_devices["moved by a step"] == []
+def test_the_other_axes_split_what_their_rules_say(measured):
+    found = measured["data"]
+    assert found["bytes"] == [found["all bytes"]] * 8
+    norms = [name for name in measured["tensor"]["whole"] if "norm" not in name]
+    assert norms == [], "tensor splits all but the scales of norms"
+    assert measured["all"]["whole"] == []
+    assert max(measured["all"]["bytes"]) < measured["all"]["all bytes"] * 0.26
+
+
+@pytest.mark.slow
+def test_a_run_transfers_nothing_implicitly_and_leaves_its_state_split(measured):
+    run = measured["run"]
+    assert run["steps"] == run["best step"] == 12
+    assert run["donated"]
+    assert run["moved"] == [] and run["whole"] == []
 
 
 @pytest.mark.parametrize(
@@ -228,8 +162,8 @@ def specs():
         ("wi_0/kernel", ("fsdp", "tensor"), 2),
         ("wi_1/kernel", ("fsdp", "tensor"), 2),
         ("wo/kernel", ("tensor", "fsdp"), 2),
-        ("norm/scale", (), 7),
-        ("position_bias/table", (), 2),
+        ("norm/scale", ("fsdp",), 7),
+        ("position_bias/table", ("fsdp", "tensor"), 2),
     ],
 )
 def test_the_rules_place_the_parameters_of_a_t5(specs, ending, axes, count):
@@ -241,8 +175,82 @@ def test_every_parameter_is_of_a_kind_that_the_test_above_names(specs):
     assert len(specs) == 1 + 1 + 9 + 3 + 2 + 2 + 2 + 7 + 2
 
 
-@pytest.mark.slow
-def test_a_dimension_that_its_axis_does_not_divide_is_kept_whole(on_eight_devices):
-    assert on_eight_devices["spec (8, 6)"] == ["fsdp", "tensor"]
-    assert on_eight_devices["spec (6, 6)"] == [None, "tensor"]
-    assert on_eight_devices["spec (8, 5)"] == ["fsdp", None]
+def mesh_of(**sizes):
+    """A mesh of more devices than there are, good for rules."""
+    return AbstractMesh(tuple(sizes.get(axis, 1) for axis in AXES), AXES)
+
+
+KERNEL = "encoder/blocks/0/feed_forward/wi/kernel"
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((8, 6), ("fsdp", "tensor")), ((6, 6), (None, "tensor")), ((8, 5), ("fsdp", None))]
+)
+def test_a_dimension_of_a_small_parameter_that_its_axis_does_not_divide_is_kept_whole(shape, axes, caplog):
+    with caplog.at_level("WARNING"):
+        assert tuple(parameter_sharding(mesh_of(fsdp=4, tensor=2), KERNEL, shape).spec) == axes
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == axes.count(None)
+    assert all(KERNEL in message and "--config.mesh." in message for message in told)
+
+
+@pytest.mark.parametrize(
+    ("axis", "path", "shape", "size"),
+    [
+        ("tensor", KERNEL, (512, 2050), 2050),
+        ("fsdp", KERNEL, (510, 2048), 510),
+        ("tensor", "optimizer_state/1/mu/shared/table", (32100, 512), 32100),
+        ("fsdp", "lm_head/table", (32128, 500), 500),
+    ],
+)
+def test_a_dimension_of_a_big_parameter_that_its_axis_does_not_divide_is_an_error(axis, path, shape, size):
+    with pytest.raises(InputError) as caught:
+        parameter_sharding(mesh_of(**{axis: 8}), path, shape)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"--config.mesh.{axis}: 8 devices do not divide the {size} of parameter {path}" in message
+
+
+def test_the_largest_small_parameter_is_kept_whole_and_one_element_more_is_an_error():
+    assert parameter_sharding(mesh_of(tensor=3), KERNEL, (1, SMALL_PARAMETER)).spec == PartitionSpec("fsdp", None)
+    with pytest.raises(InputError):
+        parameter_sharding(mesh_of(tensor=3), KERNEL, (1, SMALL_PARAMETER + 1))
+
+
+def test_heads_that_the_tensor_axis_cuts_through_are_an_error_though_it_divides_their_columns():
+    mesh = mesh_of(tensor=8)
+    assert parameter_sharding(mesh, "query/kernel", (768, 12 * 64)).spec == PartitionSpec("fsdp", "tensor")
+    check_heads(mesh, 8, "recommender")
+    with pytest.raises(InputError, match="--config.mesh.tensor: 8 devices do not divide the 12 heads") as caught:
+        check_heads(mesh, 12, "id_generator")
+    assert "--config.id_generator" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["ids", "evaluation"])
+def test_a_decoded_batch_that_data_and_fsdp_do_not_divide_is_an_error(section):
+    config = preset("sample").override({f"{section}.batch_size": 36})
+    check_batches(config, mesh_of(data=2, fsdp=2, tensor=8))
+    with pytest.raises(InputError, match=f"--config.{section}.batch_size=36.*--config.mesh.data"):
+        check_batches(config, mesh_of(data=4, fsdp=2))
+
+
+def test_constrain_leaves_the_program_of_one_device_as_it_is():
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    array = jax.device_put(np.ones((2, 4), np.float32), batch_sharding(mesh))
+    program = jax.jit(lambda values: constrain(values, "batch heads") * 2).lower(array).as_text()
+    assert program == jax.jit(lambda values: values * 2).lower(array).as_text()
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "shape", "expected"),
+    [
+        ("batch beams heads length d_kv", (4, 3, 8, 5, 2), '[{"data", "fsdp"}, {}, {"tensor"}, {}, {}]'),
+        ("batch positions d_ff", (4, 3, 8), '[{"data", "fsdp"}, {}, {"tensor"}]'),
+        ("batch positions d_ff", (4, 3, 7), '[{"data", "fsdp"}, {}, {?}]'),
+    ],
+)
+def test_constrain_puts_named_dimensions_on_their_axes(dimensions, shape, expected):
+    mesh = mesh_of(data=2, fsdp=2, tensor=2)
+    value = jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+    program = jax.jit(lambda values: constrain(values, dimensions)).trace(value).lower(lowering_platforms=("cpu",))
+    assert f"sdy.sharding_constraint %arg0 <@mesh, {expected}>" in program.as_text()

@@ -293,7 +293,7 @@ class T5(nnx.Module):
     @property
     def output_table(self) -> Float[Array, "vocab d_model"]:
         """The float32 vectors whose products with the final states are the logits."""
-        return (self.shared if self.lm_head is None else self.lm_head).table[...]
+        return constrain((self.shared if self.lm_head is None else self.lm_head).table[...], "rows width")
 
     def embed(self, tokens: Int[Array, "batch positions"]) -> Float[Array, "batch positions d_model"]:
         """The rows of the shared input table, in the compute dtype."""

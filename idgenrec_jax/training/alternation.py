@@ -216,10 +216,8 @@ class Alternation:
             )
         kinds = (WARM_START, ID, RECOMMENDER)
         self._replicated = replicated(_mesh(recommender[1]))
-        self._keys = {
-            kind: jax.device_put(seed_key(len(kinds) * training.seed + index), self._replicated)
-            for index, kind in enumerate(kinds)
-        }
+        seeds = {kind: len(kinds) * training.seed + index for index, kind in enumerate(kinds)}
+        self._keys = jax.jit(lambda: jax.tree.map(seed_key, seeds), out_shardings=self._replicated)()
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the description of the best state: step, round, phase, id_round, metrics.
