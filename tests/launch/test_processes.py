@@ -15,8 +15,8 @@ from program_runs import DEADLINE, FinishedRun, environment, read_records, the_e
 from idgenrec_jax.processes import PROCESS_LOST
 from idgenrec_jax.recommender import load_run
 
-# Few programs to compile: no warm start, one size of batches of texts.
-SHORT = {"training__rounds": 1, "training__warm_start_epochs": 0, "ids__batch_size": 4}
+# One size of batches of texts, so that fewer programs are compiled.
+SHORT = {"training__rounds": 1, "ids__batch_size": 4}
 RECOMMENDER_PHASE = 2
 SECONDS_TO_NOTICE = 60.0
 
