@@ -32,6 +32,7 @@ PROCESS_LOST = 3
 """The exit code of a process that ends because another is lost."""
 
 _START_SECONDS, _SHUTDOWN_SECONDS = 300, 30
+_VERDICT_SECONDS = HEARTBEAT_SECONDS + 15
 # Calls of `any_process` whose answers may be on their way, so that the host need not wait for the device.
 _ANSWERS_UNDER_WAY = 2
 _MESSAGE_MULTIPLE = 256
@@ -76,7 +77,7 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
 
 
 def has_others() -> bool:
-    """Tell whether this process has joined others; uses no device."""
+    """Tell whether this process has joined others."""
     return _has_joined and jax.process_count() > 1
 
 
@@ -135,8 +136,8 @@ def readable(tree: Any) -> Any:
 def await_loss(error: Exception) -> None:
     """Give the runtime time to tell whether `error` comes from the loss of another process; if so, never return."""
     logging.error("%s", str(error).splitlines()[0])
-    logging.error("waiting up to %d s for the runtime to tell whether another process is lost", 2 * HEARTBEAT_SECONDS)
-    time.sleep(2 * HEARTBEAT_SECONDS)
+    logging.error("waiting up to %d s for the runtime to tell whether another process is lost", _VERDICT_SECONDS)
+    time.sleep(_VERDICT_SECONDS)
 
 
 def leave(code: int) -> None:
@@ -147,7 +148,7 @@ def leave(code: int) -> None:
 
 
 class _AnyProcess:
-    """`any_process` for several processes: a sum over all devices, whose result is read two calls later."""
+    """`any_process` for several processes: each call starts a reduction over all devices and reads an earlier one."""
 
     def __init__(self, ask: Callable[[], bool]):
         self._ask = ask

@@ -7,12 +7,17 @@ import socket
 import subprocess
 import time
 
+import jax
+import numpy as np
 import pytest
-from program_runs import DEADLINE, FinishedRun, assert_same_run, environment, the_error
+from program_runs import DEADLINE, FinishedRun, environment, read_records, the_error, without_seconds
 
 from idgenrec_jax.processes import PROCESS_LOST
+from idgenrec_jax.recommender import load_run
 
-SHORT = {"training__rounds": 1, "training__recommender_epochs": 3}
+# One size of batches of texts, so that fewer programs are compiled.
+SHORT = {"training__rounds": 1, "ids__batch_size": 4}
+RECOMMENDER_PHASE = 2
 SECONDS_TO_NOTICE = 60.0
 
 
@@ -20,7 +25,9 @@ def start(programs, program, *flags, devices):
     """Start a program on so many simulated devices; its output is piped."""
     return subprocess.Popen(
         programs.command(program, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=programs.folder, env=environment(programs.compiled) | {"JAX_NUM_CPU_DEVICES": str(devices)},
+        cwd=programs.folder,
+        env=environment(programs.compiled)
+        | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     )  # fmt: skip
 
 
@@ -53,7 +60,7 @@ def in_recommender_phase(workdir):
             meta = json.loads((path.parent / "meta" / "metadata").read_text())
         except (OSError, ValueError):
             continue  # Deleted, because it is too old, between the listing and the reading.
-        if (meta["phase"], meta["epoch"]) >= (2, 1):
+        if meta["phase"] == RECOMMENDER_PHASE and meta["step"] > 0:
             return True
     return False
 
@@ -101,9 +108,17 @@ def test_a_killed_process_ends_the_other_within_a_minute_with_a_line_that_says_s
 
 @pytest.mark.slow
 def test_two_processes_started_again_end_with_the_run_of_one(together, alone):
+    """The losses may differ by the order in which the devices' parts are summed; all that follows from them may not."""
     workdir, _, ((_, errors), _) = together
     assert "resuming from step" in errors
-    assert_same_run(workdir, alone)
+    results = json.loads((workdir / "results.json").read_text())
+    for block in ("validation", "test", "selected", "example_ids"):
+        assert results[block] == alone.results[block], block
+    records, expected = read_records(workdir), alone.records
+    assert [record.pop("loss") for record in records] == pytest.approx([record.pop("loss") for record in expected])
+    assert without_seconds(records) == without_seconds(expected)
+    for path in sorted((alone.workdir / "ids").iterdir()):
+        assert (workdir / "ids" / path.name).read_text() == path.read_text(), path.name
     assert not list((workdir / "checkpoints").rglob("*orbax-checkpoint-tmp*"))
 
 
@@ -117,11 +132,11 @@ def test_only_process_0_speaks_and_the_other_warns_with_its_number(together):
 
 
 @pytest.mark.slow
-def test_one_device_evaluates_what_two_processes_trained(programs, together):
-    workdir = together[0]
-    finish(start(programs, "evaluate", f"--workdir={workdir}", "--split=validation", devices=1))
-    scores = json.loads((workdir / "evaluation_validation.json").read_text())["validation"]
-    assert scores == pytest.approx(json.loads((workdir / "results.json").read_text())["validation"])
+def test_one_device_restores_what_two_processes_saved(together, alone):
+    restored, expected = load_run(together[0]), load_run(alone.workdir)
+    assert restored.selected == expected.selected
+    for found, other in zip(jax.tree.leaves(restored.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(found, other, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +145,9 @@ def test_one_device_evaluates_what_two_processes_trained(programs, together):
         (["--coordinator=localhost:1234"], "--num_processes and --process_id: missing"),
         (["--num_processes=2", "--process_id=0"], "--coordinator: missing"),
         (["--coordinator=localhost:1234", "--num_processes=2", "--process_id=2"], "--process_id=2: expected 0 to 1"),
-        (["--coordinator=localhost", "--num_processes=2", "--process_id=0"], "--coordinator=localhost: expected HOST:PORT"),
+        (["--coordinator=host", "--num_processes=2", "--process_id=0"], "--coordinator=host: expected HOST:PORT"),
         (["--distributed"], "--distributed: cannot join the other processes"),
     ],
 )
 def test_flags_that_tell_of_no_other_process_are_one_line(programs, flags, expected):
-    line = the_error(programs.run("evaluate", f"--workdir={programs.folder}", *flags))
-    assert expected in line and "--coordinator" in line
+    assert expected in the_error(programs.run("evaluate", f"--workdir={programs.folder}", *flags))
