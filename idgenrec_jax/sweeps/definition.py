@@ -114,7 +114,7 @@ def load_sweep(name: str, named: Mapping[str, Callable[[], Sweep]], base: Config
         trials = made()
     if not isinstance(trials, list) or not trials or not all(isinstance(trial, dict) for trial in trials):
         found = type(trials).__name__
-        raise InputError(f"--sweep={name}: expected a list of {{'section.field': value}}, found {found} or an empty one")
+        raise InputError(f"--sweep={name}: expected a list of overrides, not an empty one; found {found}")
     for index, overrides in enumerate(trials):
         try:
             base.override(overrides)
