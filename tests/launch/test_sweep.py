@@ -23,7 +23,7 @@ def sweep():
 
 def sweep_flags(programs, output, path):
     data = [f"--data={programs.data}", f"--config.data.tokenizer={programs.tokenizer}"]
-    return [f"--sweep={path}", f"--output={output}", "--at_once=2", *data, *tiny_flags(training__rounds=1)]
+    return [f"--sweep={path}", f"--output={output}", *data, *tiny_flags(training__rounds=1)]
 
 
 def test_a_sweep_survives_a_failure_and_a_stop_and_goes_on(programs, tmp_path):
