@@ -1,17 +1,23 @@
-"""Run many trainings: python -m launch.sweep --sweep=FILE|NAME --output=DIR [--at_once=N] [--summary] ..."""
+"""Run many trainings: python -m launch.sweep --sweep=FILE|NAME --output=DIR [--sampler=tpe] [--summary] ..."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
+from idgenrec_jax.config import Config
 from launch.command_line import config_from_flags, define_config_flags, run, stop_on_terminate
 
 # sysexits.h, EX_TEMPFAIL: neither done nor wrong, try again.
 STOPPED = 75
 
 _SWEEP = flags.DEFINE_string(
-    "sweep", None, "a named sweep, or FILE.py[:FUNCTION], whose function (default: sweep) returns a list of overrides"
+    "sweep",
+    None,
+    "a named sweep, or FILE.py[:FUNCTION], whose function (default: sweep) returns a list of overrides; with --sampler "
+    "the function (default: space) returns what the search chooses from",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "folder of the sweep; one that was begun goes on", required=True)
 _DATA = flags.DEFINE_string("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
@@ -26,56 +32,126 @@ _TRIAL = flags.DEFINE_integer(
     lower_bound=0,
 )
 _SUMMARY = flags.DEFINE_bool("summary", False, "print and write the table of trials, and run nothing")
+_SAMPLER = flags.DEFINE_enum(
+    "sampler", None, ["tpe"], "choose overrides by the results so far: tpe, Optuna's tree-structured Parzen estimator"
+)
+_TRIALS = flags.DEFINE_integer("trials", None, "with --sampler: trials in total, failed ones included", lower_bound=1)
+_SAMPLER_SEED = flags.DEFINE_integer("sampler_seed", 0, "with --sampler: the seed of its choices", lower_bound=0)
+_PRUNER = flags.DEFINE_enum(
+    "pruner",
+    "median",
+    ["median", "none"],
+    "with --sampler: end a trial whose validations are worse than the median of the earlier trials' (from the sixth "
+    "trial on; --config.training.validate_every_epochs says how often there is one)",
+)
+_STORAGE = flags.DEFINE_string(
+    "storage",
+    None,
+    "with --sampler: address of Optuna's storage, as postgresql://..., or journal:FILE for several machines that share "
+    "a folder; default: the SQLite file study.db in --output",
+)
 define_config_flags()
 
 
 def main() -> None:
     """Run the trials that are not finished, then print the summary."""
-    from idgenrec_jax.sweeps.local import ListedTrials, available_cores, make_slots, run_locally
-    from idgenrec_jax.sweeps.trials import trials_of
-
     output = Path(_OUTPUT.value)
     if not _SUMMARY.value:
-        _claim(output)
         should_stop = stop_on_terminate()
         if _TRIAL.value is not None:
             sys.exit(_run_one(output, should_stop))
+        from idgenrec_jax.sweeps.local import available_cores, make_slots, run_locally
+
+        queue = _search(output) if _SAMPLER.value else _listed(output)
         slots = make_slots(_AT_ONCE.value, cores=available_cores(), devices=_DEVICES.value)
-        run_locally(ListedTrials(trials_of(output)), slots, should_stop=should_stop)
+        run_locally(queue, slots, should_stop=should_stop)
     _summarise(output)
 
 
-def _claim(output: Path) -> None:
-    """Make `output` the folder of the sweep that the flags describe; without --sweep it already is one."""
+def _listed(output: Path):
+    """The trials of a list, which is that of `output` where no --sweep is given."""
     from idgenrec_jax.errors import InputError
     from idgenrec_jax.sweeps.definition import load_sweep
+    from idgenrec_jax.sweeps.local import ListedTrials
     from idgenrec_jax.sweeps.named import NAMED
-    from idgenrec_jax.sweeps.trials import SWEEP_FILE, claim_sweep
+    from idgenrec_jax.sweeps.trials import SWEEP_FILE, claim_sweep, described_sweep, trials_of
 
-    given = {
+    for flag in (_TRIALS, _STORAGE):
+        if flag.value is not None:
+            raise InputError(f"--{flag.name}={flag.value}: expected with --sampler only")
+    given = _given_fields()
+    if _SWEEP.value:
+        claim_sweep(
+            output,
+            name=_SWEEP.value,
+            trials=load_sweep(_SWEEP.value, NAMED, _base(given)),
+            config=given,
+            preset=flags.FLAGS.preset,
+        )
+    elif not (output / SWEEP_FILE).exists():
+        raise InputError(f"--sweep: expected a file or one of the named sweeps: {', '.join(NAMED)}")
+    elif given or flags.FLAGS.preset:
+        raise InputError(f"--sweep is missing; without it {output / SWEEP_FILE} says what its trials share")
+    elif "space" in described_sweep(output) and _TRIAL.value is None:
+        raise InputError(f"{output / SWEEP_FILE}: an adaptive search; give --sweep, --sampler and --trials again")
+    return ListedTrials(trials_of(output))
+
+
+def _search(output: Path):
+    """The trials that Optuna chooses."""
+    from idgenrec_jax.errors import InputError
+    from idgenrec_jax.sweeps.adaptive import StudyTrials, claim_search, public_storage
+    from idgenrec_jax.sweeps.definition import load_space
+
+    for flag in (_SWEEP, _TRIALS):
+        if flag.value is None:
+            raise InputError(f"--{flag.name} is missing; --sampler needs a space and a number of trials")
+    given = _given_fields()
+    space = load_space(_SWEEP.value, _base(given))
+    settings = {
+        "sampler": _SAMPLER.value,
+        "sampler_seed": _SAMPLER_SEED.value,
+        "pruner": _PRUNER.value,
+        "storage": public_storage(_STORAGE.value) if _STORAGE.value else "",
+    }
+    claim_search(
+        output, name=_SWEEP.value, space=space, config=given, preset=flags.FLAGS.preset, settings=settings
+    )
+    return StudyTrials(
+        output,
+        space,
+        count=_TRIALS.value,
+        storage=_STORAGE.value or f"sqlite:///{output.resolve() / 'study.db'}",
+        pruner=_PRUNER.value,
+        seed=_SAMPLER_SEED.value,
+    )
+
+
+def _given_fields() -> dict[str, Any]:
+    """The fields of the configuration that flags set, for all trials."""
+    values = {
         name.removeprefix("config."): value
         for name, value in flags.FLAGS.flag_values_dict().items()
         if name.startswith("config.") and value is not None
     }
-    if not _SWEEP.value:
-        if not (output / SWEEP_FILE).exists():
-            raise InputError(f"--sweep: expected a file or one of the named sweeps: {', '.join(NAMED)}")
-        if given or _DATA.value or flags.FLAGS.preset:
-            raise InputError(f"--sweep is missing; without it {output / SWEEP_FILE} says what its trials share")
-        return
-    data = _DATA.value or given.get("data.path") or "sample"
-    given["data.path"] = data
-    base = config_from_flags("sample" if data == "sample" else "tiny").override({"data.path": data})
-    sweep = load_sweep(_SWEEP.value, NAMED, base)
-    claim_sweep(output, name=_SWEEP.value, trials=sweep, config=given, preset=flags.FLAGS.preset)
+    return values | ({"data.path": _DATA.value} if _DATA.value else {})
 
 
-def _run_one(output: Path, should_stop) -> int:
+def _base(given: dict[str, Any]) -> Config:
+    """The configuration that overrides apply to, as launch.train makes it."""
+    data = given.get("data.path", "sample")
+    return config_from_flags("sample" if data == "sample" else "tiny").override({"data.path": data})
+
+
+def _run_one(output: Path, should_stop: Callable[[], bool]) -> int:
     """Run trial --trial and return the exit code of this program."""
     from idgenrec_jax.errors import InputError
     from idgenrec_jax.sweeps.local import ListedTrials, available_cores, make_slots, run_locally
     from idgenrec_jax.sweeps.trials import FAILED, FINISHED, trials_of
 
+    if _SAMPLER.value:
+        raise InputError(f"--trial={_TRIAL.value}: expected without --sampler, in the --output of a search")
+    _listed(output)
     trials = {trial.index: trial for trial in trials_of(output)}
     if _TRIAL.value not in trials:
         raise InputError(f"--trial={_TRIAL.value}: {output} has no such trial; expected 0 to {max(trials, default=0)}")
@@ -87,12 +163,19 @@ def _run_one(output: Path, should_stop) -> int:
 
 
 def _summarise(output: Path) -> None:
-    from idgenrec_jax.sweeps.summary import summary_table, write_summary
+    """Write and print the summary."""
+    from idgenrec_jax.errors import InputError
+    from idgenrec_jax.sweeps.plot import draw_summary
+    from idgenrec_jax.sweeps.summary import summarise, summary_table, write_summary
     from idgenrec_jax.sweeps.trials import trials_of
 
-    trials = trials_of(output)
-    write_summary(trials, output)
-    print(summary_table(trials))
+    configurations = summarise(trials_of(output))
+    write_summary(configurations, output)
+    print(summary_table(configurations))
+    try:
+        draw_summary(configurations, output)
+    except InputError as error:
+        print(error)
 
 
 if __name__ == "__main__":

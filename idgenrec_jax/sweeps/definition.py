@@ -14,6 +14,7 @@ from idgenrec_jax.config import Config
 from idgenrec_jax.errors import InputError
 
 Overrides = dict[str, Any]
+"""Values by the name of their field, `section.field`."""
 Sweep = list[Overrides]
 
 
@@ -33,13 +34,16 @@ class Uniform:
 
 @dataclasses.dataclass(frozen=True)
 class LogUniform:
-    """Numbers between `low` and `high`, both positive, every factor as likely."""
+    """Numbers between `low` and `high`, both positive, every factor as likely; whole ones where both are."""
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
 
-    def draw(self, generator: np.random.Generator) -> float:
-        """Return one of them."""
+    def draw(self, generator: np.random.Generator) -> int | float:
+        """Return one of them; `high` is among whole numbers."""
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            drawn = math.exp(generator.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
+            return min(max(round(drawn), self.low), self.high)
         return float(math.exp(generator.uniform(math.log(self.low), math.log(self.high))))
 
 
@@ -52,6 +56,10 @@ class Choice:
     def draw(self, generator: np.random.Generator) -> Any:
         """Return one of them."""
         return self.values[int(generator.integers(len(self.values)))]
+
+
+Space = dict[str, Uniform | LogUniform | Choice]
+"""What an adaptive search chooses from, by the name of the field."""
 
 
 def grid(values: Mapping[str, Sequence[Any]]) -> Sweep:
@@ -80,7 +88,7 @@ def product(*sweeps: Sweep) -> Sweep:
     ]
 
 
-def sample(count: int, seed: int, values: Mapping[str, Uniform | LogUniform | Choice]) -> Sweep:
+def sample(count: int, seed: int, values: Space) -> Sweep:
     """Return `count` random trials; trial i depends on the seed and on i alone, not on `count`."""
     trials = []
     for index in range(count):
@@ -105,19 +113,49 @@ def load_sweep(name: str, named: Mapping[str, Callable[[], Sweep]], base: Config
     if name in named:
         trials = named[name]()
     else:
-        path, _, function = name.partition(":")
-        if not Path(path).is_file():
-            raise InputError(f"--sweep={name}: no such file, nor one of the named sweeps: {', '.join(named)}")
-        made = runpy.run_path(path).get(function or "sweep")
-        if not callable(made):
-            raise InputError(f"--sweep={name}: {path} has no function {function or 'sweep'!r}; write one, or name it")
-        trials = made()
+        trials = _call(name, "sweep", otherwise=f"nor one of the named sweeps: {', '.join(named)}")
     if not isinstance(trials, list) or not trials or not all(isinstance(trial, dict) for trial in trials):
         found = type(trials).__name__
         raise InputError(f"--sweep={name}: expected a list of overrides, not an empty one; found {found}")
     for index, overrides in enumerate(trials):
-        try:
-            base.override(overrides)
-        except InputError as error:
-            raise InputError(f"--sweep={name}: trial {index}: {error}") from error
+        _check(name, f"trial {index}", overrides, base)
     return trials
+
+
+def load_space(name: str, base: Config) -> Space:
+    """Return what the function `space` of a Python file returns; FILE:FUNCTION names another function.
+
+    Raises:
+        InputError: no such file or function; it returns no space; or its limits do not fit `base`.
+    """
+    space = _call(name, "space", otherwise="and an adaptive search needs one")
+    distributions = (Uniform, LogUniform, Choice)
+    if not isinstance(space, dict) or not space or not all(isinstance(one, distributions) for one in space.values()):
+        raise InputError(
+            f'--sweep={name}: expected a dictionary {{"section.field": Uniform, LogUniform or Choice}}; found '
+            f"{' '.join(repr(space).split())[:80]}"
+        )
+    for field, one in space.items():
+        for value in one.values if isinstance(one, Choice) else (one.low, one.high):
+            _check(name, "space", {field: value}, base)
+    return space
+
+
+def _call(name: str, default_function: str, *, otherwise: str) -> Any:
+    """Return what a function of a Python file returns, `name` being FILE or FILE:FUNCTION."""
+    path, _, function = name.partition(":")
+    if not Path(path).is_file():
+        raise InputError(f"--sweep={name}: no such file, {otherwise}")
+    made = runpy.run_path(path).get(function or default_function)
+    if not callable(made):
+        raise InputError(
+            f"--sweep={name}: {path} has no function {function or default_function!r}; write one, or name it"
+        )
+    return made()
+
+
+def _check(name: str, where: str, overrides: Overrides, base: Config) -> None:
+    try:
+        base.override(overrides)
+    except InputError as error:
+        raise InputError(f"--sweep={name}: {where}: {error}") from error

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from absl import logging
 
-from idgenrec_jax.sweeps.trials import BEGUN, ERROR_FILE, FINISHED, LOG_FILE, NEW, PRUNED, Trial
+from idgenrec_jax.sweeps.trials import BEGUN, ERROR_FILE, FINISHED, LOG_FILE, NEW, PRUNED, PRUNED_FILE, Trial
 
 _POLL_SECONDS = 0.3
 # JAX takes three quarters of an accelerator's memory by default, which one process at a time can have.
@@ -60,6 +60,7 @@ def make_slots(count: int, *, cores: Sequence[int], devices: Sequence[str] = ())
     return [Slot(share(cores, index), shares[index], shares.count(shares[index])) for index in range(count)]
 
 
+@runtime_checkable
 class TrialQueue(Protocol):
     """Where trials come from, and who is told how they end."""
 
@@ -147,8 +148,8 @@ def run_locally(queue: TrialQueue, slots: Sequence[Slot], *, should_stop: Callab
 
 def _start(trial: Trial, descriptor: int, slot: Slot) -> _Running:
     logging.info("trial %d %s: %s", trial.index, "goes on" if trial.workdir.exists() else "begins", trial.overrides)
-    with contextlib.suppress(FileNotFoundError):
-        (trial.folder / ERROR_FILE).unlink()
+    for name in (ERROR_FILE, PRUNED_FILE):
+        (trial.folder / name).unlink(missing_ok=True)
     with open(trial.folder / LOG_FILE, "ab") as log, _pinned_to(slot.cores):
         log_start = log.tell()
         process = subprocess.Popen(
