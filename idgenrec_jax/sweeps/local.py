@@ -91,7 +91,7 @@ class ListedTrials:
             descriptor = trial.hold()
             if descriptor is None:
                 if trial.index not in self._held_elsewhere:
-                    logging.info("trial %d is being run by another process; waiting for it", trial.index)
+                    logging.info("trial %d is being run by %s; waiting for it", trial.index, trial.holder())
                     self._held_elsewhere.add(trial.index)
                 continue
             self._waiting.remove(trial)
@@ -162,6 +162,7 @@ def _start(trial: Trial, descriptor: int, slot: Slot) -> _Running:
             # Ctrl-C in a terminal reaches the driver alone, which passes it on.
             start_new_session=True,
         )
+    trial.note_holder(descriptor, process.pid)
     return _Running(trial, slot, descriptor, log_start, process)
 
 

@@ -15,6 +15,7 @@ import dataclasses
 import fcntl
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,6 +86,15 @@ class Trial:
             return lock_file(path, wait=False)
         except OSError as error:
             raise explain_write_error(error, path) from error
+
+    def note_holder(self, descriptor: int, process_id: int) -> None:
+        """Write into the lock's file who holds it, for people to read."""
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {process_id} on {socket.gethostname()}\n".encode(), 0)
+
+    def holder(self) -> str:
+        """Return who last held the trial."""
+        return (self.folder / LOCK_FILE).read_text(encoding="utf-8").strip() or "another process"
 
     def record_failure(self, exit_code: int, *, log_start: int) -> str:
         """Write error.json and return the error in one line; the process wrote its log from byte `log_start` on."""
