@@ -14,6 +14,7 @@ SLOWEST_FILES = (
     "test_peer_worker.py",
     "test_sharding.py",
     "test_export.py",
+    "test_sweep.py",
 )
 
 

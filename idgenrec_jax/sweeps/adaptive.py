@@ -34,14 +34,13 @@ from idgenrec_jax.sweeps.trials import (
 )
 
 METRIC = "ndcg@10"
-PRUNERS = ("median", "none")
 JOURNAL = "journal:"
 
 
 def claim_search(
     output: Path, *, name: str, space: Space, config: Mapping[str, Any], preset: str | None, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Make `output` the folder of this search, or check that it already is, and return its sweep.json.
+) -> None:
+    """Make `output` the folder of this search, or check that it already is.
 
     `config` holds the fields that the user set for all trials, `settings` what else must not change between runs.
 
@@ -55,9 +54,10 @@ def claim_search(
         "settings": settings,
     }
     path = output / SWEEP_FILE
-    if not path.exists():
-        # The name tells searches apart in a storage that many of them share.
-        write_json(path, described | {"study": f"{output.resolve().name}-{uuid.uuid4().hex[:8]}"})
+    with _exclusive(output):
+        if not path.exists():
+            # The name tells searches apart in a storage that many of them share.
+            write_json(path, described | {"study": f"{output.resolve().name}-{uuid.uuid4().hex[:8]}"})
     found = read_json(path, remedy="name another --output")
     for key in ("flags", "space", "settings"):
         expected = json.loads(json.dumps(described[key]))
@@ -66,7 +66,6 @@ def claim_search(
                 f"{path}: made with {key} {json.dumps(found.get(key))}, now {json.dumps(expected)}; name another "
                 "--output, or delete this one"
             )
-    return found
 
 
 def public_storage(storage: str) -> str:
@@ -103,7 +102,7 @@ class StudyTrials:
         described = read_json(output / SWEEP_FILE, remedy="name another --output")
         self._flags = described["flags"]
         pruners = {"median": self._optuna.pruners.MedianPruner, "none": self._optuna.pruners.NopPruner}
-        with _storage_errors(storage):
+        with _exclusive(output), _storage_errors(storage):
             self._study = self._optuna.create_study(
                 study_name=described["study"],
                 storage=self._open_storage(storage),
@@ -116,7 +115,7 @@ class StudyTrials:
 
     def take(self) -> tuple[Trial, int] | None:
         """Return a trial that a dead driver left, or else a new one; None where none can begin at present."""
-        with _exclusive(self._output / "study.lock"):
+        with _exclusive(self._output):
             for frozen in self._in_state("RUNNING"):
                 if frozen.number in self._running:
                     continue
@@ -231,9 +230,11 @@ def _validations(workdir: Path) -> list[float]:
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """One driver at a time: what it asks the study for is held before another one looks."""
+def _exclusive(output: Path) -> Iterator[None]:
+    """One driver of a folder at a time: what it asks the study for is held before another one looks."""
+    path = output / "study.lock"
     try:
+        output.mkdir(parents=True, exist_ok=True)
         descriptor = lock_file(path, wait=True)
     except OSError as error:
         raise explain_write_error(error, path) from error
