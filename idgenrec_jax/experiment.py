@@ -17,7 +17,7 @@ from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_temp
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.evaluation import Ranker, metrics_table, popularity_metrics
+from idgenrec_jax.evaluation import Ranker, metrics_table, popularity_metrics, target_ranks
 from idgenrec_jax.files import read_json, write_json
 from idgenrec_jax.ids.rounds import Prompts, RoundIds
 from idgenrec_jax.ids.table import IdTable, load_table
@@ -29,6 +29,10 @@ from idgenrec_jax.workdir import claim, named_as_in, protocol
 
 EXAMPLE_IDS = 10
 EXAMPLE_TEXT = 90
+
+RANKS_FILE = "target_ranks.json"
+"""The place of each user's target in the validation and the test ranking, from 0; -1 where it was not recommended."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -162,10 +166,9 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         return read_json(workdir / "results.json", remedy="delete the workdir to train again")
 
     def validate(params, source, title):
-        ranking = experiment.ranker.rank(
+        return experiment.ranker.rank(
             params, source, "validation", title=title, check_stop=lambda: alternation.check_stop()
         )
-        return ranking.loss, ranking.metrics()
 
     alternation = Alternation(
         config,
@@ -201,6 +204,12 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         "seconds": round(alternation.seconds, 1),
         "example_ids": example_ids(experiment.dataset, experiment.ids.table),
     }
+    ranks = {
+        "users": [experiment.dataset.users[user] for user in test.users],
+        "validation": alternation.best_ranks(),
+        "test": target_ranks(test.items, test.targets).tolist(),
+    }
+    write_json(workdir / RANKS_FILE, ranks)
     write_json(workdir / "results.json", results)
     return results
 

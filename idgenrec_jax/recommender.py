@@ -23,6 +23,7 @@ from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.sharding import batch_sharding, make_mesh, place_shapes
+from idgenrec_jax.training.alternation import RANKS
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.workdir import PROMPTS_FILE, described_run, named_as_in
 
@@ -81,7 +82,7 @@ def load_run(workdir: str | Path) -> TrainedRun:
         graphdefs=graphdefs,
         params=best.restore(step, shapes),
         vocab_size=described["models"]["recommender"]["vocab_size"],
-        selected=best.meta(step),
+        selected={name: value for name, value in best.meta(step).items() if name != RANKS},
     )
 
 

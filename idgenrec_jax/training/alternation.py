@@ -23,6 +23,7 @@ from idgenrec_jax.data.batches import PromptSource
 from idgenrec_jax.data.id_batches import IdBatches
 from idgenrec_jax.data.packing import PackedBatches
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.evaluation import Ranking, target_ranks
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.progress import Progress
 from idgenrec_jax.sharding import batch_devices, parameter_shardings
@@ -33,10 +34,12 @@ from idgenrec_jax.training.records import MetricsLog
 from idgenrec_jax.training.steps import TrainState, create_train_state, make_id_step, make_recommender_step, seed_key
 
 SELECTION_METRIC = "ndcg@10"
+RANKS = "target_ranks"
+"""The key of every user's rank at the best validation, in the description of its checkpoint."""
 FIRST_STEP = "first training step done"
 """The log line from which on the device is at work; what is before it is start-up."""
 
-Validate = Callable[[Any, PromptSource, str], tuple[float, dict[str, float]]]
+Validate = Callable[[Any, PromptSource, str], Ranking]
 
 
 class Interrupted(Exception):
@@ -119,7 +122,7 @@ class Alternation:
         """Prepare the run in `workdir`, from its newest whole checkpoint where there is one.
 
         `generator` and `recommender` are (graphdef, params) already placed on the mesh; the params are donated.
-        `validate(recommender params, prompts, title)` returns the loss and the metrics of the validation split;
+        `validate(recommender params, prompts, title)` ranks the validation split;
         `place_batch` puts a numpy batch on the mesh.
         """
         self._config, self._ids = config, ids
@@ -197,6 +200,10 @@ class Alternation:
         """
         like = {name: state.params for name, state in self.state.arrays().items()}
         return self._best.restore(self._best.require(self.state.best["step"]), like)
+
+    def best_ranks(self) -> list[int]:
+        """Return every user's rank of the target at the best validation, from 0; -1: not among the results."""
+        return self._best.meta(self.state.best["step"])[RANKS]
 
     def _create_state(self, params: Any) -> TrainState:
         """A train state whose moments lie where their parameters do."""
@@ -331,8 +338,9 @@ class Alternation:
 
     def _validate_now(self, phase: Phase) -> None:
         source = self._ids.source(max_history=self._config.data.max_history, evaluation=True)
-        loss, metrics = self._validate(self.state.recommender.params, source, f"{phase.title}: validation")
-        self._record(phase, "validation", {"loss": loss, **metrics})
+        ranking = self._validate(self.state.recommender.params, source, f"{phase.title}: validation")
+        metrics = ranking.metrics()
+        self._record(phase, "validation", {"loss": ranking.loss, **metrics})
         value = metrics[SELECTION_METRIC]
         logging.info("%s, epoch %d: validation %s", phase.title, self.state.epoch, _brief(metrics))
         if self.state.best is not None and value <= self.state.best["metrics"][SELECTION_METRIC]:
@@ -349,7 +357,8 @@ class Alternation:
             "metrics": metrics,
         }
         params = {name: state.params for name, state in self.state.arrays().items()}
-        self._best.save(self.state.global_step, params, self.state.best)
+        ranks = target_ranks(ranking.items, ranking.targets).tolist()
+        self._best.save(self.state.global_step, params, {**self.state.best, RANKS: ranks})
 
     def _record(self, phase: Phase, split: str, values: dict[str, float]) -> None:
         self._log.append(

@@ -7,10 +7,12 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 from program_runs import TINY, assert_same_run, read_records, the_error
 
 from idgenrec_jax.config import fields_with_help, preset
+from idgenrec_jax.evaluation import ranking_metrics
 from idgenrec_jax.workdir import PACKAGES
 
 pytestmark = pytest.mark.slow
@@ -34,7 +36,7 @@ def phase_order(records):
 
 def test_a_workdir_holds_what_was_promised_and_nothing_temporary(finished):
     assert {path.name for path in finished.workdir.iterdir()} == {
-        "config.json", "metrics.jsonl", "ids", "checkpoints", "results.json", "tokenizer",
+        "config.json", "metrics.jsonl", "ids", "checkpoints", "results.json", "target_ranks.json", "tokenizer",
     }  # fmt: skip
     assert {path.name for path in (finished.workdir / "ids").iterdir()} == {
         "round_0.jsonl", "round_1.jsonl", "round_2.jsonl",
@@ -97,6 +99,13 @@ def test_the_best_validation_is_selected(finished):
         name: best[name] for name in ("step", "round", "phase", "epoch")
     }
     assert finished.results["validation"] == {name: best[name] for name in METRICS}
+
+
+def test_target_ranks_json_has_the_rank_behind_every_metric(finished):
+    ranks = json.loads((finished.workdir / "target_ranks.json").read_text())
+    assert len(set(ranks["users"])) == 37 and set(ranks["users"]) <= {f"user{number}" for number in range(40)}
+    for split in ("validation", "test"):
+        assert ranking_metrics(np.asarray(ranks[split]), 10) == finished.results[split]
 
 
 def test_every_id_phase_makes_new_ids_unique_and_not_empty(finished, programs):
