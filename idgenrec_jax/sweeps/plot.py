@@ -1,6 +1,7 @@
 """summary.png: the validation metric of every configuration, its seeds as dots beside mean and standard deviation."""
 
 import collections
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from idgenrec_jax.sweeps.summary import LEGEND, METRIC, UNSUPPORTED, Configurati
 
 PLOT_FILE = "summary.png"
 _MOST = 60
+_LEGEND_WIDTH = 110
 
 
 def draw_summary(configurations: Sequence[Configuration], output: Path) -> None:
@@ -45,7 +47,7 @@ def draw_summary(configurations: Sequence[Configuration], output: Path) -> None:
     axes.set_xlabel(f"validation {METRIC}" + (f" (the {_MOST} best; {left_out} more in the table)" if left_out else ""))
     axes.set_title("dots: seeds; diamonds: mean +- standard deviation over seeds", fontsize="medium")
     if any(one.comparison.verdict == UNSUPPORTED for one in shown):
-        figure.supxlabel(LEGEND.replace("(randomisation", "\n(randomisation").replace("Users", "\nUsers"), fontsize=7)
+        figure.supxlabel(textwrap.fill(LEGEND, _LEGEND_WIDTH), fontsize="x-small")
     with atomic_writer(output / PLOT_FILE) as file:
         figure.savefig(file.buffer, format="png", dpi=150)
 

@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import json
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ SUMMARY_FILE = "summary.csv"
 SIGNIFICANCE = 0.05
 MARK = "~"
 BEST, DIFFERS, UNSUPPORTED, NO_RANKS = "best", "differs", f"{MARK} not supported", "no common ranks"
+_WIDTH = 120
 LEGEND = (
     f"{MARK}: a paired test over users does not support a difference from the best (randomisation test of validation "
     f"{METRIC}, p >= {SIGNIFICANCE} after Holm's correction). Users are the sample, so it says nothing about other "
@@ -130,7 +132,7 @@ def summary_table(configurations: Sequence[Configuration]) -> str:
     lines += [f"trial {trial.index} failed: {trial.failure()} ({trial.folder})" for trial in failed]
     verdicts = {one.comparison.verdict for one in configurations if one.comparison}
     if verdicts & {DIFFERS, UNSUPPORTED}:
-        lines.append(LEGEND)
+        lines.append(textwrap.fill(LEGEND, _WIDTH))
     if NO_RANKS in verdicts:
         lines.append(f"{NO_RANKS}: it and the best have no seed for which both wrote the ranks of the same users")
     return "\n".join(lines)

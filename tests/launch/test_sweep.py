@@ -8,8 +8,11 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 from program_runs import DEADLINE, read_records, the_error, tiny_flags
+
+from idgenrec_jax.sweeps.significance import read_gains
 
 SWEEP = """
 from idgenrec_jax.sweeps.definition import Choice, LogUniform, chain, grid, with_seeds
@@ -90,6 +93,8 @@ def test_a_sweep_that_is_stopped_and_killed_goes_on_and_records_what_fails(progr
     for number in range(2):
         found = json.loads((run_of(output, number) / "results.json").read_text())
         assert float(rows[number]["validation ndcg@10"]) == found["validation"]["ndcg@10"]
+        gains = list(read_gains(run_of(output, number)).values())
+        assert np.mean(gains) == pytest.approx(found["validation"]["ndcg@10"]), "the comparison is of another metric"
     assert "2 of 2" in printed and "+-" in printed
 
     before = {path: path.stat().st_mtime_ns for path in output.rglob("results.json")}
@@ -110,7 +115,8 @@ def test_an_adaptive_search_trains_and_is_told_the_validations(programs, folder)
     flags.remove("--config.training.order=id_first")
     result = programs.run("sweep", *flags)
     assert result.returncode == 0, result.stderr
-    told = optuna.load_study(study_name=None, storage=f"sqlite:///{output / 'study.db'}").trials
+    name = json.loads((output / "sweep.json").read_text())["study"]
+    told = optuna.load_study(study_name=name, storage=f"sqlite:///{output / 'study.db'}").trials
     assert [frozen.state.name for frozen in told] == ["COMPLETE"] * 2
     for frozen in told:
         records = [record for record in read_records(run_of(output, frozen.number)) if record["split"] == "validation"]

@@ -93,7 +93,7 @@ def test_the_table_says_it_in_words(output):
     assert f"~ {close.comparison.difference:+.4f} (p {close.comparison.adjusted_p:.4f})" in lines[2]
     assert f"{far.comparison.difference:+.4f} (p 0.0002)" in lines[3] and "~" not in lines[3]
     assert NO_RANKS in lines[4] and NO_RANKS in lines[5] and "+-" not in lines[5], "one seed has no deviation"
-    assert lines[7].startswith("trial 9 failed: no such file") and LEGEND in lines
+    assert lines[7].startswith("trial 9 failed: no such file") and LEGEND in " ".join(lines)
 
 
 def test_the_csv_has_a_line_a_trial(output):
