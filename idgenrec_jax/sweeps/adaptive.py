@@ -102,7 +102,7 @@ class StudyTrials:
         described = read_json(output / SWEEP_FILE, remedy="name another --output")
         self._flags = described["flags"]
         pruners = {"median": self._optuna.pruners.MedianPruner, "none": self._optuna.pruners.NopPruner}
-        with _exclusive(output), _storage_errors(storage):
+        with _exclusive(output), self._storage_errors(storage):
             self._study = self._optuna.create_study(
                 study_name=described["study"],
                 storage=self._open_storage(storage),
@@ -119,6 +119,7 @@ class StudyTrials:
             for frozen in self._in_state("RUNNING"):
                 if frozen.number in self._running:
                     continue
+                # Optuna has no public way from a trial that was read to one that can be reported to.
                 chosen = self._optuna.trial.Trial(self._study, frozen._trial_id)
                 if taken := self._hold(chosen, reported=len(frozen.intermediate_values)):
                     logging.info("trial %d was left by a driver that is gone", frozen.number)
@@ -209,6 +210,19 @@ class StudyTrials:
 
         return JournalStorage(JournalFileBackend(storage.removeprefix(JOURNAL)))
 
+    @contextlib.contextmanager
+    def _storage_errors(self, storage: str) -> Iterator[None]:
+        import sqlalchemy
+
+        try:
+            yield
+        except (ImportError, OSError, sqlalchemy.exc.SQLAlchemyError, self._optuna.exceptions.OptunaError) as error:
+            reason = str(error).split("\n")[0]
+            raise InputError(
+                f"--storage={public_storage(storage)}: cannot be used ({reason}); expected a database that can be "
+                "written to, and its Python driver installed"
+            ) from error
+
 
 def _suggest(chosen: Any, field: str, one: Any) -> Any:
     """The value of a field in a trial of the study: chosen now, or before."""
@@ -242,20 +256,6 @@ def _exclusive(output: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _storage_errors(storage: str) -> Iterator[None]:
-    import sqlalchemy
-
-    try:
-        yield
-    except (ImportError, OSError, sqlalchemy.exc.SQLAlchemyError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(
-            f"--storage={public_storage(storage)}: cannot be used ({reason}); expected a database that can be written "
-            "to, and its Python driver installed"
-        ) from error
 
 
 def _optuna() -> Any:

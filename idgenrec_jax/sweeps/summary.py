@@ -28,8 +28,8 @@ BEST, DIFFERS, UNSUPPORTED, NO_RANKS = "best", "differs", f"{MARK} not supported
 _WIDTH = 120
 LEGEND = (
     f"{MARK}: a paired test over users does not support a difference from the best (randomisation test of validation "
-    f"{METRIC}, p >= {SIGNIFICANCE} after Holm's correction). Users are the sample, so it says nothing about other "
-    "seeds; +- is the standard deviation over seeds."
+    f"{METRIC}, over the seeds that both have, p >= {SIGNIFICANCE} after Holm's correction). Users are the sample, "
+    "so it says nothing about other seeds; +- is the standard deviation over seeds."
 )
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_local import RATE, starts, wait_until
+from stand_in_training import RATE, starts, wait_until
 
 from idgenrec_jax.config import preset
 from idgenrec_jax.errors import InputError

@@ -37,6 +37,9 @@ def test_a_random_trial_depends_on_its_index_alone():
     assert many[:5] == few and sample(5, 8, values) != few
     assert {trial["a"] for trial in many} == {1, 2, 3} and {trial["d"] for trial in many} == {"x", "y"}
     assert all(0 <= trial["b"] <= 1 and 1e-6 <= trial["c"] <= 1e-2 for trial in many)
+    whole = [trial["n"] for trial in sample(300, 7, {"n": LogUniform(1, 100)})]
+    assert set(map(type, whole)) == {int} and min(whole) == 1 and max(whole) <= 100
+    assert 90 < sum(number < 10 for number in whole) < 190
     assert 60 < sum(trial["c"] < 1e-4 for trial in many) < 140
 
 

@@ -4,14 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
+from stand_in_training import RATE, starts, wait_until
 
 from idgenrec_jax.sweeps.local import ListedTrials, Slot, available_cores, make_slots, run_locally
 from idgenrec_jax.sweeps.trials import BEGUN, FAILED, FINISHED, claim_sweep, trials_of
-
-RATE = "training.recommender_learning_rate"
 
 
 def never():
@@ -22,18 +20,6 @@ def sweep_of(folder, rates):
     output = folder / "sweep"
     claim_sweep(output, name="rates", trials=[{RATE: rate} for rate in rates], config={}, preset=None)
     return trials_of(output)
-
-
-def starts(trial):
-    path = trial.workdir / "starts.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def wait_until(reached):
-    deadline = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_slots_share_out_cores_and_devices():
