@@ -1,5 +1,6 @@
-"""Run many trainings: python -m launch.sweep --sweep=FILE|NAME --output=DIR [--sampler=tpe] [--summary] ..."""
+"""Run many trainings: python -m launch.sweep --sweep=FILE|NAME --output=DIR [--engine=ENGINE] [--sampler=tpe] ..."""
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from absl import flags
 
 from idgenrec_jax.config import Config
+from idgenrec_jax.sweeps.engine_options import KubernetesOptions, SlurmOptions
 from launch.command_line import config_from_flags, define_config_flags, run, stop_on_terminate
 
 # sysexits.h, EX_TEMPFAIL: neither done nor wrong, try again.
@@ -21,8 +23,20 @@ _SWEEP = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "folder of the sweep; one that was begun goes on", required=True)
 _DATA = flags.DEFINE_string("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
-_ENGINE = flags.DEFINE_enum("engine", "local", ["local"], "where trials run: as processes on this machine")
-_AT_ONCE = flags.DEFINE_integer("at_once", 1, "local: trials at a time, each on its share of the cores", lower_bound=1)
+_ENGINE = flags.DEFINE_enum(
+    "engine",
+    "local",
+    ["local", "slurm", "kubernetes"],
+    "where trials run: local, as processes here; slurm, as array jobs, written to OUTPUT/slurm and submitted; "
+    "kubernetes, as an Indexed Job, written to OUTPUT/kubernetes",
+)
+_AT_ONCE = flags.DEFINE_integer(
+    "at_once",
+    None,
+    "trials at a time: local, each with its share of the cores, by default 1; slurm, of one array job, and kubernetes, "
+    "by default as many as the cluster has room for",
+    lower_bound=1,
+)
 _DEVICES = flags.DEFINE_list("devices", [], "local: numbers of the accelerators to share out; default: not told apart")
 _TRIAL = flags.DEFINE_integer(
     "trial",
@@ -50,22 +64,40 @@ _STORAGE = flags.DEFINE_string(
     "with --sampler: address of Optuna's storage, as postgresql://..., or journal:FILE for several machines that share "
     "a folder; default: the SQLite file study.db in --output",
 )
+
+_ENGINE_OPTIONS = {"slurm": SlurmOptions, "kubernetes": KubernetesOptions}
+for _engine, _options in _ENGINE_OPTIONS.items():
+    for _field in dataclasses.fields(_options):
+        _name, _default, _help = f"{_engine}.{_field.name}", _field.default, _field.metadata["help"]
+        if _field.type is int:
+            flags.DEFINE_integer(_name, _default, _help, lower_bound=_field.metadata["low"])
+        else:
+            flags.DEFINE_string(_name, _default, _help)
 define_config_flags()
 
 
 def main() -> None:
     """Run the trials that are not finished, then print the summary."""
     output = Path(_OUTPUT.value)
+    _refuse_flags_of_other_engines()
     if not _SUMMARY.value:
         should_stop = stop_on_terminate()
         if _TRIAL.value is not None:
             sys.exit(_run_one(output, should_stop))
-        from idgenrec_jax.sweeps.local import available_cores, make_slots, run_locally
-
-        queue = _search(output) if _SAMPLER.value else _listed(output)
-        slots = make_slots(_AT_ONCE.value, cores=available_cores(), devices=_DEVICES.value)
-        run_locally(queue, slots, should_stop=should_stop)
+        if _ENGINE.value == "local":
+            _run_here(output, should_stop)
+        else:
+            _hand_over(output)
     _summarise(output)
+
+
+def _run_here(output: Path, should_stop: Callable[[], bool]) -> None:
+    """Run the trials as processes on this machine."""
+    from idgenrec_jax.sweeps.local import available_cores, make_slots, run_locally
+
+    queue = _search(output) if _SAMPLER.value else _listed(output)
+    slots = make_slots(_AT_ONCE.value or 1, cores=available_cores(), devices=_DEVICES.value)
+    run_locally(queue, slots, should_stop=should_stop)
 
 
 def _listed(output: Path):
@@ -160,6 +192,41 @@ def _run_one(output: Path, should_stop: Callable[[], bool]) -> int:
     if trial.status == FAILED:
         print(f"error: trial {trial.index}: {trial.failure()}", file=sys.stderr)
     return {FINISHED: 0, FAILED: 1}.get(trial.status, STOPPED)
+
+
+def _refuse_flags_of_other_engines() -> None:
+    """Someone who says what to ask of a cluster, but forgets --engine, does not want his trials on this machine."""
+    from idgenrec_jax.errors import InputError
+
+    for engine in set(_ENGINE_OPTIONS) - {_ENGINE.value}:
+        for name in flags.FLAGS:
+            if name.startswith(f"{engine}.") and flags.FLAGS[name].present:
+                raise InputError(f"--{name} is for --engine={engine}; found --engine={_ENGINE.value}")
+
+
+def _hand_over(output: Path) -> None:
+    """Leave all unfinished trials of a list to Slurm or Kubernetes."""
+    from idgenrec_jax.errors import InputError
+    from idgenrec_jax.sweeps.trials import trials_of
+
+    if _SAMPLER.value:
+        raise InputError(f"--sampler={_SAMPLER.value}: expected with --engine=local, which may run inside a job")
+    _listed(output)
+    options = _ENGINE_OPTIONS[_ENGINE.value]
+    given = {field.name: flags.FLAGS[f"{_ENGINE.value}.{field.name}"].value for field in dataclasses.fields(options)}
+    arguments = trials_of(output), output, options(**given), _AT_ONCE.value
+    if _ENGINE.value == "slurm":
+        from idgenrec_jax.sweeps.slurm import submit_unfinished
+
+        submitted = submit_unfinished(*arguments)
+        print(f"submitted the jobs {', '.join(submitted)}" if submitted else "nothing to submit")
+    else:
+        from idgenrec_jax.sweeps.kubernetes import write_indexed_job
+
+        manifest = write_indexed_job(*arguments)
+        if manifest:
+            delete = f"kubectl delete --ignore-not-found --cascade=foreground -f {manifest}"
+            print(f"written; to begin, or to go on: {delete} && kubectl create -f {manifest}")
 
 
 def _summarise(output: Path) -> None:
