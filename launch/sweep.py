@@ -1,6 +1,7 @@
 """Run many trainings: python -m launch.sweep --sweep=FILE|NAME --output=DIR [--engine=ENGINE] [--sampler=tpe] ..."""
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -225,8 +226,9 @@ def _hand_over(output: Path) -> None:
 
         manifest = write_indexed_job(*arguments)
         if manifest:
-            delete = f"kubectl delete --ignore-not-found --cascade=foreground -f {manifest}"
-            print(f"written; to begin, or to go on: {delete} && kubectl create -f {manifest}")
+            file = shlex.quote(str(manifest))
+            delete = f"kubectl delete --ignore-not-found --cascade=foreground -f {file}"
+            print(f"written; to begin, or to go on: {delete} && kubectl create -f {file}")
 
 
 def _summarise(output: Path) -> None:
