@@ -1,6 +1,8 @@
-"""Shape checks for every test: all jaxtyping annotations of the package are verified at run time."""
+"""Shape checks for every test, in which all jaxtyping annotations are verified at run time, and a Slurm cluster."""
 
+import pytest
 from jaxtyping import install_import_hook
+from slurm_cluster import slurm_cluster, why_not
 
 install_import_hook("idgenrec_jax", "beartype.beartype")
 
@@ -14,9 +16,21 @@ SLOWEST_FILES = (
     "test_peer_worker.py",
     "test_sharding.py",
     "test_export.py",
+    "test_sweep.py",
+    "test_sweep_slurm.py",
 )
 
 
 def pytest_collection_modifyitems(items):
     """The slowest files first: of two workers, neither is left alone with one of them at the end."""
     items.sort(key=lambda item: item.path.name not in SLOWEST_FILES)
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """A Slurm cluster of one host, empty at first, that SLURM_CONF names to Slurm's commands."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with slurm_cluster() as configuration, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(configuration))
+        yield

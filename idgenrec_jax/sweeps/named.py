@@ -1,0 +1,47 @@
+"""The paper's ablations as sweeps, by name, each with three seeds."""
+
+from collections.abc import Callable
+
+from idgenrec_jax.sweeps.definition import Sweep, grid, together, with_seeds
+
+SEEDS = (0, 1, 2)
+
+
+def alternation() -> Sweep:
+    """Alternating training, and the recommender alone on the IDs of the warm start."""
+    return with_seeds(grid({"training.id_epochs": [1, 0]}), SEEDS)
+
+
+def order() -> Sweep:
+    """Which of both models a round trains first."""
+    return with_seeds(grid({"training.order": ["id_first", "recommender_first"]}), SEEDS)
+
+
+def user_ids() -> Sweep:
+    """Prompts without user IDs, and with those of the training history."""
+    return with_seeds(grid({"data.user_ids": ["none", "train_history"]}), SEEDS)
+
+
+def history() -> Sweep:
+    """How many items of a history the recommender reads; the ID phase reads half as many."""
+    return with_seeds(
+        together({"data.max_history": [5, 10, 20], "data.id_max_history": [3, 5, 10]}), SEEDS
+    )
+
+
+def learning_rates() -> Sweep:
+    """The learning rates of both models, the published one of the ID generator among them."""
+    rates = {"training.recommender_learning_rate": [5e-4, 1e-3, 2e-3], "training.id_learning_rate": [1e-8, 1e-5, 1e-4]}
+    return with_seeds(grid(rates), SEEDS)
+
+
+def rounds() -> Sweep:
+    """The same number of recommender epochs in one, two and four rounds."""
+    return with_seeds(
+        together({"training.rounds": [1, 2, 4], "training.recommender_epochs": [20, 10, 5]}), SEEDS
+    )
+
+
+NAMED: dict[str, Callable[[], Sweep]] = {
+    made.__name__: made for made in (alternation, order, user_ids, history, learning_rates, rounds)
+}
