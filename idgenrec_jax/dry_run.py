@@ -207,16 +207,14 @@ def step_bytes(plan: Plan, kind: str) -> dict[str, int]:
     place.
     """
     step = plan.steps[kind]
-    trained = plan.models["recommender" if kind == RECOMMENDER else "id_generator"]
     found = {}
     for name, model in plan.models.items():
         state = model.state
         found[f"{_MODELS[name]}, parameters"] = bytes_per_device(state.params)
         found[f"{_MODELS[name]}, moments"] = bytes_per_device((state.optimizer_state, state.step))
     found["batch"] = bytes_per_device(step.batch)
-    gradients = bytes_per_device(trained.state.params)
     if step.temporaries is None:
-        return found | {"gradients": gradients}
+        return found | {"gradients": _gradient_bytes(plan, kind)}
     return found | {"temporaries": step.temporaries, "outputs": step.outputs}
 
 
@@ -269,6 +267,7 @@ def report(plan: Plan) -> str:
 
 
 def _gradient_bytes(plan: Plan, kind: str) -> int:
+    """The bytes of a step's gradients on each device: float32, placed as the parameters that they belong to."""
     trained = plan.models["recommender" if kind == RECOMMENDER else "id_generator"]
     return bytes_per_device(trained.state.params)
 
