@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from idgenrec_jax.config import MeshConfig
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.processes import connect
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -46,7 +47,9 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         )
     if free:
         sizes[free[0]] = len(devices) // given
-    return jax.make_mesh(tuple(sizes.values()), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+    mesh = jax.make_mesh(tuple(sizes.values()), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+    connect(mesh)
+    return mesh
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
