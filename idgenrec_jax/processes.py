@@ -7,6 +7,7 @@ alone writes files. The folder of a run must be one that all processes see.
 
 import ctypes
 import functools
+import itertools
 import json
 import os
 import signal
@@ -74,6 +75,8 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
     )
     global _has_joined
     _has_joined = True
+    # Nobody is late yet (see `connect`).
+    from_main(lambda: None)
 
 
 def has_others() -> bool:
@@ -104,6 +107,26 @@ def from_main(compute: Callable[[], Any]) -> Any:
     if "error" in outcome:
         raise own_error or InputError(outcome["error"])
     return outcome["value"]
+
+
+def connect(mesh: Mesh) -> None:
+    """Connect the devices of `mesh` along all combinations of its axes, where they belong to several processes.
+
+    The CPU's runtime connects devices at their first collective, and gives up after 30 s. If that were a training
+    step's, a process that finds its program in the cache would give up on another that has to compile it. Devices that
+    are connected wait for each other longer.
+    """
+    if jax.process_count() == 1:
+        return
+    from_main(lambda: None)
+    names = mesh.axis_names
+    split = put(np.ones(mesh.devices.shape, np.float32), NamedSharding(mesh, PartitionSpec(*names)))
+    axes = [dimension for dimension, name in enumerate(names) if mesh.shape[name] > 1]
+    for count in range(1, len(axes) + 1):
+        for group in itertools.combinations(axes, count):
+            spec = PartitionSpec(*(None if dimension in group else name for dimension, name in enumerate(names)))
+            add = functools.partial(jnp.sum, axis=group, keepdims=True)
+            jax.block_until_ready(jax.jit(add, out_shardings=NamedSharding(mesh, spec))(split))
 
 
 def any_process(ask: Callable[[], bool]) -> Callable[[], bool]:
@@ -156,6 +179,7 @@ class _AnyProcess:
         self._split = NamedSharding(mesh, PartitionSpec("devices"))
         self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
         self._answers: deque[jax.Array] = deque()
+        connect(mesh)
 
     def __call__(self) -> bool:
         own = np.full(jax.device_count(), self._ask())

@@ -17,6 +17,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from idgenrec_jax.config import MeshConfig
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.processes import connect
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -62,7 +63,9 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         )
     if free:
         sizes[free[0]] = len(devices) // given
-    return jax.make_mesh(tuple(sizes.values()), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+    mesh = jax.make_mesh(tuple(sizes.values()), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+    connect(mesh)
+    return mesh
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
