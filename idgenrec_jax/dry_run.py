@@ -32,7 +32,7 @@ from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.table import IdTable, load_table, make_unique
 from idgenrec_jax.models.create import abstract_model, described_config
 from idgenrec_jax.models.t5 import T5Config
-from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh, place_shapes
+from idgenrec_jax.sharding import batch_devices, batch_sharding, check_heads, make_mesh, place_shapes
 from idgenrec_jax.training.alternation import configured_optimizer, make_steps
 from idgenrec_jax.training.epochs import ID, RECOMMENDER, Epochs
 from idgenrec_jax.training.operations import id_step_operations, recommender_step_operations
@@ -137,6 +137,7 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
     models = {}
     for section in ("id_generator", "recommender"):
         t5_config = described_config(getattr(config, section), tokenizer, section=section)
+        check_heads(mesh, t5_config.num_heads, section)
         if layers is not None:
             t5_config = dataclasses.replace(t5_config, num_layers=layers, num_decoder_layers=layers)
         graphdef, shapes = abstract_model(t5_config)

@@ -40,6 +40,16 @@ SMALL = [
     "--config.ids.num_lengths=1",
     "--config.data.max_text_length=32",
 ]
+# The README's sweeps have 6 and 20 trials, which are those of tests/launch/test_sweep.py, smaller.
+ONE_TRIAL = '''
+from idgenrec_jax.sweeps.definition import LogUniform
+
+def sweep():
+    return [{"training.recommender_learning_rate": 1e-3}]
+
+def space():
+    return {"training.recommender_learning_rate": LogUniform(1e-4, 1e-2)}
+'''
 # One work of the benchmark: tests/launch/test_benchmark.py runs the others, start_up excepted.
 FEW = ["--repeats=1", "--steps=1", "--only=training"]
 
@@ -70,6 +80,7 @@ def folder(tmp_path_factory):
     config = T5Config(vocab_size=-(-tokenizer.size // 128) * 128, pad_token_id=tokenizer.pad_id, **SIZES)
     save_t5(T5(config, rngs=nnx.Rngs(0)), folder / "my_t5")
     tokenizer.save(folder / "my_t5")
+    (folder / "my_sweep.py").write_text(ONE_TRIAL)
     (folder / "my_prompts.txt").write_text(
         "sequential; seen; bought {history} and then; {target}\nsequential; unseen; after {history}; {target}\n"
     )
@@ -83,6 +94,9 @@ def run(folder, command):
     assert words[:2] == ["python", "-m"], command
     if words[2] == "launch.train" and "--help" not in words:
         words += SMALL
+    if words[2] == "launch.sweep" and "--summary" not in words:
+        words += SMALL
+        words = ["--trials=1" if word.startswith("--trials=") else word for word in words]
     if words[2] == "launch.benchmark":
         words += SMALL + FEW
         if importlib.util.find_spec("torch") is None:
