@@ -8,22 +8,24 @@ install_import_hook("idgenrec_jax", "beartype.beartype")
 
 SLOWEST_FILES = (
     "test_readme.py",
+    "test_processes.py",
     "test_benchmark.py",
     "test_bad_input.py",
     "test_train.py",
     "test_resume.py",
+    "test_sharding.py",
     "test_losses.py",
     "test_peer_worker.py",
-    "test_sharding.py",
-    "test_export.py",
-    "test_sweep.py",
     "test_sweep_slurm.py",
+    "test_sweep.py",
+    "test_export.py",
 )
+_ORDER = {name: place for place, name in enumerate(SLOWEST_FILES)}
 
 
 def pytest_collection_modifyitems(items):
     """The slowest files first: of two workers, neither is left alone with one of them at the end."""
-    items.sort(key=lambda item: item.path.name not in SLOWEST_FILES)
+    items.sort(key=lambda item: _ORDER.get(item.path.name, len(_ORDER)))
 
 
 @pytest.fixture(scope="module")
