@@ -20,7 +20,7 @@ from idgenrec_jax.decoding.beam import (
     constrained_beam_search,
 )
 from idgenrec_jax.decoding.trie import Trie, build_trie
-from idgenrec_jax.processes import readable
+from idgenrec_jax.processes import put, readable
 from idgenrec_jax.progress import Progress
 from idgenrec_jax.sharding import replicated_beside
 from idgenrec_jax.training.losses import target_loss
@@ -147,7 +147,7 @@ class Ranker:
         trie: Trie,
     ) -> tuple[Int[np.ndarray, "batch results"], Float[np.ndarray, "batch results"]]:
         """Return the items recommended after each prompt, best first, and their scores."""
-        trie = jax.device_put(trie, replicated_beside(params))
+        trie = put(trie, replicated_beside(params))
         found, _ = self._run(params, (prompt_tokens, prompt_mask), None, trie)
         return jax.device_get((found.items, found.scores))
 
@@ -185,7 +185,7 @@ class Ranker:
         )
         trie = self.trie(source)
         available_results(trie, self._config.num_beams)
-        trie = jax.device_put(trie, replicated_beside(params))
+        trie = put(trie, replicated_beside(params))
         items = np.full((len(users), self._config.num_beams), -1, np.int32)
         scores = np.full((len(users), self._config.num_beams), -np.inf, np.float32)
         progress = Progress(title, len(users), "user")

@@ -8,7 +8,7 @@ install_import_hook("idgenrec_jax", "beartype.beartype")
 
 SLOWEST_FILES = (
     "test_readme.py",
-    "test_processes.py",
+    "test_train_processes.py",
     "test_benchmark.py",
     "test_bad_input.py",
     "test_train.py",

@@ -204,8 +204,7 @@ def run_of_a_phase(folder, data, ids):
     experiment = assemble(config, folder / "run")
 
     def validate(params, source, title):
-        ranking = experiment.ranker.rank(params, source, "validation", title=title)
-        return ranking.loss, ranking.metrics()
+        return experiment.ranker.rank(params, source, "validation", title=title)
 
     alternation = Alternation(
         config, experiment.ids, workdir=folder / "run",

@@ -105,6 +105,8 @@ def run(folder, command):
         "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(folder / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # Minute models run for less time than LLVM takes to optimise them.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     return subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True)
 

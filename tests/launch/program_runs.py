@@ -80,8 +80,10 @@ def write_data(folder, *, blank_items=(), short_users=3):
 
 
 def environment(compiled):
-    """The environment of a program: nothing fetched, and compiled programs kept in `compiled`."""
+    """The environment of a program: nothing fetched, and programs compiled quickly and kept in `compiled`."""
     return os.environ | {
+        # Minute models run for less time than LLVM takes to optimise them.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

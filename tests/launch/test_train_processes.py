@@ -26,8 +26,7 @@ def start(programs, program, *flags, devices):
     return subprocess.Popen(
         programs.command(program, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         cwd=programs.folder,
-        env=environment(programs.compiled)
-        | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        env=environment(programs.compiled) | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
 
 
