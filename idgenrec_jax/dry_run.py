@@ -18,6 +18,7 @@ from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 
+from idgenrec_jax.benchmark.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.config import Config, MeshConfig
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import (
@@ -35,7 +36,6 @@ from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.sharding import batch_devices, batch_sharding, check_heads, make_mesh, place_shapes
 from idgenrec_jax.training.alternation import configured_optimizer, make_steps
 from idgenrec_jax.training.epochs import ID, RECOMMENDER, Epochs
-from idgenrec_jax.training.operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.training.steps import KEEP_BARRIERS, TrainState, create_train_state, seed_key
 from idgenrec_jax.training.warm_start import warm_start_words
 

@@ -1,6 +1,6 @@
 """Floating-point operations of one training step as it is computed: padding and what is computed again included.
 
-Only matrix products count, as in `benchmark.counting`, which counts the work itself. The values of a returned
+Only matrix products count, as in `counting`, which counts the work itself. The values of a returned
 dictionary add up to the step; they are for all devices together.
 """
 

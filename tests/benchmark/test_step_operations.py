@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from idgenrec_jax.benchmark.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.training.losses import id_loss, recommender_loss
-from idgenrec_jax.training.operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.training.steps import compiler_options
 
 # Wide enough for products to be nearly all of the work; XLA also counts softmax, norms, masks and sums.
