@@ -48,7 +48,11 @@ class Ranking:
 
     def metrics(self) -> dict[str, float]:
         """Return HR@k, NDCG@k and MRR, for the cut-offs that the number of results allows."""
-        return ranking_metrics(target_ranks(self.items, self.targets), self.items.shape[1])
+        return ranking_metrics(self.ranks(), self.items.shape[1])
+
+    def ranks(self) -> Int[np.ndarray, " users"]:
+        """Return the place of each user's target, from 0; -1 where it was not recommended."""
+        return target_ranks(self.items, self.targets)
 
 
 def target_ranks(

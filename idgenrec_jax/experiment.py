@@ -16,7 +16,7 @@ from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_temp
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.evaluation import Ranker, metrics_table, popularity_metrics, target_ranks
+from idgenrec_jax.evaluation import Ranker, metrics_table, popularity_metrics
 from idgenrec_jax.files import read_json, write_json
 from idgenrec_jax.ids.rounds import Prompts, RoundIds
 from idgenrec_jax.ids.table import IdTable, load_table
@@ -25,7 +25,7 @@ from idgenrec_jax.models.huggingface import resolve_folder
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
-from idgenrec_jax.training.alternation import Alternation
+from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.workdir import claim, named_as_in, protocol
 
 EXAMPLE_IDS = 10
@@ -162,9 +162,10 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         return read_json(workdir / "results.json", remedy="delete the workdir to train again")
 
     def validate(params, source, title):
-        return experiment.ranker.rank(
+        ranking = experiment.ranker.rank(
             params, source, "validation", title=title, check_stop=lambda: alternation.check_stop()
         )
+        return Validation(ranking.loss, ranking.metrics(), ranking.ranks().tolist())
 
     should_stop = any_process(should_stop)
     alternation = Alternation(
@@ -204,7 +205,7 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
     ranks = {
         "users": [experiment.dataset.users[user] for user in test.users],
         "validation": alternation.best_ranks(),
-        "test": target_ranks(test.items, test.targets).tolist(),
+        "test": test.ranks().tolist(),
     }
     from_main(lambda: write_json(workdir / RANKS_FILE, ranks))
     from_main(lambda: write_json(workdir / "results.json", results))

@@ -26,7 +26,7 @@ from idgenrec_jax.ids.generation import IdGeneration, item_prompts
 from idgenrec_jax.ids.table import save_table
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.sharding import batch_sharding, make_mesh, parameter_shardings, replicated
-from idgenrec_jax.training.alternation import Alternation
+from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.steps import create_train_state, make_id_step, make_recommender_step, seed_key
 
@@ -204,7 +204,8 @@ def run_of_a_phase(folder, data, ids):
     experiment = assemble(config, folder / "run")
 
     def validate(params, source, title):
-        return experiment.ranker.rank(params, source, "validation", title=title)
+        ranking = experiment.ranker.rank(params, source, "validation", title=title)
+        return Validation(ranking.loss, ranking.metrics(), ranking.ranks().tolist())
 
     alternation = Alternation(
         config, experiment.ids, workdir=folder / "run",

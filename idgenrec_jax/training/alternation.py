@@ -9,7 +9,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,6 @@ from idgenrec_jax.data.batches import PromptSource
 from idgenrec_jax.data.id_batches import IdBatches
 from idgenrec_jax.data.packing import PackedBatches
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.evaluation import Ranking, target_ranks
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.processes import from_main, put
 from idgenrec_jax.progress import Progress
@@ -51,7 +50,19 @@ RANKS = "target_ranks"
 FIRST_STEP = "first training step done"
 """The log line from which on the device is at work; what is before it is start-up."""
 
-Validate = Callable[[Any, PromptSource, str], Ranking]
+
+class Validation(NamedTuple):
+    """A validation: mean loss of the targets' tokens in nats, metrics, and each user's rank of the target, from 0.
+
+    The rank is -1 where the target is not among the results.
+    """
+
+    loss: float
+    metrics: dict[str, float]
+    ranks: list[int]
+
+
+Validate = Callable[[Any, PromptSource, str], Validation]
 
 
 class Interrupted(Exception):
@@ -395,9 +406,8 @@ class Alternation:
 
     def _validate_now(self, phase: Phase) -> None:
         source = self._ids.source(max_history=self._config.data.max_history, evaluation=True)
-        ranking = self._validate(self.state.recommender.params, source, f"{phase.title}: validation")
-        metrics = ranking.metrics()
-        self._record(phase, "validation", {"loss": ranking.loss, **metrics})
+        loss, metrics, ranks = self._validate(self.state.recommender.params, source, f"{phase.title}: validation")
+        self._record(phase, "validation", {"loss": loss, **metrics})
         value = metrics[SELECTION_METRIC]
         logging.info("%s, epoch %d: validation %s", phase.title, self.state.epoch, _brief(metrics))
         if self.state.best is not None and value <= self.state.best["metrics"][SELECTION_METRIC]:
@@ -414,7 +424,6 @@ class Alternation:
             "metrics": metrics,
         }
         params = {name: state.params for name, state in self.state.arrays().items()}
-        ranks = target_ranks(ranking.items, ranking.targets).tolist()
         self._best.save(self.state.global_step, params, {**self.state.best, RANKS: ranks})
 
     def _record(self, phase: Phase, split: str, values: dict[str, float]) -> None:
