@@ -14,10 +14,11 @@ from idgenrec_jax.data.batches import PromptSource, held_out_batches
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.packing import round_up
 from idgenrec_jax.decoding.beam import (
-    FEW_BEAMS_FROM_WIDTH,
+    MODEL_WIDTH_OF_NARROW_STEPS,
     BeamResult,
     available_results,
     constrained_beam_search,
+    narrow_steps,
 )
 from idgenrec_jax.decoding.trie import Trie, build_trie
 from idgenrec_jax.processes import put, readable
@@ -130,7 +131,7 @@ class Ranker:
                 num_results=config.num_beams,
                 start_token_id=model.config.decoder_start_token_id,
                 length_penalty=config.length_penalty,
-                few_beams=config.num_beams // 4 if model.config.d_model >= FEW_BEAMS_FROM_WIDTH else 0,
+                narrow=narrow_steps(config.num_beams) if model.config.d_model >= MODEL_WIDTH_OF_NARROW_STEPS else (),
             )
             return found, loss
 

@@ -244,7 +244,7 @@ def test_constrain_leaves_the_program_of_one_device_as_it_is():
 @pytest.mark.parametrize(
     ("dimensions", "shape", "expected"),
     [
-        ("batch beams heads length d_kv", (4, 3, 8, 5, 2), '[{"data", "fsdp"}, {}, {"tensor"}, {}, {}]'),
+        ("batch groups heads d_kv positions", (4, 3, 8, 5, 2), '[{"data", "fsdp"}, {}, {"tensor"}, {}, {}]'),
         ("batch positions d_ff", (4, 3, 8), '[{"data", "fsdp"}, {}, {"tensor"}]'),
         ("batch positions d_ff", (4, 3, 7), '[{"data", "fsdp"}, {}, {?}]'),
     ],

@@ -6,7 +6,7 @@ ever returned. A beam is a state of the trie and a score: no token sequence is k
 its item. DESIGN: "Beam search".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,19 +19,26 @@ from idgenrec_jax.decoding.top_k import blockwise_top_k
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
 
-# (tokens [batch, beams], position, cache) -> (logits [batch, beams, vocab], written). What the beams have written, a
-# pytree of arrays [batch, beams, ..], goes into the cache by its method `extend(written, position, beams)`, where
-# `beams` [batch, beams] says which beam each continues (None: itself). A call may have fewer beams than the cache, its
-# first ones.
+# (tokens [batch, beams], position, cache) -> (logits [batch, beams, vocab], written). What the beams have written goes
+# into the cache by its method `extend(written, position, beams)`, where `beams` [batch, beams] says which beam each
+# continues (None: itself). A call may have fewer beams than the cache, its first ones; `written.widened(beams)` is then
+# of the shape of a call with all.
 Step = Callable[[Int[Array, "batch beams"], Int[Array, ""], Any], tuple[Float[Array, "batch beams vocab"], Any]]
 
 
-FEW_BEAMS_FROM_WIDTH = 128
-"""Width from which a model better has a second decoding step, for few beams.
+MODEL_WIDTH_OF_NARROW_STEPS = 128
+"""d_model from which a search gains by decoding steps for fewer beams, as `narrow_steps` has them.
 
-At the first token and at the ends of long IDs few beams of a search run. The second copy of the step is to be compiled,
-by which smaller models lose more.
+Each is a copy of the decoding step that is to be compiled, by which smaller models lose more.
 """
+
+
+def narrow_steps(num_beams: int) -> tuple[int, ...]:
+    """Returns the numbers of beams worth a decoding step of their own.
+
+    One beam runs at the first token. At the ends of long IDs few run, and somewhat more one position before.
+    """
+    return tuple(sorted({1, max(1, num_beams // 4), max(1, 3 * num_beams // 5)} - {num_beams}))
 
 
 class BeamResult(NamedTuple):
@@ -91,15 +98,15 @@ def constrained_beam_search(
     start_token_id: int,
     length_penalty: float | Float[Array, ""] = 0.0,
     max_length: int | None = None,
-    few_beams: int = 0,
+    narrow: Sequence[int] = (),
 ) -> BeamResult:
     """Returns the `num_results` items that the model finds most likely, none twice.
 
     Log-probabilities are over the full vocabulary; the trie then forbids tokens without renormalising. `cache` must
     have room for `trie.depth - 1` positions (or `max_length - 2`). `max_length` counts the start token, as in
-    transformers; items that do not fit are never returned, by default all fit. Positions at which no user has more than
-    `few_beams` running beams are decoded with so many; 0 is never. Raises InputError when more results than beams are
-    asked for, or when `max_length` leaves no room for a token.
+    transformers; items that do not fit are never returned, by default all fit. Positions are decoded with the least of
+    the numbers of beams in `narrow`, ascending, that no user's running beams exceed; otherwise with all. Raises
+    InputError when more results than beams are asked for, or when `max_length` leaves no room for a token.
     """
     if not 1 <= num_results <= num_beams:
         raise InputError(
@@ -128,23 +135,16 @@ def constrained_beam_search(
     def continue_beams(search: _Search, count: int) -> tuple[Candidates, Any]:
         tokens, states, scores = (array[:, :count] for array in (search.tokens, search.states, search.scores))
         logits, written = step(tokens, search.position, search.cache)
-        missing = num_beams - count
-        written = jax.tree.map(
-            lambda array: jnp.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)), written
-        )
+        if count < num_beams:
+            written = written.widened(num_beams)
         return best_candidates(trie, logits, states, scores, 2 * num_beams), written
 
     def advance(search: _Search) -> _Search:
-        if 0 < few_beams < num_beams:
-            # Beams are sorted by score: those that do not run are the last.
-            candidates, written = lax.cond(
-                (search.scores[:, few_beams] > -jnp.inf).any(),
-                lambda: continue_beams(search, num_beams),
-                lambda: continue_beams(search, few_beams),
-            )
-        else:
-            candidates, written = continue_beams(search, num_beams)
-        return _update(search, candidates, written, trie.counts[0], length_penalty)
+        # Beams are sorted by score: those that do not run are the last.
+        running = (search.scores > -jnp.inf).sum(axis=1).max()
+        branches = [lambda count=count: continue_beams(search, count) for count in (*narrow, num_beams)]
+        candidates, written = lax.switch((running > jnp.asarray(narrow, jnp.int32)).sum(), branches)
+        return _update(search, candidates, written, trie.counts[0], num_steps, length_penalty)
 
     search = lax.while_loop(is_unfinished, advance, search)
     return BeamResult(search.items[:, :num_results], search.item_scores[:, :num_results])
@@ -202,6 +202,7 @@ def _update(
     candidates: Candidates,
     written: Any,
     num_nodes: Int[Array, ""],
+    num_steps: Int[Array, ""],
     length_penalty: float | Float[Array, ""],
 ) -> _Search:
     """Moves the candidates that ended in an item to the finished ones, and keeps the best others running."""
@@ -227,6 +228,11 @@ def _update(
 
     # As transformers' early_stopping=False: the best running beam is judged at its present length.
     can_improve = search.can_improve & (running_scores[:, 0] / penalty > item_scores[:, -1])
+    # A score only falls as its beam grows. One that is not above the worst finished item, even over the length that
+    # suits it best, can give no result, nor push out a beam that can.
+    best_penalty = jnp.maximum(penalty, num_steps.astype(jnp.float32) ** length_penalty)
+    may_enter = can_improve[:, None] & (running_scores / best_penalty > item_scores[:, -1:])
+    running_scores = jnp.where(may_enter, running_scores, -jnp.inf)
     return _Search(
         position=search.position + 1,
         tokens=tokens,

@@ -380,7 +380,7 @@ def _decode_batch(
         outputs = jax.lax.with_sharding_constraint(outputs, sharding)
     mask = jnp.arange(outputs.shape[1]) < lengths[:, None]
     max_length = min_length + _LENGTH_SPAN
-    cache = model.start_decoding(outputs, mask, num_beams=num_groups, max_length=max_length - 2)
+    cache = model.start_decoding(outputs, mask, num_beams=num_groups, group_size=1, max_length=max_length - 2)
 
     def step(beam_tokens, position, cache):
         hidden, written = model.decode_step(beam_tokens, position, cache)

@@ -281,29 +281,30 @@ class Attention(nnx.Module):
 
     def attend_past(
         self,
-        inputs: Float[Array, "batch 1 d_model"],
+        inputs: Float[Array, "batch queries d_model"],
         past_keys: Float[Array, "batch heads past d_kv"],
         past_values: Float[Array, "batch heads past d_kv"],
-        own_keys: Float[Array, "batch heads 1 d_kv"],
-        own_values: Float[Array, "batch heads 1 d_kv"],
+        own_keys: Float[Array, "batch heads queries d_kv"],
+        own_values: Float[Array, "batch heads queries d_kv"],
         *,
-        mask: Bool[Array, "1 1 1 past"],
+        mask: Bool[Array, "batch 1 queries past"],
         bias: Float[Array, "1 heads 1 past"],
         own_bias: Float[Array, "1 heads 1 1"],
-    ) -> Float[Array, "batch 1 d_model"]:
-        """What one query of each sequence gathers from itself and from the allowed keys before it, without dropout.
+    ) -> Float[Array, "batch queries d_model"]:
+        """What each query gathers from itself and from the allowed keys before it, without dropout.
 
-        The past is only read: it need not be copied to put the query's own key beside it.
+        The past is only read: it need not be copied to put the queries' own keys beside it.
         """
         queries = self._split_heads(self.query(inputs))
-        past, own = (
-            jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32) + key_bias
-            for keys, key_bias in ((past_keys, bias), (own_keys, own_bias))
-        )
-        scores = jnp.concatenate([jnp.where(mask, past, MASKED_SCORE), own], axis=-1)
-        weights = jax.nn.softmax(scores, axis=-1).astype(inputs.dtype)
-        gathered = jnp.einsum("bhqk,bhkd->bhqd", weights[..., :-1], past_values) + weights[..., -1:] * own_values
-        return self._join_heads(gathered)
+        past = jnp.einsum("bhqd,bhkd->bhqk", queries, past_keys, preferred_element_type=jnp.float32) + bias
+        own = jnp.einsum("bhqd,bhqd->bhq", queries, own_keys, preferred_element_type=jnp.float32)[..., None] + own_bias
+        past = jnp.where(mask, past, -jnp.inf)
+        top = jnp.maximum(past.max(-1, keepdims=True), own)
+        past, own = jnp.exp(past - top), jnp.exp(own - top)
+        total = past.sum(-1, keepdims=True) + own
+        dtype = inputs.dtype
+        gathered = jnp.einsum("bhqk,bhkd->bhqd", (past / total).astype(dtype), past_values)
+        return self._join_heads(gathered + (own / total).astype(dtype) * own_values)
 
     def _split_heads(
         self, projected: Float[Array, "batch positions width"]

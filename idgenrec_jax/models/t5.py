@@ -7,7 +7,6 @@ the beams of a user are the queries of one attention.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.models.decoding_cache import DecodingCache, Written, empty_cache
 from idgenrec_jax.models.layers import (
     Attention,
     BatchPart,
@@ -31,7 +31,6 @@ from idgenrec_jax.sharding import constrain
 FEED_FORWARDS = ("relu", "gated-gelu")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 REMATERIALISE = ("none", "layers")
-_SELF_CACHE = "batch beams heads length d_kv"
 
 
 @dataclass(frozen=True)
@@ -92,51 +91,6 @@ class T5Config:
     def dtype(self) -> jnp.dtype:
         """`compute_dtype` as a dtype."""
         return jnp.dtype(self.compute_dtype)
-
-
-class Written(NamedTuple):
-    """The keys and values that one decoder input of each beam adds to the cache, a tuple entry per layer."""
-
-    keys: tuple[Float[Array, "batch beams heads d_kv"], ...]
-    values: tuple[Float[Array, "batch beams heads d_kv"], ...]
-
-
-class DecodingCache(NamedTuple):
-    """What the token-by-token decoder remembers, a tuple entry per layer, in the compute dtype.
-
-    `self_keys`, `self_values`: positions written so far, zeros after them. `cross_keys`, `cross_values`: one set per
-    user, shared by that user's beams.
-    """
-
-    self_keys: tuple[Float[Array, "batch beams heads length d_kv"], ...]
-    self_values: tuple[Float[Array, "batch beams heads length d_kv"], ...]
-    cross_keys: tuple[Float[Array, "batch heads source d_kv"], ...]
-    cross_values: tuple[Float[Array, "batch heads source d_kv"], ...]
-    encoder_mask: Bool[Array, "batch source"] | Bool[Array, "batch beams source"]
-
-    def extend(
-        self, written: Written, position: int | Int[Array, ""], beams: Int[Array, "batch beams"] | None = None
-    ) -> "DecodingCache":
-        """The cache with `written` at `position`, in which beam k of each user continues beam `beams[user, k]`.
-
-        None continues each beam by itself. `written` may be of the first few beams, when `beams` names no other. The
-        last position of all, which nothing reads, needs no room: it may overwrite the one before.
-        """
-
-        def place(caches: tuple[Array, ...], entries: tuple[Array, ...]) -> tuple[Array, ...]:
-            if beams is not None:
-                caches = [jnp.take_along_axis(cache, beams[:, :, None, None, None], axis=1) for cache in caches]
-                entries = [jnp.take_along_axis(entry, beams[:, :, None, None], axis=1) for entry in entries]
-            return tuple(
-                constrain(
-                    jax.lax.dynamic_update_slice(cache, entry[:, :, :, None], (0, 0, 0, position, 0)), _SELF_CACHE
-                )
-                for cache, entry in zip(caches, entries, strict=True)
-            )
-
-        return self._replace(
-            self_keys=place(self.self_keys, written.keys), self_values=place(self.self_values, written.values)
-        )
 
 
 def shift_right(targets: Int[Array, "batch target"], start_token: int) -> Int[Array, "batch target"]:
@@ -227,34 +181,26 @@ class DecoderBlock(EncoderBlock):
     def attend_cache(
         self,
         hidden: Float[Array, "batch beams d_model"],
-        position: Int[Array, ""],
-        keys: Float[Array, "batch all_beams heads length d_kv"],
-        values: Float[Array, "batch all_beams heads length d_kv"],
-        bias: Float[Array, "1 heads 1 length_and_one"],
+        keys: Float[Array, "batch_groups heads slots d_kv"],
+        values: Float[Array, "batch_groups heads slots d_kv"],
+        mask: Bool[Array, "batch_groups 1 group_size slots"],
+        bias: Float[Array, "1 heads 1 slots"],
+        own_bias: Float[Array, "1 heads 1 1"],
     ) -> tuple[
         Float[Array, "batch beams d_model"],
-        Float[Array, "batch beams heads d_kv"],
-        Float[Array, "batch beams heads d_kv"],
+        Float[Array, "batch_groups heads group_size d_kv"],
+        Float[Array, "batch_groups heads group_size d_kv"],
     ]:
-        """Self-attention of one new token per beam over itself and what its beam has written; also its key and value.
+        """Self-attention of one new token per beam over itself and its past; also its key and value.
 
-        The given beams are the first of the cache's.
+        The beams of a group are the queries of one attention over what the whole group has written.
         """
-        # A beam attends to its own past only, so for this attention every beam is a sequence with one query.
-        normed = self.self_attention_norm(hidden).reshape(-1, 1, hidden.shape[-1])
+        normed = self.self_attention_norm(hidden).reshape(keys.shape[0], -1, hidden.shape[-1])
         new_keys, new_values = self.self_attention.keys_values(normed)
         gathered = self.self_attention.attend_past(
-            normed,
-            keys[:, : hidden.shape[1]].reshape(-1, *keys.shape[2:]),
-            values[:, : hidden.shape[1]].reshape(-1, *values.shape[2:]),
-            new_keys,
-            new_values,
-            mask=(jnp.arange(keys.shape[3]) < position)[None, None, None, :],
-            bias=bias[..., :-1],
-            own_bias=jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=3),
+            normed, keys, values, new_keys, new_values, mask=mask, bias=bias, own_bias=own_bias
         )
-        shape = (*hidden.shape[:2], *new_keys.shape[1:2], new_keys.shape[3])
-        return hidden + gathered.reshape(hidden.shape), new_keys.reshape(shape), new_values.reshape(shape)
+        return hidden + gathered.reshape(hidden.shape), new_keys, new_values
 
 
 class Stack(nnx.Module):
@@ -371,23 +317,18 @@ class T5(nnx.Module):
         *,
         num_beams: int,
         max_length: int,
+        group_size: int | None = None,
     ) -> DecodingCache:
         """An empty cache for `max_length` decoder inputs on `num_beams` beams per user.
 
-        The start token counts; a last input, which nothing looks back at, does not. Where a row holds several texts,
-        `encoder_mask` says for each beam which positions are its own.
+        The start token counts; a last input, which nothing looks back at, does not. Beams only ever continue others of
+        their group of `group_size` (all of them by default). Where a row holds several texts, `encoder_mask` says for
+        each beam which positions are its own.
         """
-        config = self.config
-        encoded = encoded.astype(config.dtype)
+        encoded = encoded.astype(self.config.dtype)
         pairs = [block.cross_attention.keys_values(encoded) for block in self.decoder.blocks]
-        shape = (encoded.shape[0], num_beams, config.num_heads, max_length, config.d_kv)
-        empty = tuple(constrain(jnp.zeros(shape, config.dtype), _SELF_CACHE, like=encoded) for _ in self.decoder.blocks)
-        return DecodingCache(
-            self_keys=empty,
-            self_values=empty,
-            cross_keys=tuple(keys for keys, _ in pairs),
-            cross_values=tuple(values for _, values in pairs),
-            encoder_mask=encoder_mask,
+        return empty_cache(
+            pairs, encoder_mask, num_beams=num_beams, group_size=group_size or num_beams, max_length=max_length
         )
 
     def decode_step(
@@ -400,18 +341,20 @@ class T5(nnx.Module):
         its first ones.
         """
         hidden = self.embed(tokens)
-        bias = self.decoder.position_bias.row(position, cache.self_keys[0].shape[3] + 1)
+        num_beams = tokens.shape[1]
+        group_size, length = cache.ancestors.shape[2:]
+        bias = self.decoder.position_bias.row(position, length + 1)
+        own_bias = jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=3)
+        bias = jnp.repeat(bias[..., :-1], group_size, axis=3)
+        past = cache.past(position, num_beams)
         encoder_mask = _mask_of_heads(cache.encoder_mask)
-        new_keys, new_values = [], []
-        for block, keys, values, cross_keys, cross_values in zip(
-            self.decoder.blocks, cache.self_keys, cache.self_values, cache.cross_keys, cache.cross_values, strict=True
-        ):
-            hidden, new_key, new_value = block.attend_cache(hidden, position, keys, values, bias)
-            new_keys.append(new_key)
-            new_values.append(new_value)
-            hidden = block.attend_encoder(hidden, cross_keys, cross_values, encoder_mask, Dropout(0.0, None))
+        pairs = []
+        for layer, block in enumerate(self.decoder.blocks):
+            hidden, keys, values = block.attend_cache(hidden, *cache.self_pair(layer, num_beams), past, bias, own_bias)
+            pairs.append((keys, values))
+            hidden = block.attend_encoder(hidden, *cache.cross_pair(layer), encoder_mask, Dropout(0.0, None))
             hidden = block.feed(hidden, Dropout(0.0, None))
-        return self._scale(self.decoder.final_norm(hidden)), Written(tuple(new_keys), tuple(new_values))
+        return self._scale(self.decoder.final_norm(hidden)), cache.written(pairs)
 
     def _layer(
         self,

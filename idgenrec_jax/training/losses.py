@@ -218,7 +218,9 @@ def greedy_ids(
     config = generator.config
     rows, places, _ = text_mask.shape
     # Start token and tokens fill `id_length` decoder inputs: the last token is written, never read.
-    cache = generator.start_decoding(encoded, text_mask, num_beams=places, max_length=max(1, id_length - 1))
+    cache = generator.start_decoding(
+        encoded, text_mask, num_beams=places, group_size=1, max_length=max(1, id_length - 1)
+    )
 
     def step(tokens, position, cache):
         hidden, written = generator.decode_step(tokens, position, cache)

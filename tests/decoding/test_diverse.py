@@ -35,7 +35,7 @@ def table_step(tokens, position, cache):
 
 @partial(jax.jit, static_argnames=("graphdef", "num_beams", "num_groups", "max_length"))
 def search(params, tokens, mask, penalty, min_length, length_penalty, *, graphdef, num_beams, num_groups, max_length):
-    step, cache = start(nnx.merge(graphdef, params), tokens, mask, num_beams, max_length - 2)
+    step, cache = start(nnx.merge(graphdef, params), tokens, mask, num_beams, max_length - 2, num_beams // num_groups)
     return diverse_beam_search(
         step,
         cache,

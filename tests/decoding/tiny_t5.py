@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 from safetensors.numpy import save_file
 
-from idgenrec_jax.decoding.beam import BeamResult, constrained_beam_search
+from idgenrec_jax.decoding.beam import BeamResult, constrained_beam_search, narrow_steps
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.models.huggingface import load_t5
 from idgenrec_jax.models.t5 import T5
@@ -43,9 +43,13 @@ def build_model(tensors: dict[str, np.ndarray], folder: Path) -> T5:
     return load_t5(folder)
 
 
-def start(model: T5, tokens: Array, mask: Array, num_beams: int, num_positions: int) -> tuple[Any, Any]:
+def start(
+    model: T5, tokens: Array, mask: Array, num_beams: int, num_positions: int, group_size: int | None = None
+) -> tuple[Any, Any]:
     """The step and the empty cache for a search on these prompts."""
-    cache = model.start_decoding(model.encode(tokens, mask), mask, num_beams=num_beams, max_length=num_positions)
+    cache = model.start_decoding(
+        model.encode(tokens, mask), mask, num_beams=num_beams, group_size=group_size, max_length=num_positions
+    )
 
     def step(last: Array, position: Array, cache: Any) -> tuple[Array, Any]:
         hidden, written = model.decode_step(last, position, cache)
@@ -69,7 +73,7 @@ def _search(
         num_results=num_beams,
         start_token_id=0,
         length_penalty=length_penalty,
-        few_beams=num_beams // 2,
+        narrow=narrow_steps(num_beams),
     )
 
 

@@ -58,7 +58,8 @@ def decode_alone(graphdef, params, tokens, min_length, penalty, *, max_length):
     """One text [1, length] through the model by itself, without padding."""
     model = nnx.merge(graphdef, params)
     mask = jnp.ones(tokens.shape, bool)
-    cache = model.start_decoding(model.encode(tokens, mask), mask, num_beams=NUM_GROUPS, max_length=max_length)
+    encoded = model.encode(tokens, mask)
+    cache = model.start_decoding(encoded, mask, num_beams=NUM_GROUPS, group_size=1, max_length=max_length)
 
     def step(beam_tokens, position, cache):
         hidden, written = model.decode_step(beam_tokens, position, cache)

@@ -189,13 +189,16 @@ def test_logits_are_products_with_the_output_table(golden):
     assert bool(tied) == model.config.tie_word_embeddings
 
 
-def test_cached_decoding_equals_parallel_decoding_and_follows_the_beams(golden):
+@pytest.mark.parametrize("group_size", [4, 2, 1])
+def test_cached_decoding_equals_parallel_decoding_and_follows_the_beams(golden, group_size):
     model, arrays = golden
-    beams, length, room = 3, 8, 7
+    beams, length, room = 4, 8, 7
+    # Beams continue others of their group.
+    first = np.arange(beams) // group_size * group_size
     encoded, mask = jnp.asarray(arrays["encoded"]), jnp.asarray(arrays["mask"])
     random = np.random.default_rng(1)
     histories = np.zeros((3, beams, 0), int)
-    cache = model.start_decoding(encoded, mask, num_beams=beams, max_length=room)
+    cache = model.start_decoding(encoded, mask, num_beams=beams, group_size=group_size, max_length=room)
     step = nnx.jit(lambda model, tokens, position, cache: model.decode_step(tokens, position, cache))
     found = []
     for position in range(length):
@@ -204,7 +207,7 @@ def test_cached_decoding_equals_parallel_decoding_and_follows_the_beams(golden):
         hidden, written = step(model, jnp.asarray(tokens), jnp.int32(position), cache)
         chosen = np.tile(np.arange(beams), (3, 1))
         if position in (2, 5):
-            chosen = random.integers(0, beams, (3, beams))
+            chosen = first + random.integers(0, group_size, (3, beams))
         if position == 0:
             chosen = np.zeros((3, beams), int)
         follow = None if position == 4 else jnp.asarray(chosen)
@@ -217,7 +220,7 @@ def test_cached_decoding_equals_parallel_decoding_and_follows_the_beams(golden):
         jnp.asarray(histories.reshape(-1, length)), jnp.repeat(encoded, beams, 0), jnp.repeat(mask, beams, 0)
     )
     expected = np.asarray(parallel).reshape(3, beams, length, 16)
-    assert np.linalg.norm(expected[:, 0] - expected[:, 1]) > 0.1
+    assert np.linalg.norm(expected[:, 0] - expected[:, 3]) > 0.1
     np.testing.assert_allclose(np.stack(found, axis=2), expected, atol=1e-5)
 
 
@@ -232,8 +235,10 @@ def test_the_cache_keeps_encoder_keys_once_per_user(compute_dtype, golden_relu):
         return cache, cache.extend(written, 0)
 
     cache, extended = jax.eval_shape(start)
-    assert [keys.shape for keys in (*cache.cross_keys, *cache.cross_values)] == [(3, 3, 20, 4)] * 6
-    assert [keys.shape for keys in (*cache.self_keys, *cache.self_values)] == [(3, 5, 3, 7, 4)] * 6
+    assert [keys.shape for keys in cache.cross_keys] == [(3, 3, 4, 20)] * 3
+    assert [values.shape for values in cache.cross_values] == [(3, 3, 20, 4)] * 3
+    assert [keys.shape for keys in cache.self_keys] == [(3, 1, 3, 4, 5 * 7)] * 3
+    assert [values.shape for values in cache.self_values] == [(3, 1, 3, 5 * 7, 4)] * 3
     assert {keys.dtype for keys in (*cache.self_keys, *cache.cross_values)} == {jnp.dtype(compute_dtype)}
     # A search carries the cache through a loop, which needs the same shapes and dtypes after every step.
     assert extended == cache
