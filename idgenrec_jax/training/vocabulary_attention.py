@@ -45,7 +45,9 @@ def soft_embedding(
     """
     if block_size < 1:
         raise ValueError(f"block_size is {block_size}, expected at least 1")
-    return _blockwise(min(block_size, keys.shape[0]), hidden, keys, values)
+    vocab = keys.shape[0]
+    num_blocks = -(-vocab // block_size)
+    return _blockwise(-(-vocab // num_blocks), hidden, keys, values)
 
 
 def product(
@@ -68,9 +70,12 @@ def block_logits(
     key_block: Float[Array, "block d_model"],
     index: Int[Array, ""],
     start: Int[Array, ""],
+    vocab: int,
 ) -> Float[Array, "tokens block"]:
     """Return the logits of one block, minus infinity where an earlier block has read the token already."""
     block_size = key_block.shape[0]
+    if vocab % block_size == 0:
+        return product(hidden, key_block)
     fresh: Bool[Array, " block"] = start + jnp.arange(block_size) >= index * block_size
     return jnp.where(fresh[None, :], product(hidden, key_block), -jnp.inf)
 
@@ -89,7 +94,7 @@ def _forward(
         start = block_start(index, block_size, vocab)
         key_block = jax.lax.dynamic_slice_in_dim(keys, start, block_size)
         value_block = jax.lax.dynamic_slice_in_dim(values, start, block_size)
-        logits = block_logits(hidden, key_block, index, start)
+        logits = block_logits(hidden, key_block, index, start, vocab)
         new_maximum = jnp.maximum(maximum, logits.max(axis=-1))
         rescale = jnp.exp(maximum - new_maximum)
         exponentials = jnp.exp(logits - new_maximum[:, None])
@@ -134,20 +139,21 @@ def _blockwise_backward(block_size, residuals, gradient):
         start = block_start(index, block_size, vocab)
         key_block = jax.lax.dynamic_slice_in_dim(keys, start, block_size)
         value_block = jax.lax.dynamic_slice_in_dim(values, start, block_size)
-        logits = block_logits(hidden, key_block, index, start)
+        logits = block_logits(hidden, key_block, index, start, vocab)
         probabilities = jnp.exp(logits - log_total[:, None])
         logits_gradient = probabilities * (product(gradient, value_block) - gradient_of_mean[:, None])
         logits_gradient = logits_gradient.astype(hidden.dtype)
         hidden_gradient = hidden_gradient + product(logits_gradient, key_block.T)
         # The rows that the moved last block shares with the block before have probability zero here: add, not set.
-        block_gradient = product(logits_gradient.T, hidden.T)
-        seen = jax.lax.dynamic_slice_in_dim(keys_gradient, start, block_size)
-        keys_gradient = jax.lax.dynamic_update_slice_in_dim(keys_gradient, seen + block_gradient, start, axis=0)
+        # Transposed: otherwise XLA's CPU compiler transposes the logits' gradient, the larger factor.
+        block_gradient = product(hidden.T, logits_gradient.T)
+        seen = jax.lax.dynamic_slice_in_dim(keys_gradient, start, block_size, axis=1)
+        keys_gradient = jax.lax.dynamic_update_slice_in_dim(keys_gradient, seen + block_gradient, start, axis=1)
         return hidden_gradient, keys_gradient
 
-    initial = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros(keys.shape, jnp.float32))
+    initial = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros(keys.shape[::-1], jnp.float32))
     hidden_gradient, keys_gradient = jax.lax.fori_loop(0, -(-vocab // block_size), read_block, initial)
-    return hidden_gradient.astype(hidden.dtype), keys_gradient.astype(keys.dtype), None
+    return hidden_gradient.astype(hidden.dtype), keys_gradient.T.astype(keys.dtype), None
 
 
 _blockwise.defvjp(_blockwise_forward, _blockwise_backward)

@@ -121,17 +121,18 @@ def _forward(used, hidden, targets, weights, table):
         exponentials = exponentials.astype(chunk.dtype)
         mean_row = scale * product(exponentials, table.T)
         gradient = mean_row - chunk_weights[:, None] * rows.astype(jnp.float32)
-        table_gradient = table_gradient + product(exponentials.T, (scale * chunk).astype(chunk.dtype).T)
+        # Transposed: otherwise XLA's CPU compiler transposes the exponentials, the larger factor.
+        table_gradient = table_gradient + product((scale * chunk).astype(chunk.dtype).T, exponentials.T)
         return total + loss, hidden_gradient.at[index].set(gradient), table_gradient
 
     initial = (
         jnp.zeros((), jnp.float32),
         jnp.zeros(hidden.shape, jnp.float32),
-        jnp.zeros(table.shape, jnp.float32),
+        jnp.zeros(table.shape[::-1], jnp.float32),
     )
     total, hidden_gradient, table_gradient = jax.lax.fori_loop(0, used, read, initial)
     own = -weights[..., None] * hidden.astype(jnp.float32)
-    table_gradient = table_gradient.at[targets.reshape(-1)].add(own.reshape(math.prod(targets.shape), -1))
+    table_gradient = table_gradient.T.at[targets.reshape(-1)].add(own.reshape(math.prod(targets.shape), -1))
     return total, (hidden_gradient.astype(hidden.dtype), table_gradient.astype(table.dtype))
 
 
