@@ -27,24 +27,35 @@ from idgenrec_jax.ids.rounds import id_generation
 
 UNCONSTRAINED = "unconstrained"
 STATIC = "STATIC"
+ALL_PROMPTS = "constrained ranking"
+PROMPTS_OF_128 = "constrained ranking, prompts of 128"
+LONGEST_PROMPTS = "constrained ranking, longest prompts"
+RANKINGS = (ALL_PROMPTS, PROMPTS_OF_128, LONGEST_PROMPTS)
 _SCORE_TOLERANCE = 1e-3
 
 
 def ranking(
-    experiment: Experiment, settings: dict[str, Any], *, users: int, peer_batch_size: int, longest: bool
-) -> Work:
-    """Return the ranking of about `users` validation users: whole batches, spread over all lengths of prompts.
+    experiment: Experiment, settings: dict[str, Any], *, users: int, peer_batch_size: int, name: str
+) -> Work | None:
+    """Return the ranking of about `users` validation users in whole batches, or None where no prompt has 128 tokens.
 
-    With `longest` they are of the tenth of the users that has the longest prompts. `settings` go into the peer's job as
-    they are (threads, device, dtype).
+    By the `name` of the work they are spread over all lengths of prompts or over the longest tenth, or are those whose
+    prompts are nearest to 128 tokens. `settings` go into the peer's job as they are (threads, device, dtype).
     """
     config, params = experiment.config, experiment.recommender.params
     source = experiment.ids.source(max_history=config.data.max_history, evaluation=True)
     batches, _, _ = held_out_batches(
         source, "validation", template=0, batch_size=config.evaluation.batch_size, num_buckets=NUM_BUCKETS
     )
-    first = len(batches) - -(-len(batches) // 10) if longest else 0
-    chosen = [first + step for step in _spread(len(batches) - first, max(1, users // config.evaluation.batch_size))]
+    count = max(1, users // config.evaluation.batch_size)
+    if name == PROMPTS_OF_128:
+        lengths = np.asarray([batches.batch(step).prompt_mask.sum(1).max() for step in range(len(batches))])
+        if lengths.max() < 128:
+            return None
+        chosen = np.argsort(np.abs(lengths - 128), kind="stable")[:count].tolist()
+    else:
+        first = len(batches) - -(-len(batches) // 10) if name == LONGEST_PROMPTS else 0
+        chosen = [first + step for step in _spread(len(batches) - first, count)]
     trie = experiment.ranker.trie(source)
     ready = [(batches.batch(step), len(batches.rows(step))) for step in chosen]
     prompts = [
@@ -98,7 +109,7 @@ def ranking(
         return f"{same:.2%} of {items.size} ranks hold the peer's item, scores within {error:.1e}"
 
     return Work(
-        "constrained ranking, longest prompts" if longest else "constrained ranking",
+        name,
         "user",
         len(prompts),
         run,

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import logging
 
-from idgenrec_jax.benchmark.decoding_works import STATIC, UNCONSTRAINED, id_writing, ranking, search_steps
+from idgenrec_jax.benchmark.decoding_works import RANKINGS, STATIC, UNCONSTRAINED, id_writing, ranking, search_steps
 from idgenrec_jax.benchmark.training_works import id_training, recommender_training
 from idgenrec_jax.benchmark.work import Work
 from idgenrec_jax.config import Config
@@ -38,14 +38,12 @@ def make_works(
     experiment = assemble(config, scratch / "run")
     experiment.ids.table = experiment.ids.given or _words_table(experiment)
     if name == "ranking":
-        for longest in (False, True):
-            yield ranking(
-                experiment,
-                settings,
-                users=sizes["users"],
-                peer_batch_size=sizes["peer_batch_size"],
-                longest=longest,
+        for ranked in RANKINGS:
+            work = ranking(
+                experiment, settings, users=sizes["users"], peer_batch_size=sizes["peer_batch_size"], name=ranked
             )
+            if work is not None:
+                yield work
     elif name == "steps":
         yield search_steps(experiment, num_items=None, layout=UNCONSTRAINED)
         yield search_steps(experiment, num_items=None, layout="csr")
