@@ -39,6 +39,8 @@ SHORT = {
 }
 RECOMMENDER_PHASE = 2
 SECONDS_TO_NOTICE = 60.0
+# Processes that wait for each other at every sum are slowed down most by what else the machine does.
+SECONDS_TO_TRAIN = 3 * DEADLINE
 
 
 def sample_flags(workdir, **overrides):
@@ -71,7 +73,7 @@ def start_two(programs, program, *flags):
 
 def finish(*processes):
     """Return the output and the errors of each process, all of which must succeed."""
-    outputs = [process.communicate(timeout=DEADLINE) for process in processes]
+    outputs = [process.communicate(timeout=SECONDS_TO_TRAIN) for process in processes]
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors
     return outputs
@@ -107,7 +109,7 @@ def together(programs):
     workdir = programs.folder / "two_processes"
     flags = sample_flags(workdir, training__checkpoint_every_steps=1)
     kept, killed = start_two(programs, "train", *flags)
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + SECONDS_TO_TRAIN
     while not in_recommender_phase(workdir):
         assert kept.poll() is None and killed.poll() is None, kept.communicate()[1]
         assert time.monotonic() < deadline
@@ -151,7 +153,7 @@ def test_two_processes_started_again_end_with_the_run_of_one(together, alone):
 
 @pytest.mark.slow
 def test_only_process_0_speaks_and_the_other_warns_with_its_number(together):
-    """It warns of IDs that are not unique, hence before it is killed, and of nothing after the second start."""
+    """It warns of IDs that are not unique; those were written before it was killed."""
     _, _, killed, ((output, errors), again) = together
     assert "results.json" in output
     assert "ready to train" in errors
