@@ -96,12 +96,12 @@ class DecodingCache(NamedTuple):
 
     def past(self, position: Int[Array, ""], num_beams: int) -> Bool[Array, "batch_groups 1 beams slots"]:
         """Which slots are the past of each of the first `num_beams` beams, which stand at `position`."""
-        groups, group_size = self.first_groups(num_beams)
-        all_beams, length = self.ancestors.shape[2:]
-        ancestors = self.ancestors[:, :groups, :group_size].reshape(-1, group_size, length, 1)
-        is_own = ancestors == jnp.arange(all_beams)
+        groups, queries = self.first_groups(num_beams)
+        group_size, length = self.ancestors.shape[2:]
+        ancestors = self.ancestors[:, :groups, :queries].reshape(-1, queries, length, 1)
+        is_own = ancestors == jnp.arange(group_size)
         is_written = jnp.arange(length) < position
-        return (is_own & is_written[:, None]).reshape(-1, 1, group_size, length * all_beams)
+        return (is_own & is_written[:, None]).reshape(-1, 1, queries, length * group_size)
 
     def self_pair(
         self, layer: int, num_beams: int
