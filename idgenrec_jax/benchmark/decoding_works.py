@@ -30,6 +30,8 @@ STATIC = "STATIC"
 ALL_PROMPTS = "constrained ranking"
 PROMPTS_OF_128 = "constrained ranking, prompts of 128"
 LONGEST_PROMPTS = "constrained ranking, longest prompts"
+ALL_TEXTS = "writing IDs"
+TEXTS_OF_256 = "writing IDs, texts of 256"
 RANKINGS = (ALL_PROMPTS, PROMPTS_OF_128, LONGEST_PROMPTS)
 _SCORE_TOLERANCE = 1e-3
 
@@ -202,19 +204,30 @@ def _any_candidates(
 
 
 def id_writing(
-    experiment: Experiment, settings: dict[str, Any], *, num_items: int, num_peer_items: int, peer_batch_size: int
-) -> Work:
-    """Return the first stage of Algorithm 1 for `num_items` items spread over the catalogue.
+    experiment: Experiment,
+    settings: dict[str, Any],
+    *,
+    num_items: int,
+    num_peer_items: int,
+    peer_batch_size: int,
+    name: str,
+) -> Work | None:
+    """Return the first stage of Algorithm 1 for `num_items` items, or None where no text has 256 tokens.
 
-    The peer writes `num_peer_items` of them, spread in the same way, sorted by length. `settings` go into its job as
-    they are (threads, device, dtype).
+    By the `name` of the work they are spread over the catalogue, or over those of its items whose texts are nearest to
+    256 tokens. The peer writes `num_peer_items` of them, spread in the same way, sorted by length. `settings` go into
+    its job as they are (threads, device, dtype).
     """
     config, generator = experiment.config, experiment.generator
     generation = id_generation(config, generator.graphdef, experiment.tokenizer, experiment.mesh)
-    chosen = sorted(
-        _spread(len(experiment.dataset.items), num_items), key=lambda item: len(experiment.ids.text_tokens[item])
-    )
-    texts = [experiment.ids.text_tokens[item] for item in chosen]
+    lengths = np.asarray([len(text) for text in experiment.ids.text_tokens])
+    if name == TEXTS_OF_256:
+        if lengths.max() < 256:
+            return None
+        chosen = np.argsort(np.abs(lengths - 256), kind="stable")[:num_items].tolist()
+    else:
+        chosen = _spread(len(lengths), num_items)
+    texts = sorted((experiment.ids.text_tokens[item] for item in chosen), key=len)
     compared = _spread(len(texts), num_peer_items)
     min_length, max_length = 1, 11
     groups, steps = config.ids.num_groups, max_length - 1
@@ -259,7 +272,7 @@ def id_writing(
         return f"{np.mean(pairs):.2%} of {len(pairs)} candidates are the peer's"
 
     return Work(
-        f"writing IDs, peer batch {peer_batch_size}",
+        f"{name}, peer batch {peer_batch_size}",
         "item",
         len(texts),
         run,

@@ -1,5 +1,6 @@
 """The works of the benchmark, by name, made ready for one configuration."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,7 +10,16 @@ from typing import Any
 
 from absl import logging
 
-from idgenrec_jax.benchmark.decoding_works import RANKINGS, STATIC, UNCONSTRAINED, id_writing, ranking, search_steps
+from idgenrec_jax.benchmark.decoding_works import (
+    ALL_TEXTS,
+    RANKINGS,
+    STATIC,
+    TEXTS_OF_256,
+    UNCONSTRAINED,
+    id_writing,
+    ranking,
+    search_steps,
+)
 from idgenrec_jax.benchmark.training_works import id_training, recommender_training
 from idgenrec_jax.benchmark.work import Work
 from idgenrec_jax.config import Config
@@ -56,14 +66,19 @@ def make_works(
         yield search_steps(experiment, num_items=sizes["large_catalogue"], layout=STATIC)
     elif name == "ids":
         # Group beam search at a batch, and one by one as the published code has it.
-        for peer_batch_size in dict.fromkeys((sizes["peer_batch_size"], 1)):
-            yield id_writing(
+        for written, peer_batch_size in itertools.product(
+            (ALL_TEXTS, TEXTS_OF_256), dict.fromkeys((sizes["peer_batch_size"], 1))
+        ):
+            work = id_writing(
                 experiment,
                 settings,
                 num_items=sizes["items"],
                 num_peer_items=sizes["peer_items"],
                 peer_batch_size=peer_batch_size,
+                name=written,
             )
+            if work is not None:
+                yield work
     elif name == "training":
         yield recommender_training(experiment, settings, num_steps=sizes["steps"])
     else:

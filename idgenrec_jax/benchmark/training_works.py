@@ -24,7 +24,7 @@ from idgenrec_jax.models.create import Model
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.training.losses import id_loss, recommender_loss
 from idgenrec_jax.training.optimizer import make_optimizer
-from idgenrec_jax.training.steps import create_train_state, make_id_step, make_recommender_step, seed_key
+from idgenrec_jax.training.steps import make_id_step, make_recommender_step, place_train_state, seed_key
 
 _TOLERANCE = 1e-3
 _RATE = np.float32(1e-4)
@@ -277,7 +277,7 @@ class _Steps:
         """Start from the model's parameters, which are copied: a step consumes its state."""
         self._step, self._plan, self._num_steps, self._place = step, plan, num_steps, experiment.place_batch
         copied = jax.tree.map(jnp.copy, model.params)
-        self._state = create_train_state(copied, _optimizer(experiment))
+        self._state = place_train_state(copied, _optimizer(experiment))
         self._key = seed_key(experiment.config.training.seed)
 
     def run(self) -> float:

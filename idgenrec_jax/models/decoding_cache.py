@@ -154,7 +154,8 @@ def empty_cache(
         self_keys=zeros((batch, groups, heads, d_kv, slots), _SELF_KEYS),
         self_values=zeros((batch, groups, heads, slots, d_kv), _SELF_VALUES),
         ancestors=jnp.zeros((batch, groups, group_size, max_length), jnp.int32),
-        cross_keys=tuple(jnp.swapaxes(keys, 2, 3) for keys, _ in pairs),
+        # Without the barrier XLA's CPU compiler transposes them back, and anew at every position.
+        cross_keys=jax.lax.optimization_barrier(tuple(jnp.swapaxes(keys, 2, 3) for keys, _ in pairs)),
         cross_values=tuple(values for _, values in pairs),
         encoder_mask=encoder_mask,
     )

@@ -7,6 +7,7 @@ the beams of a user are the queries of one attention.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from idgenrec_jax.models.layers import (
     RelativePositionBias,
     RMSNorm,
 )
+from idgenrec_jax.models.row_parts import in_parts
 from idgenrec_jax.sharding import constrain
 
 FEED_FORWARDS = ("relu", "gated-gelu")
@@ -265,6 +267,17 @@ class T5(nnx.Module):
             raise ValueError("encode takes exactly one of tokens and embeddings")
         inputs = self.embed(tokens) if embeddings is None else embeddings.astype(self.config.dtype)
         dropout = Dropout(self.config.dropout_rate, dropout_key, part)
+        if dropout.rate:
+            return self._encode(inputs, mask, dropout)
+        return in_parts(partial(self._encode, dropout=dropout), inputs, mask)
+
+    def _encode(
+        self,
+        inputs: Float[Array, "batch source d_model"],
+        mask: Bool[Array, "batch source"] | Bool[Array, "batch source source"],
+        dropout: Dropout,
+    ) -> Float[Array, "batch source d_model"]:
+        """The encoder's final states of rows that are embedded already."""
         hidden = dropout(inputs)
         bias = self.encoder.position_bias.square(mask.shape[-1])
         mask = _mask_of_heads(mask)
@@ -325,8 +338,11 @@ class T5(nnx.Module):
         their group of `group_size` (all of them by default). Where a row holds several texts, `encoder_mask` says for
         each beam which positions are its own.
         """
-        encoded = encoded.astype(self.config.dtype)
-        pairs = [block.cross_attention.keys_values(encoded) for block in self.decoder.blocks]
+
+        def keys_values(encoded):
+            return [block.cross_attention.keys_values(encoded) for block in self.decoder.blocks]
+
+        pairs = in_parts(keys_values, encoded.astype(self.config.dtype))
         return empty_cache(
             pairs, encoder_mask, num_beams=num_beams, group_size=group_size or num_beams, max_length=max_length
         )

@@ -28,7 +28,7 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.processes import from_main, put
 from idgenrec_jax.progress import Progress
-from idgenrec_jax.sharding import batch_devices, parameter_shardings, replicated
+from idgenrec_jax.sharding import batch_devices, replicated
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.training.epochs import ID, RECOMMENDER, WARM_START, Epochs
 from idgenrec_jax.training.optimizer import make_optimizer, warmup_linear_decay
@@ -38,9 +38,9 @@ from idgenrec_jax.training.steps import (
     RecommenderStep,
     TrainState,
     compiler_options,
-    create_train_state,
     make_id_step,
     make_recommender_step,
+    place_train_state,
     seed_key,
 )
 
@@ -204,7 +204,7 @@ class Alternation:
         self._best = Checkpoints(workdir / "checkpoints" / "best", keep=2)
         training = config.training
         self._optimizer = configured_optimizer(training)
-        self.state = RunState(self._create_state(generator[1]), self._create_state(recommender[1]))
+        self.state = RunState(*(place_train_state(params, self._optimizer) for _, params in (generator, recommender)))
         self._resume()
         self._log = MetricsLog(workdir / "metrics.jsonl", records=self.state.records)
         self._created, self._has_stepped = time.monotonic(), False
@@ -267,15 +267,6 @@ class Alternation:
     def best_ranks(self) -> list[int]:
         """Return every user's rank of the target at the best validation, from 0; -1: not among the results."""
         return self._best.meta(self.state.best["step"])[RANKS]
-
-    def _create_state(self, params: Any) -> TrainState:
-        """A train state whose moments lie where their parameters do."""
-
-        def create(params):
-            return create_train_state(params, self._optimizer)
-
-        places = parameter_shardings(_mesh(params), jax.eval_shape(create, params))
-        return jax.jit(create, out_shardings=places, donate_argnums=0)(params)
 
     @property
     def seconds(self) -> float:
@@ -382,7 +373,7 @@ class Alternation:
             self.state.id_round = phase.round
         if phase.kind == WARM_START:
             # The ID phases follow another objective: they start with fresh moments.
-            self.state.generator = self._create_state(self.state.generator.params)
+            self.state.generator = place_train_state(self.state.generator.params, self._optimizer)
         else:
             self._validate_now(phase)
         self.state.phase, self.state.epoch = self.state.phase + 1, 0

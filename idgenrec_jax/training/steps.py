@@ -10,6 +10,7 @@ another type is another compilation. `seed_key` is from `seed_key`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
+from idgenrec_jax.sharding import parameter_shardings
 from idgenrec_jax.training.losses import count_tokens, id_loss, recommender_loss, split_batch
 from idgenrec_jax.training.optimizer import apply_gradients
 from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE
@@ -48,6 +50,17 @@ class TrainState:
 def create_train_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
     """Return the state before the first step; works under jit and `jax.eval_shape`."""
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+def place_train_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
+    """Return the state before the first step, its moments where their parameters are on the mesh; it takes `params`.
+
+    A step that returns its state in another place than it was given compiles again for the next.
+    """
+    mesh = jax.tree.leaves(params)[0].sharding.mesh
+    create = partial(create_train_state, optimizer=optimizer)
+    places = parameter_shardings(mesh, jax.eval_shape(create, params))
+    return jax.jit(create, out_shardings=places, donate_argnums=0)(params)
 
 
 def seed_key(seed: int) -> DropoutKey:

@@ -9,9 +9,11 @@ import optax
 import pytest
 from flax import nnx
 
+from idgenrec_jax.config import MeshConfig
 from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.sharding import make_mesh, parameter_shardings
 from idgenrec_jax.training.losses import recommender_loss
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.steps import (
@@ -19,6 +21,7 @@ from idgenrec_jax.training.steps import (
     create_train_state,
     make_id_step,
     make_recommender_step,
+    place_train_state,
     seed_key,
 )
 
@@ -132,6 +135,16 @@ def test_one_set_of_shapes_compiles_once(recommender_step):
     assert recommender_step._cache_size() == 1
     recommender_step(state, recommender_batch(rows=2), RATE, seed_key(0))
     assert recommender_step._cache_size() == 2
+
+
+def test_a_placed_state_compiles_once():
+    mesh, params = make_mesh(MeshConfig()), new_model(0)[1]
+    state = place_train_state(jax.device_put(params, parameter_shardings(mesh, params)), OPTIMIZER)
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = make_recommender_step(GRAPHDEF, OPTIMIZER, state_sharding=places)
+    for count in range(3):
+        state, _ = step(state, recommender_batch(seed=count), RATE, seed_key(0))
+    assert step._cache_size() == 1
 
 
 def test_a_step_is_a_function_of_state_batch_and_seed(recommender_step):
