@@ -9,7 +9,7 @@ from flax import nnx
 from idgenrec_jax.models import row_parts
 from idgenrec_jax.models.t5 import T5, T5Config
 
-CONFIG = T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_decoder_layers=1, num_heads=2)
+CONFIG = T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2)
 GRAPHDEF, PARAMS = nnx.split(T5(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)
 TOKENS = jax.random.randint(jax.random.key(1), (6, 5), 2, 40)
 LENGTHS = jnp.asarray([5, 3, 4, 1, 5, 2])[:, None] > jnp.arange(5)
