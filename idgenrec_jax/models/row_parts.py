@@ -19,7 +19,7 @@ def in_parts(function: Callable[..., Any], states: Float[Array, "batch positions
     """Returns `function(states, *more)`, a tree of arrays of as many rows, none of which sees another.
 
     `more` are arrays of as many rows, too. On a CPU the rows are computed in equal parts, one part after the other;
-    elsewhere, and where they lie on several devices, all at once.
+    elsewhere, and where they lie on several devices, all at once. What a CPU exports for other platforms has the parts.
     """
     batch = states.shape[0]
     size = _rows_of_part(batch, 4 * math.prod(states.shape[1:]))
