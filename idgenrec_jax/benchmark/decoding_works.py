@@ -54,7 +54,7 @@ def ranking(
         lengths = np.asarray([batches.batch(step).prompt_mask.sum(1).max() for step in range(len(batches))])
         if lengths.max() < 128:
             return None
-        chosen = np.argsort(np.abs(lengths - 128), kind="stable")[:count].tolist()
+        chosen = _nearest(lengths, 128, count)
     else:
         first = len(batches) - -(-len(batches) // 10) if name == LONGEST_PROMPTS else 0
         chosen = [first + step for step in _spread(len(batches) - first, count)]
@@ -224,7 +224,7 @@ def id_writing(
     if name == TEXTS_OF_256:
         if lengths.max() < 256:
             return None
-        chosen = np.argsort(np.abs(lengths - 256), kind="stable")[:num_items].tolist()
+        chosen = _nearest(lengths, 256, num_items)
     else:
         chosen = _spread(len(lengths), num_items)
     texts = sorted((experiment.ids.text_tokens[item] for item in chosen), key=len)
@@ -293,3 +293,8 @@ def _spread(available: int, count: int) -> list[int]:
     """The middles of `count` equal parts of 0 .. available - 1; all of it where there are no more."""
     count = min(count, available)
     return [(2 * index + 1) * available // (2 * count) for index in range(count)]
+
+
+def _nearest(lengths: Int[np.ndarray, " available"], length: int, count: int) -> list[int]:
+    """The places of the `count` lengths nearest to `length`, nearest first."""
+    return np.argsort(np.abs(lengths - length), kind="stable")[:count].tolist()
