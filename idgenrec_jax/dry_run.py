@@ -18,24 +18,28 @@ from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 
-from idgenrec_jax.benchmark.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.config import Config, MeshConfig
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.experiment import (
+from idgenrec_jax.experiment import make_epochs
+from idgenrec_jax.ids.rounds import RoundIds
+from idgenrec_jax.ids.table import IdTable, make_unique
+from idgenrec_jax.inputs import (
+    Inputs,
     check_batches,
     check_splits,
     check_vocabularies,
     load_data,
-    load_prompts,
+    load_inputs,
     load_tokenizer,
 )
-from idgenrec_jax.ids.rounds import RoundIds
-from idgenrec_jax.ids.table import IdTable, load_table, make_unique
 from idgenrec_jax.models.create import abstract_model, described_config
+from idgenrec_jax.models.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.sharding import batch_devices, batch_sharding, check_heads, make_mesh, place_shapes
-from idgenrec_jax.training.alternation import configured_optimizer, make_steps
-from idgenrec_jax.training.epochs import ID, RECOMMENDER, Epochs
+from idgenrec_jax.training.epochs import Epochs
+from idgenrec_jax.training.phases import ID, RECOMMENDER
+from idgenrec_jax.training.run_steps import configured_optimizer, make_steps
+from idgenrec_jax.training.soft_ids import tokens_without_embedding
 from idgenrec_jax.training.steps import KEEP_BARRIERS, TrainState, create_train_state, seed_key
 from idgenrec_jax.training.warm_start import warm_start_words
 
@@ -129,8 +133,7 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
     dataset = load_data(config.data.path)
     check_splits(dataset, config.data.path)
     tokenizer = load_tokenizer(config)
-    prompts = load_prompts(config.data, tokenizer, dataset.name)
-    given = load_table(config.ids.table, dataset.items, tokenizer) if config.ids.table else None
+    inputs = load_inputs(config, dataset, tokenizer)
     mesh = make_mesh(config.mesh, _devices(config.mesh))
     check_batches(config, mesh)
     optimizer = configured_optimizer(config.training)
@@ -143,33 +146,33 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
         graphdef, shapes = abstract_model(t5_config)
         state = jax.eval_shape(partial(create_train_state, optimizer=optimizer), shapes)
         models[section] = PlannedModel(t5_config, graphdef, place_shapes(mesh, state))
-    generator, recommender = models["id_generator"], models["recommender"]
-    check_vocabularies(recommender.config, generator.config)
+    id_generator, recommender = models["id_generator"], models["recommender"]
+    check_vocabularies(recommender.config, id_generator.config)
     ids = RoundIds(
-        config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder="", given=given, mesh=mesh
+        config, dataset, tokenizer, inputs.prompts, graphdef=id_generator.graphdef, folder="", mesh=mesh
     )
-    _stand_in_ids(ids, config)
-    epochs = Epochs(config, ids, row_multiple=batch_devices(mesh))
-    states = {"generator": generator.state, "recommender": recommender.state}
+    _stand_in_ids(ids, inputs, config)
+    epochs = make_epochs(config, ids, inputs, row_multiple=batch_devices(mesh))
+    states = {"id_generator": id_generator.state, "recommender": recommender.state}
     _, id_step, recommender_step = make_steps(
         config,
         optimizer,
-        generator=generator.graphdef,
+        id_generator=id_generator.graphdef,
         recommender=recommender.graphdef,
-        no_embedding=jnp.asarray(ids.no_embedding(recommender.config.vocab_size)),
+        no_embedding=jnp.asarray(tokens_without_embedding(tokenizer.punctuation_ids, recommender.config.vocab_size)),
         places=jax.tree.map(lambda leaf: leaf.sharding, states),
     )
     steps = {}
     if config.training.id_epochs:
         batch = _first_batch(epochs, ID, mesh)
         operations = id_step_operations(
-            generator.config,
+            id_generator.config,
             recommender.config,
             batch,
             id_length=config.ids.soft_length,
             chunks=config.training.id_chunks,
         )
-        arguments = generator.state, recommender.state.params, batch
+        arguments = id_generator.state, recommender.state.params, batch
         steps[ID] = _planned_step(id_step, arguments, operations, title=_STEPS[ID], compiled=compiled)
     batch = _first_batch(epochs, RECOMMENDER, mesh)
     operations = recommender_step_operations(recommender.config, batch)
@@ -177,7 +180,7 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
     steps[RECOMMENDER] = _planned_step(
         recommender_step, arguments, operations, title=_STEPS[RECOMMENDER], compiled=compiled
     )
-    return Plan(mesh, models, steps, given_ids=given is not None, temporaries=COMPILED if compiled else NONE)
+    return Plan(mesh, models, steps, given_ids=inputs.given_ids is not None, temporaries=COMPILED if compiled else NONE)
 
 
 def group_of(path: str) -> str:
@@ -280,21 +283,23 @@ def _devices(config: MeshConfig) -> list[jax.Device]:
     return present if -1 in sizes or math.prod(sizes) == len(present) else jax.devices("cpu")
 
 
-def _stand_in_ids(ids: RoundIds, config: Config) -> None:
+def _stand_in_ids(ids: RoundIds, inputs: Inputs, config: Config) -> None:
     """Give every item, and every user where prompts name users, an ID of about the length that a run would write."""
 
     def unique(words, names):
         taken, next_number = set(), {}
         made = [
-            make_unique(text, name, taken, ids.tokenizer, next_number=next_number)
+            make_unique(text, name, taken, inputs.tokenizer, next_number=next_number)
             for text, name in zip(words, names, strict=True)
         ]
         return IdTable(tuple(names), tuple(text for text, _ in made), tuple(tokens for _, tokens in made))
 
-    ids.table = ids.given or unique(warm_start_words(ids, config), ids.dataset.items)
+    dataset = inputs.dataset
+    words = warm_start_words(dataset.item_texts, inputs.tokenizer, config.training, given=inputs.given_ids)
+    ids.table = inputs.given_ids or unique(words, dataset.items)
     if config.data.user_ids != "none":
-        first = [ids.table.texts[sequence[0]] for sequence in ids.dataset.sequences]
-        ids.user_table = unique(first, ids.dataset.users)
+        first = [ids.table.texts[sequence[0]] for sequence in dataset.sequences]
+        ids.user_table = unique(first, dataset.users)
 
 
 def _first_batch(epochs: Epochs, kind: str, mesh: Mesh) -> Any:

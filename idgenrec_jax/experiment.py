@@ -8,31 +8,36 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import Mesh
 
-from idgenrec_jax.config import Config, DataConfig
-from idgenrec_jax.data.dataset import Dataset, load_dataset
-from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates, load_templates
-from idgenrec_jax.data.sample import load_sample, sample_tokenizer
-from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.errors import InputError
-from idgenrec_jax.evaluation import Ranker, metrics_table, popularity_metrics
+from idgenrec_jax import run_files
+from idgenrec_jax.config import Config
+from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.evaluation.metrics import metrics_table, popularity_metrics
+from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.files import read_json, write_json
-from idgenrec_jax.ids.rounds import Prompts, RoundIds
-from idgenrec_jax.ids.table import IdTable, load_table
+from idgenrec_jax.ids.rounds import RoundIds
+from idgenrec_jax.ids.table import IdTable
+from idgenrec_jax.inputs import (
+    Inputs,
+    check_batches,
+    check_splits,
+    check_vocabularies,
+    load_data,
+    load_inputs,
+    load_tokenizer,
+)
 from idgenrec_jax.models.create import Model, create_model
-from idgenrec_jax.models.huggingface import resolve_folder
-from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
 from idgenrec_jax.training.alternation import Alternation, Validation
+from idgenrec_jax.training.epochs import Epochs
+from idgenrec_jax.training.soft_ids import tokens_without_embedding
+from idgenrec_jax.training.warm_start import warm_start_words
 from idgenrec_jax.workdir import claim, named_as_in, protocol
 
 EXAMPLE_IDS = 10
 EXAMPLE_TEXT = 90
-
-RANKS_FILE = "target_ranks.json"
-"""The place of each user's target in the validation and the test ranking, from 0; -1 where it was not recommended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,73 +45,13 @@ class Experiment:
     """Everything a run is made of, on the mesh, before its first step; `place_batch` puts numpy arrays there."""
 
     config: Config
-    dataset: Dataset
-    tokenizer: Tokenizer
+    inputs: Inputs
     mesh: Mesh
-    generator: Model
+    id_generator: Model
     recommender: Model
     ids: RoundIds
     ranker: Ranker
     place_batch: Callable[[Any], Any]
-
-
-def load_data(path: str) -> Dataset:
-    """Return the embedded catalogue ("sample") or the one in a data folder."""
-    return load_sample() if path == "sample" else load_dataset(path)
-
-
-def load_tokenizer(config: Config) -> Tokenizer:
-    """Return the tokenizer that the configuration names or implies.
-
-    Raises:
-        InputError: a data folder without a tokenizer and without a recommender folder to take it from.
-    """
-    if config.data.tokenizer:
-        return Tokenizer.load(config.data.tokenizer)
-    if config.recommender.folder:
-        folder = resolve_folder(
-            config.recommender.folder, flag="--config.recommender.folder", random_flag="--config.recommender.folder="
-        )
-        return Tokenizer.load(folder)
-    if config.data.path == "sample":
-        return sample_tokenizer()
-    raise InputError(
-        f"--data={config.data.path}: random weights come without a tokenizer; give a Hugging Face tokenizer folder or "
-        "name with --config.data.tokenizer"
-    )
-
-
-def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) -> Prompts:
-    """Return the templates of the configuration, tokenised.
-
-    Raises:
-        InputError: the prompt file is at fault, `eval_prompt` names no template, or a template has {user_id} and user
-            IDs are off.
-    """
-    with_users = config.user_ids != "none"
-    templates = load_templates(config.prompts) if config.prompts else default_templates(with_user_ids=with_users)
-    for template in templates:
-        if "user_id" in template.fields and not with_users:
-            raise InputError(
-                f"{config.prompts}: template {template.input_text!r} has the field {{user_id}}, but "
-                "--config.data.user_ids=none; set it to train_history, or remove the field"
-            )
-    tokenise = partial(PromptTokens, tokenizer=tokenizer, dataset_name=dataset_name)
-    training = tuple(tokenise(template) for template in templates if template.group == "seen")
-    return Prompts(training, tokenise(_evaluation_template(config, templates)))
-
-
-def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) -> PromptTemplate:
-    group, colon, number = config.eval_prompt.partition(":")
-    candidates = [template for template in templates if template.group == group]
-    if not colon or not number.isdigit() or int(number) >= len(candidates):
-        counts = ", ".join(
-            f"{name}:0 to {name}:{count - 1}"
-            for name in ("seen", "unseen")
-            if (count := sum(template.group == name for template in templates))
-        )
-        raise InputError(f"--config.data.eval_prompt: found {config.eval_prompt!r}, expected one of {counts}")
-    return candidates[int(number)]
 
 
 def assemble(config: Config, workdir: Path) -> Experiment:
@@ -118,17 +63,16 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     dataset = named_as_in(workdir, load_data(config.data.path))
     check_splits(dataset, config.data.path)
     tokenizer = load_tokenizer(config)
-    prompts = load_prompts(config.data, tokenizer, dataset.name)
-    given = load_table(config.ids.table, dataset.items, tokenizer) if config.ids.table else None
+    inputs = load_inputs(config, dataset, tokenizer)
     mesh = make_mesh(config.mesh)
     check_batches(config, mesh)
     seed = config.training.seed
     recommender = create_model(config.recommender, tokenizer, mesh, seed=2 * seed, section="recommender")
-    generator = create_model(config.id_generator, tokenizer, mesh, seed=2 * seed + 1, section="id_generator")
-    check_vocabularies(recommender.config, generator.config)
+    id_generator = create_model(config.id_generator, tokenizer, mesh, seed=2 * seed + 1, section="id_generator")
+    check_vocabularies(recommender.config, id_generator.config)
     place_batch = partial(put, sharding=batch_sharding(mesh))
     ids = RoundIds(
-        config, dataset, tokenizer, prompts, graphdef=generator.graphdef, folder=workdir / "ids", given=given, mesh=mesh
+        config, dataset, tokenizer, inputs.prompts, graphdef=id_generator.graphdef, folder=workdir, mesh=mesh
     )
     ranker = Ranker(
         recommender.graphdef,
@@ -136,7 +80,7 @@ def assemble(config: Config, workdir: Path) -> Experiment:
         vocab_size=recommender.config.vocab_size,
         place_batch=place_batch,
     )
-    return Experiment(config, dataset, tokenizer, mesh, generator, recommender, ids, ranker, place_batch)
+    return Experiment(config, inputs, mesh, id_generator, recommender, ids, ranker, place_batch)
 
 
 def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -149,21 +93,23 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
     workdir = Path(workdir)
     start = time.monotonic()
     experiment = assemble(config, workdir)
+    inputs = experiment.inputs
+    dataset, tokenizer = inputs.dataset, inputs.tokenizer
     claim(
         workdir,
         config,
-        experiment.dataset,
-        experiment.tokenizer,
-        text_tokens=experiment.ids.text_tokens,
-        models={"recommender": experiment.recommender.config, "id_generator": experiment.generator.config},
+        dataset,
+        tokenizer,
+        text_tokens=inputs.text_tokens,
+        models={"recommender": experiment.recommender.config, "id_generator": experiment.id_generator.config},
     )
-    if from_main((workdir / "results.json").exists):
+    if from_main((workdir / run_files.RESULTS).exists):
         logging.info("%s is finished; delete it or name another --workdir to train again", workdir)
-        return read_json(workdir / "results.json", remedy="delete the workdir to train again")
+        return read_json(workdir / run_files.RESULTS, remedy="delete the workdir to train again")
 
-    def validate(params, source, title):
+    def validate(params, renderer, title):
         ranking = experiment.ranker.rank(
-            params, source, "validation", title=title, check_stop=lambda: alternation.check_stop()
+            params, renderer, "validation", title=title, check_stop=lambda: alternation.check_stop()
         )
         return Validation(ranking.loss, ranking.metrics(), ranking.ranks().tolist())
 
@@ -171,11 +117,13 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
     alternation = Alternation(
         config,
         experiment.ids,
+        make_epochs(config, experiment.ids, inputs, row_multiple=batch_devices(experiment.mesh)),
         workdir=workdir,
-        generator=(experiment.generator.graphdef, experiment.generator.params),
+        id_generator=(experiment.id_generator.graphdef, experiment.id_generator.params),
         recommender=(experiment.recommender.graphdef, experiment.recommender.params),
-        vocab_size=experiment.recommender.config.vocab_size,
-        pretrained_generator=experiment.generator.pretrained,
+        no_embedding=tokens_without_embedding(tokenizer.punctuation_ids, experiment.recommender.config.vocab_size),
+        given_ids=inputs.given_ids,
+        pretrained_id_generator=experiment.id_generator.pretrained,
         validate=validate,
         should_stop=should_stop,
         place_batch=experiment.place_batch,
@@ -184,32 +132,50 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
     best = alternation.run()
     params = alternation.best_params()
     experiment.ids.load(best["id_round"])
-    source = experiment.ids.source(max_history=config.data.max_history, evaluation=True)
+    renderer = experiment.ids.renderer(max_history=config.data.max_history, evaluation=True)
     test = experiment.ranker.rank(
-        params["recommender"], source, "test", title="test", check_stop=alternation.check_stop
+        params["recommender"], renderer, "test", title="test", check_stop=alternation.check_stop
     )
     results = {
         "validation": best["metrics"],
         "test": test.metrics(),
         "selected": {name: best[name] for name in ("step", "round", "phase", "epoch", "id_round")},
         "popularity": {
-            split: popularity_metrics(experiment.dataset, split, num_results=config.evaluation.num_beams)
+            split: popularity_metrics(dataset, split, num_results=config.evaluation.num_beams)
             for split in ("validation", "test")
         },
         "protocol": protocol(config),
-        "users": len(experiment.dataset.evaluation_users),
-        "items": len(experiment.dataset.items),
+        "users": len(dataset.evaluation_users),
+        "items": len(dataset.items),
         "seconds": round(alternation.seconds, 1),
-        "example_ids": example_ids(experiment.dataset, experiment.ids.table),
+        "example_ids": example_ids(dataset, experiment.ids.table),
     }
     ranks = {
-        "users": [experiment.dataset.users[user] for user in test.users],
+        "users": [dataset.users[user] for user in test.users],
         "validation": alternation.best_ranks(),
         "test": test.ranks().tolist(),
     }
-    from_main(lambda: write_json(workdir / RANKS_FILE, ranks))
-    from_main(lambda: write_json(workdir / "results.json", results))
+    from_main(lambda: write_json(workdir / run_files.RANKS, ranks))
+    from_main(lambda: write_json(workdir / run_files.RESULTS, results))
     return results
+
+
+def make_epochs(config: Config, ids: RoundIds, inputs: Inputs, *, row_multiple: int) -> Epochs:
+    """Return the batches of every epoch of a run; each part of a step has a multiple of `row_multiple` rows."""
+    tokenizer = inputs.tokenizer
+
+    def warm_start_targets() -> list[list[int]]:
+        texts = inputs.dataset.item_texts
+        words = warm_start_words(texts, tokenizer, config.training, given=inputs.given_ids)
+        return [[*tokens, tokenizer.eos_id] for tokens in tokenizer.encode_batch(words)]
+
+    return Epochs(
+        config,
+        ids,
+        text_tokens=inputs.text_tokens,
+        warm_start_targets=warm_start_targets,
+        row_multiple=row_multiple,
+    )
 
 
 def results_table(results: dict[str, Any]) -> str:
@@ -237,43 +203,3 @@ def examples_table(examples: list[dict[str, str]]) -> str:
     """Return `example_ids` as plain text, one item a line."""
     width = max(len(example["id"]) for example in examples)
     return "\n".join(f"  {example['id']:<{width}}  <-  {example['text']}" for example in examples)
-
-
-def check_splits(dataset: Dataset, path: str) -> None:
-    """Raise InputError where there is nothing to train on, or nobody to evaluate."""
-    if not dataset.training_examples():
-        raise InputError(
-            f"{path}/user_sequence.txt: nothing to train on; expected sequences of at least four items (or of two, "
-            "which are only trained on)"
-        )
-    if not len(dataset.evaluation_users):
-        raise InputError(f"{path}/user_sequence.txt: nobody to evaluate; expected sequences of at least three items")
-
-
-def check_vocabularies(recommender: T5Config, generator: T5Config) -> None:
-    """Raise InputError where the two models do not share one vocabulary."""
-    if recommender.vocab_size != generator.vocab_size:
-        raise InputError(
-            f"the recommender's table has {recommender.vocab_size} rows, the ID generator's {generator.vocab_size}; "
-            "soft IDs need the same vocabulary: set --config.recommender.vocab_size and "
-            "--config.id_generator.vocab_size, or give weights that agree"
-        )
-
-
-def check_batches(config: Config, mesh: Mesh | AbstractMesh) -> None:
-    """Check that the batches of ID generation and of ranking can be split; those of training are filled up.
-
-    Raises:
-        InputError: a batch size that is not a multiple of the devices.
-    """
-    devices = batch_devices(mesh)
-    sizes = {
-        "ids.batch_size": config.ids.batch_size,
-        "evaluation.batch_size": config.evaluation.batch_size,
-    }
-    for name, size in sizes.items():
-        if size % devices:
-            raise InputError(
-                f"--config.{name}={size}: expected a multiple of the {devices} devices that split a batch "
-                "(--config.mesh.data times --config.mesh.fsdp)"
-            )

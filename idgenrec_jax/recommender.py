@@ -10,22 +10,23 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from idgenrec_jax import run_files
 from idgenrec_jax.config import Config, config_from_json
-from idgenrec_jax.data.batches import PromptSource, bucket_widths, pad_rows
+from idgenrec_jax.data.batches import PromptRenderer, bucket_widths, pad_rows
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.evaluation import Ranker, Ranking
-from idgenrec_jax.experiment import check_batches, load_data, load_prompts
+from idgenrec_jax.evaluation.ranker import Ranker, Ranking
 from idgenrec_jax.files import read_json
 from idgenrec_jax.ids.rounds import RoundIds
+from idgenrec_jax.inputs import check_batches, load_data, load_inputs
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.processes import put
 from idgenrec_jax.sharding import batch_sharding, check_heads, make_mesh, place_shapes
-from idgenrec_jax.training.alternation import RANKS
+from idgenrec_jax.training.alternation import BEST_RANKS
 from idgenrec_jax.training.checkpoints import Checkpoints
-from idgenrec_jax.workdir import PROMPTS_FILE, described_run, named_as_in
+from idgenrec_jax.workdir import described_run, named_as_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Recommendation:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """The best state of a run; `params` and `graphdefs` have the keys "generator" and "recommender"."""
+    """The best state of a run; `params` and `graphdefs` have the keys "id_generator" and "recommender"."""
 
     config: Config
     tokenizer: Tokenizer
@@ -59,13 +60,14 @@ def load_run(workdir: str | Path) -> TrainedRun:
     """
     workdir = Path(workdir)
     described = described_run(workdir)
-    best = Checkpoints(workdir / "checkpoints" / "best", keep=2)
+    best = Checkpoints(workdir / run_files.BEST_CHECKPOINTS, keep=2)
     steps = best.steps()
     if not steps:
-        raise InputError(f"{workdir}/checkpoints/best: no checkpoint yet; run launch.train until its first validation")
+        place = workdir / run_files.BEST_CHECKPOINTS
+        raise InputError(f"{place}: no checkpoint yet; run launch.train until its first validation")
     step = steps[-1]
-    if (workdir / "results.json").exists():
-        results = read_json(workdir / "results.json", remedy="delete the workdir and train again")
+    if (workdir / run_files.RESULTS).exists():
+        results = read_json(workdir / run_files.RESULTS, remedy="delete the workdir and train again")
         step = best.require(results["selected"]["step"])
     try:
         config = config_from_json(described["config"])
@@ -74,19 +76,20 @@ def load_run(workdir: str | Path) -> TrainedRun:
     mesh = make_mesh(config.mesh)
     check_batches(config, mesh)
     graphdefs, shapes = {}, {}
-    for name, section in (("generator", "id_generator"), ("recommender", "recommender")):
-        t5_config = T5Config(**described["models"][section])
-        check_heads(mesh, t5_config.num_heads, section)
+    for name in run_files.CHECKPOINT_NAMES:
+        t5_config = T5Config(**described["models"][name])
+        check_heads(mesh, t5_config.num_heads, name)
         graphdefs[name], abstract = abstract_model(t5_config)
         shapes[name] = place_shapes(mesh, abstract)
+    saved = best.restore(step, {key: shapes[name] for name, key in run_files.CHECKPOINT_NAMES.items()})
     return TrainedRun(
         config=config,
-        tokenizer=Tokenizer.load(workdir / "tokenizer"),
+        tokenizer=Tokenizer.load(workdir / run_files.TOKENIZER),
         mesh=mesh,
         graphdefs=graphdefs,
-        params=best.restore(step, shapes),
+        params={name: saved[key] for name, key in run_files.CHECKPOINT_NAMES.items()},
         vocab_size=described["models"]["recommender"]["vocab_size"],
-        selected={name: value for name, value in best.meta(step).items() if name != RANKS},
+        selected={name: value for name, value in best.meta(step).items() if name != BEST_RANKS},
     )
 
 
@@ -103,11 +106,11 @@ def load_run_ids(
     workdir = Path(workdir)
     config = run.config if data is None else run.config.override({"data.path": data})
     if config.data.prompts:
-        config = config.override({"data.prompts": str(workdir / PROMPTS_FILE)})
+        config = config.override({"data.prompts": str(workdir / run_files.PROMPTS)})
     dataset = named_as_in(workdir, load_data(config.data.path))
-    prompts = load_prompts(config.data, run.tokenizer, dataset.name)
+    inputs = load_inputs(config, dataset, run.tokenizer, with_given_ids=False)
     ids = RoundIds(
-        config, dataset, run.tokenizer, prompts, graphdef=run.graphdefs["generator"], folder=workdir / "ids"
+        config, dataset, run.tokenizer, inputs.prompts, graphdef=run.graphdefs["id_generator"], folder=workdir
     )
     ids.load(run.selected["id_round"])
     return config, dataset, ids
@@ -135,7 +138,7 @@ class Recommender:
 
     def evaluate(self, split: str) -> Ranking:
         """Rank the whole catalogue for every user of a split, "validation" or "test"."""
-        return self._ranker.rank(self._params, self._source(), split, title=split)
+        return self._ranker.rank(self._params, self._renderer(), split, title=split)
 
     def recommend(self, histories: Sequence[Sequence[str]], count: int = 10) -> list[list[Recommendation]]:
         """Return the `count` best items for each history of item names, oldest first.
@@ -152,15 +155,15 @@ class Recommender:
             raise InputError(f"item {unknown[0]!r} is not in the catalogue of {self.dataset.name}; leave it out")
         if not histories:
             return []
-        source = self._source()
-        if source.user_ids is not None:
+        renderer = self._renderer()
+        if renderer.user_ids is not None:
             raise InputError("this run was trained with user IDs, which new histories have not; use evaluate")
         prompts = [
-            source.prompt(0, np.asarray([index[item] for item in history], np.int32), 0) for history in histories
+            renderer.prompt(0, np.asarray([index[item] for item in history], np.int32), 0) for history in histories
         ]
         width = bucket_widths([len(prompt) for prompt in prompts], 1)[0]
         size = self.config.evaluation.batch_size
-        trie = self._ranker.trie(source)
+        trie = self._ranker.trie(renderer)
         results: list[list[Recommendation]] = []
         for start in range(0, len(prompts), size):
             rows = prompts[start : start + size]
@@ -175,5 +178,5 @@ class Recommender:
                 )
         return results
 
-    def _source(self) -> PromptSource:
-        return self.ids.source(max_history=self.config.data.max_history, evaluation=True)
+    def _renderer(self) -> PromptRenderer:
+        return self.ids.renderer(max_history=self.config.data.max_history, evaluation=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from idgenrec_jax import run_files
 from idgenrec_jax.config import Config
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.text import Tokenizer
@@ -17,7 +18,6 @@ from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.processes import from_main
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy")
-PROMPTS_FILE = "prompts.txt"
 
 # Fields that say where things are, on how many devices, and how often to save, not what is computed; a resumed run may
 # differ in them.
@@ -37,7 +37,7 @@ def protocol(config: Config) -> dict[str, Any]:
     return {
         "split": "leave-one-out by time: last item test, the one before validation, the rest training",
         "ranking": "whole catalogue",
-        "selection": "validation ndcg@10; test is scored once",
+        "selection": f"validation {run_files.SELECTION_METRIC}; test is scored once",
         "user_ids": config.data.user_ids,
         "leaks_held_out_items": config.data.user_ids == "published",
         "max_history": config.data.max_history,
@@ -53,12 +53,12 @@ def described_run(workdir: Path) -> dict[str, Any]:
     Raises:
         InputError: the folder holds no run.
     """
-    return read_json(workdir / "config.json", remedy="expected the --workdir of a run of launch.train")
+    return read_json(workdir / run_files.CONFIG, remedy="expected the --workdir of a run of launch.train")
 
 
 def named_as_in(workdir: Path, dataset: Dataset) -> Dataset:
     """Return the data set under the name the run knows it by: prompts may hold the name, and folders get renamed."""
-    if not (workdir / "config.json").exists():
+    if not (workdir / run_files.CONFIG).exists():
         return dataset
     return dataclasses.replace(dataset, name=described_run(workdir)["data"]["name"])
 
@@ -100,7 +100,7 @@ def claim(
         "fingerprint": fingerprint(config, dataset, text_tokens),
     }
     from_main(lambda: _make(workdir, config, tokenizer, data, models))
-    _check(workdir / "config.json", config, data)
+    _check(workdir / run_files.CONFIG, config, data)
     from_main(lambda: _clear_leftovers(workdir))
 
 
@@ -108,15 +108,15 @@ def _make(
     workdir: Path, config: Config, tokenizer: Tokenizer, data: dict[str, Any], models: dict[str, T5Config]
 ) -> None:
     """Fill the folder where it is not a run's yet; config.json comes last."""
-    if (workdir / "config.json").exists():
+    if (workdir / run_files.CONFIG).exists():
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if config.data.prompts:
-            shutil.copyfile(config.data.prompts, workdir / PROMPTS_FILE)
+            shutil.copyfile(config.data.prompts, workdir / run_files.PROMPTS)
     except OSError as error:
         raise explain_write_error(error, workdir) from error
-    tokenizer.save(workdir / "tokenizer")
+    tokenizer.save(workdir / run_files.TOKENIZER)
     description = {
         "config": config.to_json(),
         "data": data,
@@ -124,12 +124,12 @@ def _make(
         "protocol": protocol(config),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-    write_json(workdir / "config.json", description)
+    write_json(workdir / run_files.CONFIG, description)
 
 
 def _clear_leftovers(workdir: Path) -> None:
     """Delete the files that a killed run was writing."""
-    for leftover in [*workdir.glob(".*.tmp"), *workdir.glob("ids/.*.tmp")]:
+    for leftover in [*workdir.glob(".*.tmp"), *(workdir / run_files.IDS).glob(".*.tmp")]:
         leftover.unlink()
 
 

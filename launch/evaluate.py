@@ -17,7 +17,8 @@ def main() -> None:
     start_processes()
     use_compilation_cache()
 
-    from idgenrec_jax.evaluation import metrics_table, popularity_metrics
+    from idgenrec_jax import run_files
+    from idgenrec_jax.evaluation.metrics import metrics_table, popularity_metrics
     from idgenrec_jax.files import write_json
     from idgenrec_jax.processes import from_main
     from idgenrec_jax.recommender import Recommender
@@ -28,7 +29,7 @@ def main() -> None:
     metrics = recommender.evaluate(split).metrics()
     popularity = popularity_metrics(recommender.dataset, split, num_results=recommender.config.evaluation.num_beams)
     print(metrics_table({split: metrics, f"popularity, {split}": popularity}, list(metrics)))
-    path = f"{_WORKDIR.value}/evaluation_{split}.json"
+    path = f"{_WORKDIR.value}/{run_files.evaluation(split)}"
     scores = {
         split: metrics,
         "popularity": popularity,

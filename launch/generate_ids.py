@@ -20,9 +20,9 @@ def main() -> None:
 
     from idgenrec_jax.config import Config
     from idgenrec_jax.data.text import Tokenizer
-    from idgenrec_jax.experiment import load_data
     from idgenrec_jax.ids.rounds import id_generation
     from idgenrec_jax.ids.table import save_table
+    from idgenrec_jax.inputs import load_data
     from idgenrec_jax.models.create import create_model
     from idgenrec_jax.models.huggingface import resolve_folder
     from idgenrec_jax.processes import from_main
@@ -34,7 +34,7 @@ def main() -> None:
     if _WORKDIR.value:
         trained = load_run(_WORKDIR.value)
         config, tokenizer = trained.config, trained.tokenizer
-        graphdef, params = trained.graphdefs["generator"], trained.params["generator"]
+        graphdef, params = trained.graphdefs["id_generator"], trained.params["id_generator"]
         mesh = trained.mesh
     else:
         folder = resolve_folder(_GENERATOR.value, flag="--id_generator", random_flag=None)

@@ -15,19 +15,20 @@ import numpy as np
 from flax import nnx
 
 from idgenrec_jax.config import EvaluationConfig, MeshConfig, preset
-from idgenrec_jax.data.batches import PromptSource, recommender_epoch, training_shape
+from idgenrec_jax.data.batches import PromptRenderer, recommender_epoch, training_shape
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.prompts import PromptTokens, default_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
-from idgenrec_jax.evaluation import Ranker
-from idgenrec_jax.experiment import assemble
+from idgenrec_jax.evaluation.ranker import Ranker
+from idgenrec_jax.experiment import assemble, make_epochs
 from idgenrec_jax.ids.generation import IdGeneration, item_prompts
 from idgenrec_jax.ids.table import save_table
 from idgenrec_jax.models.t5 import T5, T5Config
-from idgenrec_jax.sharding import batch_sharding, make_mesh, parameter_shardings, replicated
+from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh, parameter_shardings, replicated
 from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.training.optimizer import make_optimizer
+from idgenrec_jax.training.soft_ids import tokens_without_embedding
 from idgenrec_jax.training.steps import create_train_state, make_id_step, make_recommender_step, seed_key
 
 STEPS = 20
@@ -51,8 +52,8 @@ OPTIMIZER = make_optimizer()
 
 def dataset():
     """A small catalogue of the sample's items, and users who walk through it."""
-    sample, generator = load_sample(), np.random.default_rng(SEED)
-    walks = [(generator.integers(NUM_ITEMS) + np.arange(4 + user % 5)) % NUM_ITEMS for user in range(NUM_USERS)]
+    sample, rng = load_sample(), np.random.default_rng(SEED)
+    walks = [(rng.integers(NUM_ITEMS) + np.arange(4 + user % 5)) % NUM_ITEMS for user in range(NUM_USERS)]
     return Dataset(
         "walks",
         tuple(f"user{user}" for user in range(NUM_USERS)),
@@ -69,27 +70,27 @@ def model(**values):
     return graphdef, jax.device_get(params)
 
 
-def batches(source):
+def batches(renderer):
     """The first batches of both phases, for every mesh: lists of numpy trees."""
     shared = {"seed": SEED, "batch_size": 16}
-    shape = training_shape(source, row_multiple=8, **shared)
-    epochs = [recommender_epoch(source, epoch=epoch, num_examples=0, shape=shape, **shared) for epoch in range(STEPS)]
+    shape = training_shape(renderer, row_multiple=8, **shared)
+    epochs = [recommender_epoch(renderer, epoch=epoch, num_examples=0, shape=shape, **shared) for epoch in range(STEPS)]
     recommender = [epoch.batch(step) for epoch in epochs for step in range(len(epoch))][:STEPS]
-    texts = item_prompts(source.dataset.item_texts, source.dataset.items, TOKENIZER, max_length=TEXT_LENGTH)
+    texts = item_prompts(renderer.dataset.item_texts, renderer.dataset.items, TOKENIZER, max_length=TEXT_LENGTH)
     shared = {"seed": SEED, "id_length": ID_LENGTH}
-    shape = id_shape(source, texts, batch_size=16, items_per_batch=24, row_multiple=8, **shared)
-    epochs = [IdBatches(source, texts, epoch=epoch, num_examples=0, shape=shape, **shared) for epoch in range(STEPS)]
+    shape = id_shape(renderer, texts, batch_size=16, items_per_batch=24, row_multiple=8, **shared)
+    epochs = [IdBatches(renderer, texts, epoch=epoch, num_examples=0, shape=shape, **shared) for epoch in range(STEPS)]
     return recommender, [epoch.batch(step) for epoch in epochs for step in range(len(epoch))][:STEPS]
 
 
 class OnMesh:
     """Both models on one mesh, their steps, their ID generation and their ranking."""
 
-    def __init__(self, sizes, generator, recommender):
+    def __init__(self, sizes, id_generator, recommender):
         count = int(np.prod(sizes))
         self.mesh = make_mesh(MeshConfig(*sizes), jax.devices()[:count])
-        self.generator_graphdef, self.recommender_graphdef = generator[0], recommender[0]
-        self.generator, self.recommender = self._state(generator[1]), self._state(recommender[1])
+        self.id_generator_graphdef, self.recommender_graphdef = id_generator[0], recommender[0]
+        self.id_generator, self.recommender = self._state(id_generator[1]), self._state(recommender[1])
 
     def _state(self, params):
         placed = jax.device_put(params, parameter_shardings(self.mesh, params))
@@ -117,38 +118,38 @@ class OnMesh:
             return [float(loss) for loss in jax.device_get(losses)], state, deleted
 
     def train_both(self, recommender_batches, id_batches):
-        places = [jax.tree.map(lambda leaf: leaf.sharding, state) for state in (self.generator, self.recommender)]
+        places = [jax.tree.map(lambda leaf: leaf.sharding, state) for state in (self.id_generator, self.recommender)]
         step = make_recommender_step(self.recommender_graphdef, OPTIMIZER, state_sharding=places[1])
         recommender = self.train(step, self.recommender, recommender_batches, RECOMMENDER_LEARNING_RATE)
         step = make_id_step(
-            self.generator_graphdef, self.recommender_graphdef, OPTIMIZER, NO_EMBEDDING, ID_LENGTH,
+            self.id_generator_graphdef, self.recommender_graphdef, OPTIMIZER, NO_EMBEDDING, ID_LENGTH,
             state_sharding=places[0],
         )  # fmt: skip
-        generator = self.train(step, self.generator, id_batches, ID_LEARNING_RATE, recommender[1].params)
-        self.recommender, self.generator = recommender[1], generator[1]
+        id_generator = self.train(step, self.id_generator, id_batches, ID_LEARNING_RATE, recommender[1].params)
+        self.recommender, self.id_generator = recommender[1], id_generator[1]
         return {
             "recommender losses": recommender[0],
-            "id losses": generator[0],
-            "donated": recommender[2] and generator[2],
-            "moved": moved([self.generator, self.recommender], places),
+            "id losses": id_generator[0],
+            "donated": recommender[2] and id_generator[2],
+            "moved": moved([self.id_generator, self.recommender], places),
         }
 
     def ids(self, data):
         generation = IdGeneration(
-            self.generator_graphdef, TOKENIZER, num_groups=3, penalties=(1.0, 2.0), min_lengths=(1,), batch_size=16,
+            self.id_generator_graphdef, TOKENIZER, num_groups=3, penalties=(1.0, 2.0), min_lengths=(1,), batch_size=16,
             batch_divisors=(1,), max_text_length=TEXT_LENGTH, length_buckets=(TEXT_LENGTH,), fallback="suffix",
             batch_sharding=batch_sharding(self.mesh),
         )  # fmt: skip
         with jax.transfer_guard("disallow"):
-            return generation.generate(self.generator.params, data.items, data.item_texts)
+            return generation.generate(self.id_generator.params, data.items, data.item_texts)
 
-    def ranking(self, source):
+    def ranking(self, renderer):
         ranker = Ranker(
             self.recommender_graphdef, EvaluationConfig(num_beams=10, batch_size=16), vocab_size=SIZES["vocab_size"],
             place_batch=lambda batch: jax.device_put(batch, batch_sharding(self.mesh)),
         )  # fmt: skip
         with jax.transfer_guard("disallow"):
-            return ranker.rank(self.recommender.params, source, "test", title="test")
+            return ranker.rank(self.recommender.params, renderer, "test", title="test")
 
 
 def moved(tree, places):
@@ -203,15 +204,18 @@ def run_of_a_phase(folder, data, ids):
     )
     experiment = assemble(config, folder / "run")
 
-    def validate(params, source, title):
-        ranking = experiment.ranker.rank(params, source, "validation", title=title)
+    def validate(params, renderer, title):
+        ranking = experiment.ranker.rank(params, renderer, "validation", title=title)
         return Validation(ranking.loss, ranking.metrics(), ranking.ranks().tolist())
 
+    inputs, vocab_size = experiment.inputs, experiment.recommender.config.vocab_size
+    epochs = make_epochs(config, experiment.ids, inputs, row_multiple=batch_devices(experiment.mesh))
+    no_embedding = tokens_without_embedding(inputs.tokenizer.punctuation_ids, vocab_size)
     alternation = Alternation(
-        config, experiment.ids, workdir=folder / "run",
-        generator=(experiment.generator.graphdef, experiment.generator.params),
+        config, experiment.ids, epochs, workdir=folder / "run",
+        id_generator=(experiment.id_generator.graphdef, experiment.id_generator.params),
         recommender=(experiment.recommender.graphdef, experiment.recommender.params),
-        vocab_size=experiment.recommender.config.vocab_size, pretrained_generator=False, validate=validate,
+        no_embedding=no_embedding, given_ids=None, pretrained_id_generator=False, validate=validate,
         should_stop=lambda: False, place_batch=experiment.place_batch,
     )  # fmt: skip
     before = alternation.state.arrays()
@@ -230,25 +234,25 @@ def run_of_a_phase(folder, data, ids):
 
 def main(folder):
     data = dataset()
-    generator = model(feed_forward="gated-gelu", tie_word_embeddings=False, dropout_rate=0.0)
+    id_generator = model(feed_forward="gated-gelu", tie_word_embeddings=False, dropout_rate=0.0)
     recommender = model(dropout_rate=0.1)
     templates = tuple(
         PromptTokens(template, tokenizer=TOKENIZER, dataset_name="walks")
         for template in default_templates(with_user_ids=False)
     )
-    results, source, prepared = {"devices": len(jax.devices())}, None, None
+    results, renderer, prepared = {"devices": len(jax.devices())}, None, None
     for name, sizes in MESHES.items():
-        on_mesh = OnMesh(sizes, generator, recommender)
+        on_mesh = OnMesh(sizes, id_generator, recommender)
         first = on_mesh.ids(data)
-        if source is None:
-            source = PromptSource(data, templates, first.tokens, None, TOKENIZER.eos_id, 5, 128)
-            prepared = batches(source)
+        if renderer is None:
+            renderer = PromptRenderer(data, templates, first.tokens, None, TOKENIZER.eos_id, 5, 128)
+            prepared = batches(renderer)
             results["run"] = run_of_a_phase(folder, data, first)
         found = {"first ids": first.texts} | on_mesh.train_both(*prepared)
         found["ids"] = on_mesh.ids(data).texts
-        ranking = on_mesh.ranking(replace(source, templates=templates[:1]))
+        ranking = on_mesh.ranking(replace(renderer, templates=templates[:1]))
         found |= {"items": ranking.items.tolist(), "scores": ranking.scores.tolist(), "ranking loss": ranking.loss}
-        states = (on_mesh.generator, on_mesh.recommender)
+        states = (on_mesh.id_generator, on_mesh.recommender)
         found["bytes"], found["all bytes"] = bytes_per_device(states)
         found["whole"] = whole_on_a_device(states)
         results[name] = found

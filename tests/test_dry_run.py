@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from idgenrec_jax.benchmark import counting
 from idgenrec_jax.config import preset
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.dry_run import _bytes, group_of
 from idgenrec_jax.models.create import random_config
+from idgenrec_jax.models.operations import parameter_count
 
 # Parameters of google-t5/t5-* and google/flan-t5-*, as their checkpoints hold them.
 PUBLISHED = {
@@ -83,7 +83,7 @@ def test_presets_have_the_published_numbers_of_parameters(name):
     config = dataclasses.replace(random_config(preset(name).recommender, sample_tokenizer()), vocab_size=32128)
     norms = (2 * config.num_layers + 3 * config.num_decoder_layers + 2) * config.d_model
     biases = 2 * config.relative_attention_num_buckets * config.num_heads
-    assert counting.parameter_count(config) + norms + biases == PUBLISHED[name]
+    assert parameter_count(config) + norms + biases == PUBLISHED[name]
     assert preset(name).id_generator == preset(name).recommender
 
 

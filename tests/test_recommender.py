@@ -23,13 +23,13 @@ def workdir(tmp_path_factory):
     """A minute run on given IDs: one epoch, no ID phase."""
     folder = tmp_path_factory.mktemp("recommender")
     sample_tokenizer().save(folder / "tokenizer")
-    generator = random.Random(3)
+    rng = random.Random(3)
     items = [f"item{number}" for number in range(NUM_ITEMS)]
     data = folder / "shop"
     data.mkdir()
     (data / "item_plain_text.txt").write_text("".join(f"{item} title: red kettle {item}\n" for item in items))
     (folder / "ids.txt").write_text("".join(f"{item} red kettle {number}\n" for number, item in enumerate(items)))
-    sequences = [" ".join(generator.choices(items, k=generator.randint(3, 8))) for _ in range(NUM_USERS)]
+    sequences = [" ".join(rng.choices(items, k=rng.randint(3, 8))) for _ in range(NUM_USERS)]
     (data / "user_sequence.txt").write_text("".join(f"user{u} {line}\n" for u, line in enumerate(sequences)))
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2}
     config = preset("tiny").override(

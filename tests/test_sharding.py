@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from idgenrec_jax.config import MeshConfig, preset
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.experiment import check_batches
+from idgenrec_jax.inputs import check_batches
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.sharding import (

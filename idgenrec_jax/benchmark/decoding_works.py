@@ -11,7 +11,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from idgenrec_jax.benchmark import counting
 from idgenrec_jax.benchmark.peer import write_job
 from idgenrec_jax.benchmark.static_trie import StaticTrie, static_candidates, static_trie
 from idgenrec_jax.benchmark.synthetic_ids import synthetic_ids
@@ -20,10 +19,11 @@ from idgenrec_jax.data.batches import held_out_batches
 from idgenrec_jax.decoding.beam import Candidates, best_candidates
 from idgenrec_jax.decoding.top_k import blockwise_top_k
 from idgenrec_jax.decoding.trie import Trie, build_trie
-from idgenrec_jax.evaluation import NUM_BUCKETS
+from idgenrec_jax.evaluation.ranker import NUM_BUCKETS
 from idgenrec_jax.experiment import Experiment
 from idgenrec_jax.ids.generation import CandidateDecoder
 from idgenrec_jax.ids.rounds import id_generation
+from idgenrec_jax.models import operations
 
 UNCONSTRAINED = "unconstrained"
 STATIC = "STATIC"
@@ -45,9 +45,9 @@ def ranking(
     prompts are nearest to 128 tokens. `settings` go into the peer's job as they are (threads, device, dtype).
     """
     config, params = experiment.config, experiment.recommender.params
-    source = experiment.ids.source(max_history=config.data.max_history, evaluation=True)
+    renderer = experiment.ids.renderer(max_history=config.data.max_history, evaluation=True)
     batches, _, _ = held_out_batches(
-        source, "validation", template=0, batch_size=config.evaluation.batch_size, num_buckets=NUM_BUCKETS
+        renderer, "validation", template=0, batch_size=config.evaluation.batch_size, num_buckets=NUM_BUCKETS
     )
     count = max(1, users // config.evaluation.batch_size)
     if name == PROMPTS_OF_128:
@@ -58,7 +58,7 @@ def ranking(
     else:
         first = len(batches) - -(-len(batches) // 10) if name == LONGEST_PROMPTS else 0
         chosen = [first + step for step in _spread(len(batches) - first, count)]
-    trie = experiment.ranker.trie(source)
+    trie = experiment.ranker.trie(renderer)
     ready = [(batches.batch(step), len(batches.rows(step))) for step in chosen]
     prompts = [
         batch.prompt_tokens[row][batch.prompt_mask[row]].tolist() for batch, count in ready for row in range(count)
@@ -66,14 +66,14 @@ def ranking(
     model = experiment.recommender.config
     beams, depth = config.evaluation.num_beams, trie.depth
     length = float(np.mean([len(prompt) for prompt in prompts]))
-    steps = float(np.mean([len(tokens) for tokens in source.item_ids])) + 1.0
+    steps = float(np.mean([len(tokens) for tokens in renderer.item_ids])) + 1.0
     total = len(prompts) * length
     written = len(prompts) * beams * steps
-    operations = (
-        counting.encoder_operations(model, total, length)
-        + counting.cross_operations(model, total)
-        + counting.decoder_operations(model, written, steps / 2, length)
-        + counting.output_operations(model, written)
+    total_operations = (
+        operations.encoder_operations(model, total, length)
+        + operations.cross_operations(model, total)
+        + operations.decoder_operations(model, written, steps / 2, length)
+        + operations.output_operations(model, written)
     )
 
     def run() -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +96,7 @@ def ranking(
             folder,
             {**settings, **fields},
             models={"recommender": (experiment.recommender.graphdef, params)},
-            ragged={"prompts": prompts, "items": source.item_ids},
+            ragged={"prompts": prompts, "items": renderer.item_ids},
         )
 
     def compare(outputs: Mapping[str, np.ndarray]) -> str:
@@ -115,8 +115,8 @@ def ranking(
         "user",
         len(prompts),
         run,
-        operations,
-        counting.decoding_bytes(
+        total_operations,
+        operations.decoding_bytes(
             model, steps=len(ready) * steps, users=config.evaluation.batch_size, source=length
         ),
         job=job,
@@ -153,9 +153,9 @@ def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) 
         trie = static_trie(trie) if layout == STATIC else trie
         note = f"trie built in {time.perf_counter() - start:.2f} s, {trie.nbytes / len(ids):.0f} bytes an item"
     depth = max(len(tokens) for tokens in real) + 1
-    source = experiment.ids.source(max_history=config.data.max_history, evaluation=True)
+    renderer = experiment.ids.renderer(max_history=config.data.max_history, evaluation=True)
     batches, _, _ = held_out_batches(
-        source, "validation", template=0, batch_size=config.evaluation.batch_size, num_buckets=1
+        renderer, "validation", template=0, batch_size=config.evaluation.batch_size, num_buckets=1
     )
     batch = experiment.place_batch(batches.batch(0))
 
@@ -218,31 +218,31 @@ def id_writing(
     256 tokens. The peer writes `num_peer_items` of them, spread in the same way, sorted by length. `settings` go into
     its job as they are (threads, device, dtype).
     """
-    config, generator = experiment.config, experiment.generator
-    generation = id_generation(config, generator.graphdef, experiment.tokenizer, experiment.mesh)
-    lengths = np.asarray([len(text) for text in experiment.ids.text_tokens])
+    config, id_generator = experiment.config, experiment.id_generator
+    generation = id_generation(config, id_generator.graphdef, experiment.inputs.tokenizer, experiment.mesh)
+    lengths = np.asarray([len(text) for text in experiment.inputs.text_tokens])
     if name == TEXTS_OF_256:
         if lengths.max() < 256:
             return None
         chosen = _nearest(lengths, 256, num_items)
     else:
         chosen = _spread(len(lengths), num_items)
-    texts = sorted((experiment.ids.text_tokens[item] for item in chosen), key=len)
+    texts = sorted((experiment.inputs.text_tokens[item] for item in chosen), key=len)
     compared = _spread(len(texts), num_peer_items)
     min_length, max_length = 1, 11
     groups, steps = config.ids.num_groups, max_length - 1
     total = float(sum(len(text) for text in texts))
     written = len(texts) * groups * steps
-    model = generator.config
-    operations = (
-        counting.encoder_operations(model, total, total / len(texts))
-        + counting.cross_operations(model, total)
-        + counting.decoder_operations(model, written, steps / 2, total / len(texts))
-        + counting.output_operations(model, written)
+    model = id_generator.config
+    total_operations = (
+        operations.encoder_operations(model, total, total / len(texts))
+        + operations.cross_operations(model, total)
+        + operations.decoder_operations(model, written, steps / 2, total / len(texts))
+        + operations.output_operations(model, written)
     )
 
     def run() -> list[list[str]]:
-        decoder = CandidateDecoder(generation, generator.params, texts)
+        decoder = CandidateDecoder(generation, id_generator.params, texts)
         count = len(texts)
         return decoder.candidates(np.arange(count), np.full(count, min_length), np.ones(count))
 
@@ -258,12 +258,12 @@ def id_writing(
         write_job(
             folder,
             {**settings, **fields},
-            models={"id_generator": (generator.graphdef, generator.params)},
+            models={"id_generator": (id_generator.graphdef, id_generator.params)},
             ragged={"texts": [texts[item] for item in compared]},
         )
 
     def compare(outputs: Mapping[str, np.ndarray]) -> str:
-        theirs = [experiment.tokenizer.decode_batch(rows.tolist()) for rows in outputs["tokens"]]
+        theirs = [experiment.inputs.tokenizer.decode_batch(rows.tolist()) for rows in outputs["tokens"]]
         candidates = run()
         rows = zip([candidates[item] for item in compared], theirs, strict=True)
         pairs = [mine == other for ours, row in rows for mine, other in zip(ours, row, strict=True)]
@@ -276,8 +276,8 @@ def id_writing(
         "item",
         len(texts),
         run,
-        operations,
-        counting.decoding_bytes(
+        total_operations,
+        operations.decoding_bytes(
             model,
             steps=steps * -(-len(texts) // generation.batch_size),
             users=generation.batch_size,

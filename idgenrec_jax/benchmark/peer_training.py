@@ -43,12 +43,12 @@ class RecommenderTraining:
         """Train for `num_steps` steps and return the number of examples."""
         self._is_trained = True
         self._model.train()
-        generator = np.random.default_rng(self._job["seed"])
+        rng = np.random.default_rng(self._job["seed"])
         torch.manual_seed(self._job["seed"])
         order, num_examples = np.empty(0, int), 0
         for _ in range(self._job["num_steps"]):
             if not len(order):
-                order = generator.permutation(len(self._prompts))
+                order = rng.permutation(len(self._prompts))
             batch, order = np.split(order, [self._job["batch_size"]])
             _descend(self._model, self._optimizer, self._loss(self._compiled, batch), self._job)
             num_examples += len(batch)
@@ -89,8 +89,8 @@ class IdTraining:
         self._load()
 
     def _load(self) -> None:
-        self._generator = self._job.load("id_generator")
-        self._optimizer = _make_optimizer(self._generator, self._job)
+        self._id_generator = self._job.load("id_generator")
+        self._optimizer = _make_optimizer(self._id_generator, self._job)
         self._is_trained = False
 
     def outputs(self) -> dict[str, np.ndarray]:
@@ -98,7 +98,7 @@ class IdTraining:
         if self._is_trained:
             self._load()
         first = np.arange(min(self._job.get("num_compared", self._job["batch_size"]), len(self._prompts)))
-        return _loss_and_norm(self._generator, self._loss(first))
+        return _loss_and_norm(self._id_generator, self._loss(first))
 
     def run(self) -> int:
         """Train for `num_steps` steps and return the number of examples."""
@@ -107,7 +107,7 @@ class IdTraining:
         num_examples = 0
         for step in range(self._job["num_steps"]):
             batch = in_order[step % len(in_order)]
-            _descend(self._generator, self._optimizer, self._loss(batch), self._job)
+            _descend(self._id_generator, self._optimizer, self._loss(batch), self._job)
             num_examples += len(batch)
         return num_examples
 
@@ -140,16 +140,16 @@ class IdTraining:
 
     def _soft_ids(self, items: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """The embeddings [items, id_length, d_model] of greedy IDs, with gradient, and which positions carry any."""
-        generator, id_length = self._generator, self._job["id_length"]
-        eos, pad = generator.config.eos_token_id, generator.config.pad_token_id
+        id_generator, id_length = self._id_generator, self._job["id_length"]
+        eos, pad = id_generator.config.eos_token_id, id_generator.config.pad_token_id
         no_text = self._texts[0][:0]
         tokens, mask = self._job.pad([no_text if item == _NO_ITEM else self._texts[item] for item in items])
-        encoded = generator.encoder(input_ids=tokens, attention_mask=mask)
-        last = torch.full_like(tokens[:, :1], generator.config.decoder_start_token_id)
+        encoded = id_generator.encoder(input_ids=tokens, attention_mask=mask)
+        last = torch.full_like(tokens[:, :1], id_generator.config.decoder_start_token_id)
         is_open = torch.ones_like(last, dtype=torch.bool)
         probabilities, carries, cache = [], [], None
         for _ in range(id_length):
-            step = generator(
+            step = id_generator(
                 encoder_outputs=encoded,
                 attention_mask=mask,
                 decoder_input_ids=last,

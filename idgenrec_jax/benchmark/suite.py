@@ -46,7 +46,7 @@ def make_works(
         yield _start_up("start to first step, compiled before", scratch, fresh=False)
         return
     experiment = assemble(config, scratch / "run")
-    experiment.ids.table = experiment.ids.given or _words_table(experiment)
+    experiment.ids.table = experiment.inputs.given_ids or _words_table(experiment)
     if name == "ranking":
         for ranked in RANKINGS:
             work = ranking(
@@ -96,15 +96,15 @@ def make_works(
 def _words_table(experiment: Experiment) -> IdTable:
     """The telling words of every item, made unique: IDs of a realistic length without training a generator."""
     words = telling_words(
-        experiment.dataset.item_texts,
+        experiment.inputs.dataset.item_texts,
         max_tokens=experiment.config.training.warm_start_tokens,
-        tokenizer=experiment.tokenizer,
+        tokenizer=experiment.inputs.tokenizer,
     )
-    items = experiment.dataset.items
+    items = experiment.inputs.dataset.items
     taken: set[tuple[int, ...]] = set()
     numbers: dict[str, int] = {}
     pairs = [
-        make_unique(text, item, taken, experiment.tokenizer, next_number=numbers)
+        make_unique(text, item, taken, experiment.inputs.tokenizer, next_number=numbers)
         for text, item in zip(words, items, strict=True)
     ]
     texts, tokens = zip(*pairs, strict=True)

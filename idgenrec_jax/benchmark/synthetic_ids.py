@@ -16,15 +16,15 @@ def synthetic_ids(real: Sequence[Sequence[int]], count: int, *, seed: int = 0) -
     Raises:
         ValueError: `real` has too few different beginnings and ends for `count`.
     """
-    generator = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     ids = [tuple(int(token) for token in sequence) for sequence in real]
     found: dict[tuple[int, ...], None] = {}
     for _ in range(_TRIES):
         missing = count - len(found)
         if not missing:
             break
-        heads, tails = generator.integers(len(ids), size=(2, missing + missing // 4 + 1))
-        cuts = generator.random(len(heads))
+        heads, tails = rng.integers(len(ids), size=(2, missing + missing // 4 + 1))
+        cuts = rng.random(len(heads))
         for head, tail, cut in zip(heads, tails, cuts, strict=True):
             first, second = ids[head], ids[tail]
             position = 1 + int(cut * (min(len(first), len(second)) - 1))

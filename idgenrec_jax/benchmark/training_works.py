@@ -13,17 +13,19 @@ import optax
 from flax import nnx
 from jaxtyping import PyTree
 
-from idgenrec_jax.benchmark import counting
 from idgenrec_jax.benchmark.peer import write_job
 from idgenrec_jax.benchmark.work import Disagreement, Work
-from idgenrec_jax.data.batches import PromptSource, recommender_epoch, training_shape
+from idgenrec_jax.data.batches import PromptRenderer, recommender_epoch, training_shape
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.packing import PackedBatches, one_example_a_row
 from idgenrec_jax.experiment import Experiment
+from idgenrec_jax.models import operations
 from idgenrec_jax.models.create import Model
 from idgenrec_jax.models.t5 import T5, T5Config
-from idgenrec_jax.training.losses import id_loss, recommender_loss
+from idgenrec_jax.training.id_loss import id_loss
 from idgenrec_jax.training.optimizer import make_optimizer
+from idgenrec_jax.training.recommender_loss import recommender_loss
+from idgenrec_jax.training.soft_ids import tokens_without_embedding
 from idgenrec_jax.training.steps import make_id_step, make_recommender_step, place_train_state, seed_key
 
 _TOLERANCE = 1e-3
@@ -38,15 +40,15 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
     """
     config, model = experiment.config, experiment.recommender
     batch_size = config.training.recommender_batch_size
-    source = experiment.ids.source(max_history=config.data.max_history)
+    renderer = experiment.ids.renderer(max_history=config.data.max_history)
     epoch = recommender_epoch(
-        source,
+        renderer,
         seed=config.training.seed,
         epoch=0,
         batch_size=batch_size,
         num_examples=config.training.recommender_examples_per_epoch,
         shape=training_shape(
-            source,
+            renderer,
             seed=config.training.seed,
             batch_size=batch_size,
             row_multiple=config.training.gradient_accumulation,
@@ -61,11 +63,11 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
     train = _Steps(experiment, model, lambda state, batch, key: step(state, batch, _RATE, key), epoch, num_steps)
     read, written = sum(map(len, prompts)), sum(map(len, targets))
     length, answer = read / len(prompts), written / len(targets)
-    operations = counting.TRAINING * (
-        counting.encoder_operations(model.config, read, length)
-        + counting.cross_operations(model.config, read)
-        + counting.decoder_operations(model.config, written, answer, length)
-        + counting.output_operations(model.config, written)
+    total_operations = operations.TRAINING * (
+        operations.encoder_operations(model.config, read, length)
+        + operations.cross_operations(model.config, read)
+        + operations.decoder_operations(model.config, written, answer, length)
+        + operations.output_operations(model.config, written)
     )
 
     def job(folder: Path) -> None:
@@ -90,8 +92,8 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
         "example",
         len(prompts),
         train.run,
-        operations,
-        counting.training_bytes(model.config, num_steps),
+        total_operations,
+        operations.training_bytes(model.config, num_steps),
         job=job,
         compare=compare,
         note=lambda: (
@@ -119,19 +121,20 @@ def id_training(
     dtype).
     """
     config, recommender = experiment.config, experiment.recommender
-    generator = experiment.generator
-    if generator.config.tie_word_embeddings and not generator.pretrained:
-        generator = dataclasses.replace(generator, params=_writing_params(generator.params))
-    source = experiment.ids.source(max_history=config.data.id_max_history)
-    plan = _id_batches(experiment, source, config.training.id_batch_size, config.training.id_items_per_batch)
+    id_generator = experiment.id_generator
+    if id_generator.config.tie_word_embeddings and not id_generator.pretrained:
+        id_generator = dataclasses.replace(id_generator, params=_writing_params(id_generator.params))
+    renderer = experiment.ids.renderer(max_history=config.data.id_max_history)
+    plan = _id_batches(experiment, renderer, config.training.id_batch_size, config.training.id_items_per_batch)
     batches = [plan.batch(step) for step in range(min(num_steps, len(plan)))]
     examples = [example for step in range(len(batches)) for example in plan.examples(step)]
-    compared = _id_batches(experiment, source, peer_batch_size, peer_batch_size * source.max_history)
+    compared = _id_batches(experiment, renderer, peer_batch_size, peer_batch_size * renderer.max_history)
     fullest = max(range(len(compared)), key=lambda step: len(compared.examples(step)))
-    no_embedding = experiment.ids.no_embedding(recommender.config.vocab_size)
+    punctuation_ids = experiment.inputs.tokenizer.punctuation_ids
+    no_embedding = tokens_without_embedding(punctuation_ids, recommender.config.vocab_size)
     length = config.ids.soft_length
     step = make_id_step(
-        generator.graphdef,
+        id_generator.graphdef,
         recommender.graphdef,
         _optimizer(experiment),
         jnp.asarray(no_embedding),
@@ -140,7 +143,7 @@ def id_training(
     )
     train = _Steps(
         experiment,
-        generator,
+        id_generator,
         lambda state, batch, key: step(state, recommender.params, batch, _RATE, key),
         plan,
         len(batches),
@@ -157,22 +160,22 @@ def id_training(
         }
         prompts, slot_items, slot_positions, histories, targets = [], [], [], [], []
         for user, position, template in compared.examples(fullest) + examples:
-            sequence = experiment.dataset.training_sequence(user)
-            tokens, slot_item, slot_position, kept = source.slots(user, sequence[:position], template, length)
+            sequence = experiment.inputs.dataset.training_sequence(user)
+            tokens, slot_item, slot_position, kept = renderer.slots(user, sequence[:position], template, length)
             prompts.append(tokens)
             slot_items += slot_item
             slot_positions += slot_position
             histories.append(kept)
-            targets.append(source.target(int(sequence[position]), template))
+            targets.append(renderer.target(int(sequence[position]), template))
         write_job(
             folder,
             {**settings, **fields},
             models={
                 "recommender": (recommender.graphdef, recommender.params),
-                "id_generator": (generator.graphdef, generator.params),
+                "id_generator": (id_generator.graphdef, id_generator.params),
             },
             ragged={
-                "texts": experiment.ids.text_tokens,
+                "texts": experiment.inputs.text_tokens,
                 "prompts": prompts,
                 "histories": histories,
                 "targets": targets,
@@ -189,7 +192,7 @@ def id_training(
         frozen = nnx.merge(recommender.graphdef, recommender.params)
         return _compare_losses(
             "ID step",
-            generator,
+            id_generator,
             lambda t5: id_loss(t5, frozen, batch, jnp.asarray(no_embedding), id_length=length),
             outputs,
         )
@@ -201,8 +204,8 @@ def id_training(
     }
     padding = {name: 1.0 - used / sum(getattr(batch, name).size for batch in batches) for name, used in tokens.items()}
     texts, prompts, targets = tokens.values()
-    operations = (
-        _writing_operations(generator.config, count, length, texts / count)
+    total_operations = (
+        _writing_operations(id_generator.config, count, length, texts / count)
         + _frozen_operations(recommender.config, len(examples), prompts / len(examples), targets / len(examples))
     )
     return Work(
@@ -210,8 +213,8 @@ def id_training(
         "example",
         len(examples),
         train.run,
-        operations,
-        counting.training_bytes(generator.config, len(batches)),
+        total_operations,
+        operations.training_bytes(id_generator.config, len(batches)),
         job=job,
         compare=compare,
         note=lambda: (
@@ -244,22 +247,22 @@ def _writing_operations(config: T5Config, items: int, length: int, text: float) 
     vocabulary, whose table has no gradient.
     """
     one_pass = (
-        counting.encoder_operations(config, items * text, text)
-        + counting.cross_operations(config, items * text)
-        + counting.decoder_operations(config, items * length, length / 2, text)
-        + counting.output_operations(config, items * length)
+        operations.encoder_operations(config, items * text, text)
+        + operations.cross_operations(config, items * text)
+        + operations.decoder_operations(config, items * length, length / 2, text)
+        + operations.output_operations(config, items * length)
     )
-    mean = counting.FROZEN * counting.output_operations(config, items * length)
-    return (1 + counting.TRAINING) * one_pass + mean
+    mean = operations.FROZEN * operations.output_operations(config, items * length)
+    return (1 + operations.TRAINING) * one_pass + mean
 
 
 def _frozen_operations(config: T5Config, examples: int, prompt: float, target: float) -> float:
     """The operations of a frozen recommender's loss and its gradient by the prompt's embeddings."""
-    return counting.FROZEN * (
-        counting.encoder_operations(config, examples * prompt, prompt)
-        + counting.cross_operations(config, examples * prompt)
-        + counting.decoder_operations(config, examples * target, target / 2, prompt)
-        + counting.output_operations(config, examples * target)
+    return operations.FROZEN * (
+        operations.encoder_operations(config, examples * prompt, prompt)
+        + operations.cross_operations(config, examples * prompt)
+        + operations.decoder_operations(config, examples * target, target / 2, prompt)
+        + operations.output_operations(config, examples * target)
     )
 
 
@@ -302,13 +305,14 @@ class _Steps:
         return f"a batch made in {seconds / self._num_steps * 1e3:.1f} ms, {share:.2%} of the step that runs meanwhile"
 
 
-def _id_batches(experiment: Experiment, source: PromptSource, batch_size: int, items_per_batch: int) -> IdBatches:
+def _id_batches(experiment: Experiment, renderer: PromptRenderer, batch_size: int, items_per_batch: int) -> IdBatches:
     """The batches of the first ID epoch, of at most so many examples and distinct items."""
     training = experiment.config.training
-    texts, shared = experiment.ids.text_tokens, {"seed": training.seed, "id_length": experiment.config.ids.soft_length}
+    texts = experiment.inputs.text_tokens
+    shared = {"seed": training.seed, "id_length": experiment.config.ids.soft_length}
     limits = {"batch_size": batch_size, "items_per_batch": items_per_batch, "row_multiple": training.id_chunks}
-    shape = id_shape(source, texts, **limits, **shared)
-    return IdBatches(source, texts, epoch=0, num_examples=training.id_examples_per_epoch, shape=shape, **shared)
+    shape = id_shape(renderer, texts, **limits, **shared)
+    return IdBatches(renderer, texts, epoch=0, num_examples=training.id_examples_per_epoch, shape=shape, **shared)
 
 
 def _optimizer(experiment: Experiment) -> optax.GradientTransformation:

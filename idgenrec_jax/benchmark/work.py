@@ -24,10 +24,10 @@ class Work:
     """Something to be done `run` by `run`, on inputs that are ready.
 
     `run` returns when its result is on the host. `units` of work (say, 64 "users") are done by a run; `operations` and
-    `num_bytes` are what a run needs whoever does it (see counting.py), 0 where that was not counted. `compare` takes a
-    peer's outputs and returns in words how well they agree; it raises Disagreement where they do not. `job` writes the
-    peer's job into a folder; None where there is no peer. `note` is printed below the table;
-    a function is asked after the runs.
+    `num_bytes` are what a run needs whoever does it (see models/operations.py), 0 where that was not counted. `compare`
+    takes a peer's outputs and returns in words how well they agree; it raises Disagreement where they do not. `job`
+    writes the peer's job into a folder; None where there is no peer. `note` is printed below the table; a function is
+    asked after the runs.
     """
 
     name: str

@@ -38,7 +38,7 @@ class HeldOutBatch(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptSource:
+class PromptRenderer:
     """Everything a prompt is written from.
 
     `item_ids` and `user_ids` hold one token sequence (without EOS) per item and user; `user_ids` is None where
@@ -183,37 +183,37 @@ class BucketedBatches:
         )
 
 
-def target_width(source: PromptSource) -> int:
+def target_width(renderer: PromptRenderer) -> int:
     """Return the width in tokens that fits every item's target under every template."""
-    templates, items = range(len(source.templates)), range(len(source.item_ids))
-    longest = max(len(source.target(item, template)) for item in items for template in templates)
+    templates, items = range(len(renderer.templates)), range(len(renderer.item_ids))
+    longest = max(len(renderer.target(item, template)) for item in items for template in templates)
     return round_up(longest, TARGET_MULTIPLE)
 
 
-def training_shape(source: PromptSource, *, seed: int, batch_size: int, row_multiple: int = 1) -> PackedShape:
+def training_shape(renderer: PromptRenderer, *, seed: int, batch_size: int, row_multiple: int = 1) -> PackedShape:
     """Return the shape of every recommender batch with these IDs, whatever the epoch.
 
     Raises:
         InputError: no sequence has two items to train on.
     """
-    if not source.dataset.training_examples():
+    if not renderer.dataset.training_examples():
         raise InputError(
             f"the data {source.dataset.name!r} has nothing for training: expected sequences of at least four items (or "
             "of two, which are not evaluated)"
         )
-    prompts, targets = _render(source, PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN]))
+    prompts, targets = _render(renderer, PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN]))
     return plan_shape(
         [len(prompt) for prompt in prompts],
         [len(target) for target in targets],
         batch_size=batch_size,
-        longest_prompt=source.longest_prompt(),
-        longest_target=target_width(source),
+        longest_prompt=renderer.longest_prompt(),
+        longest_target=target_width(renderer),
         row_multiple=row_multiple,
     )
 
 
 def recommender_epoch(
-    source: PromptSource, *, seed: int, epoch: int, batch_size: int, num_examples: int, shape: PackedShape
+    renderer: PromptRenderer, *, seed: int, epoch: int, batch_size: int, num_examples: int, shape: PackedShape
 ) -> PackedBatches:
     """Return the training batches of one recommender epoch; `num_examples` 0 means all of them.
 
@@ -221,52 +221,52 @@ def recommender_epoch(
 
     Every position of every training sequence but the first is a target once; its template is drawn anew each epoch.
     """
-    generator = np.random.default_rng([seed, 1, epoch])
-    prompts, targets = _render(source, num_examples, generator)
-    return PackedBatches(prompts, targets, shape=shape, batch_size=batch_size, generator=generator)
+    rng = np.random.default_rng([seed, 1, epoch])
+    prompts, targets = _render(renderer, num_examples, rng)
+    return PackedBatches(prompts, targets, shape=shape, batch_size=batch_size, rng=rng)
 
 
 def _render(
-    source: PromptSource, num_examples: int, generator: np.random.Generator
+    renderer: PromptRenderer, num_examples: int, rng: np.random.Generator
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return prompts and targets of `num_examples` training examples (0: all), each under a template of its own."""
-    examples = draw(source.dataset.training_examples(), num_examples, generator)
-    templates = generator.integers(len(source.templates), size=len(examples)).tolist()
+    examples = draw(renderer.dataset.training_examples(), num_examples, rng)
+    templates = rng.integers(len(renderer.templates), size=len(examples)).tolist()
     prompts, targets = [], []
     for (user, position), template in zip(examples, templates, strict=True):
-        sequence = source.dataset.training_sequence(user)
-        prompts.append(source.prompt(user, sequence[:position], template))
-        targets.append(source.target(int(sequence[position]), template))
+        sequence = renderer.dataset.training_sequence(user)
+        prompts.append(renderer.prompt(user, sequence[:position], template))
+        targets.append(renderer.target(int(sequence[position]), template))
     return prompts, targets
 
 
 def held_out_batches(
-    source: PromptSource, split: str, *, template: int, batch_size: int, num_buckets: int
+    renderer: PromptRenderer, split: str, *, template: int, batch_size: int, num_buckets: int
 ) -> tuple[BucketedBatches, Int[np.ndarray, " users"], Int[np.ndarray, " users"]]:
     """Return the prompts of a held-out split by length, the user of each example, and its target item."""
-    users = np.asarray(source.dataset.evaluation_users)
+    users = np.asarray(renderer.dataset.evaluation_users)
     if not len(users):
         raise InputError(
             f"the data {source.dataset.name!r} has no user with 3 items or more, nobody to evaluate; add users"
         )
     prompts, targets = [], []
     for user in users:
-        history, target = source.dataset.held_out(int(user), split)
-        prompts.append(source.prompt(int(user), history, template))
+        history, target = renderer.dataset.held_out(int(user), split)
+        prompts.append(renderer.prompt(int(user), history, template))
         targets.append(target)
     batches = BucketedBatches(
         prompts,
-        [source.target(target, template) for target in targets],
+        [renderer.target(target, template) for target in targets],
         widths=bucket_widths([len(prompt) for prompt in prompts], num_buckets),
-        target_width=target_width(source),
+        target_width=target_width(renderer),
         batch_size=batch_size,
     )
     return batches, users, np.asarray(targets, np.int32)
 
 
 def draw(
-    examples: Sequence[tuple[int, int]], count: int, generator: np.random.Generator
+    examples: Sequence[tuple[int, int]], count: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
     """Return `count` of the examples without replacement (0: all), in random order."""
-    order = generator.permutation(len(examples))
+    order = rng.permutation(len(examples))
     return [examples[index] for index in (order[:count] if count else order)]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Int
 
-from idgenrec_jax.data.batches import PLANNED_EXAMPLES, PromptSource, draw, target_width
+from idgenrec_jax.data.batches import PLANNED_EXAMPLES, PromptRenderer, draw, target_width
 from idgenrec_jax.data.packing import (
     PLANNED_BATCHES,
     PackedShape,
@@ -66,7 +66,7 @@ class _Measured(NamedTuple):
 
 
 def id_shape(
-    source: PromptSource,
+    renderer: PromptRenderer,
     text_tokens: Sequence[Sequence[int]],
     *,
     seed: int,
@@ -82,21 +82,21 @@ def id_shape(
 
     Raises ValueError when a history has more items than `items_per_batch`.
     """
-    if items_per_batch < source.max_history:
+    if items_per_batch < renderer.max_history:
         raise ValueError(f"items_per_batch={items_per_batch} does not hold a history of {source.max_history} items")
-    drawn = _draw_examples(source, PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN]))
-    measured = _measure(source, drawn, id_length)
+    drawn = _draw_examples(renderer, PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN]))
+    measured = _measure(renderer, drawn, id_length)
     size = _examples_that_fit(measured, batch_size, items_per_batch)
-    longest_history = min(source.max_history, max(position for _, position in source.dataset.training_examples()))
-    longest_prompt = max(template.input_length(longest_history) for template in source.templates)
+    longest_history = min(renderer.max_history, max(position for _, position in renderer.dataset.training_examples()))
+    longest_prompt = max(template.input_length(longest_history) for template in renderer.templates)
     longest_prompt += longest_history * id_length
-    longest_prompt += max(map(len, source.user_ids), default=0) if source.user_ids is not None else 0
+    longest_prompt += max(map(len, renderer.user_ids), default=0) if renderer.user_ids is not None else 0
     prompts = plan_shape(
         measured.prompt_lengths,
         measured.target_lengths,
         batch_size=size,
-        longest_prompt=min(longest_prompt, source.max_prompt_length),
-        longest_target=target_width(source),
+        longest_prompt=min(longest_prompt, renderer.max_prompt_length),
+        longest_target=target_width(renderer),
         row_multiple=row_multiple,
     )
     distinct = [items[:items_per_batch] for items in _planned_items(measured, size)]
@@ -128,7 +128,7 @@ class IdBatches:
 
     def __init__(
         self,
-        source: PromptSource,
+        renderer: PromptRenderer,
         text_tokens: Sequence[Sequence[int]],
         *,
         seed: int,
@@ -141,15 +141,15 @@ class IdBatches:
 
         `shape` is that of `id_shape` for the same source, texts and `id_length`.
         """
-        self._source, self._text_tokens, self._id_length, self._shape = source, text_tokens, id_length, shape
+        self._renderer, self._text_tokens, self._id_length, self._shape = renderer, text_tokens, id_length, shape
         self._text_lengths = np.asarray([len(tokens) for tokens in text_tokens])
-        generator = np.random.default_rng([seed, 2, epoch])
-        self._examples = _draw_examples(source, num_examples, generator)
-        self._measured = _measure(source, self._examples, id_length)
+        rng = np.random.default_rng([seed, 2, epoch])
+        self._examples = _draw_examples(renderer, num_examples, rng)
+        self._measured = _measure(renderer, self._examples, id_length)
         # Per batch, the examples of each row of prompts and the items of each row of texts.
         self._plan: list[tuple[list[list[int]], list[list[int]]]] = []
         remaining: list[int] = []
-        for examples in stratified(self._measured.prompt_lengths, shape.examples, generator):
+        for examples in stratified(self._measured.prompt_lengths, shape.examples, rng):
             remaining += self._plan_batch(examples.tolist())
         while remaining:
             remaining = self._plan_batch(remaining[: shape.examples]) + remaining[shape.examples :]
@@ -174,14 +174,14 @@ class IdBatches:
         tokens, slot_items, slot_positions, targets = {}, {}, {}, {}
         for example in (example for row in rows for example in row):
             user, position, template = self._examples[example]
-            sequence = self._source.dataset.training_sequence(user)
-            tokens[example], slots, slot_positions[example], kept = self._source.slots(
+            sequence = self._renderer.dataset.training_sequence(user)
+            tokens[example], slots, slot_positions[example], kept = self._renderer.slots(
                 user, sequence[:position], template, self._id_length
             )
             # Shifted by one: what no token fills is an ordinary token too.
             places = [0, *(place[int(item)] + 1 for item in kept)]
             slot_items[example] = [places[slot + 1] for slot in slots]
-            targets[example] = self._source.target(int(sequence[position]), template)
+            targets[example] = self._renderer.target(int(sequence[position]), template)
         shape = prompts.rows, prompts.source
         return IdBatch(
             *concatenate(item_rows, self._text_tokens, texts.rows, texts.source),
@@ -210,22 +210,22 @@ class IdBatches:
 
 
 def _draw_examples(
-    source: PromptSource, num_examples: int, generator: np.random.Generator
+    renderer: PromptRenderer, num_examples: int, rng: np.random.Generator
 ) -> list[tuple[int, int, int]]:
     """Return (user, position, template) of `num_examples` training examples (0: all), in random order."""
-    examples = draw(source.dataset.training_examples(), num_examples, generator)
-    templates = generator.integers(len(source.templates), size=len(examples)).tolist()
+    examples = draw(renderer.dataset.training_examples(), num_examples, rng)
+    templates = rng.integers(len(renderer.templates), size=len(examples)).tolist()
     return [(user, position, template) for (user, position), template in zip(examples, templates, strict=True)]
 
 
-def _measure(source: PromptSource, examples: Sequence[tuple[int, int, int]], id_length: int) -> _Measured:
+def _measure(renderer: PromptRenderer, examples: Sequence[tuple[int, int, int]], id_length: int) -> _Measured:
     histories, prompt_lengths, target_lengths = [], [], []
     for user, position, template in examples:
-        sequence = source.dataset.training_sequence(user)
-        kept, length = source.slots_length(user, position, template, id_length)
+        sequence = renderer.dataset.training_sequence(user)
+        kept, length = renderer.slots_length(user, position, template, id_length)
         histories.append(sequence[position - kept : position].tolist())
         prompt_lengths.append(length)
-        target_lengths.append(len(source.target(int(sequence[position]), template)))
+        target_lengths.append(len(renderer.target(int(sequence[position]), template)))
     return _Measured(histories, np.asarray(prompt_lengths, int), np.asarray(target_lengths, int))
 
 
@@ -237,8 +237,8 @@ def _distinct_items(histories: Sequence[Sequence[int]], examples: Iterable[int])
 def _planned_items(measured: _Measured, batch_size: int) -> list[Int[np.ndarray, " _"]]:
     """Return the distinct items of some batches of so many examples, in random order."""
     batches = stratified(measured.prompt_lengths, batch_size, np.random.default_rng(0))[:PLANNED_BATCHES]
-    generator = np.random.default_rng(1)
-    return [generator.permutation(_distinct_items(measured.histories, batch.tolist())) for batch in batches]
+    rng = np.random.default_rng(1)
+    return [rng.permutation(_distinct_items(measured.histories, batch.tolist())) for batch in batches]
 
 
 def _examples_that_fit(measured: _Measured, batch_size: int, items_per_batch: int) -> int:

@@ -127,7 +127,7 @@ class PackedBatches:
         *,
         shape: PackedShape,
         batch_size: int,
-        generator: np.random.Generator,
+        rng: np.random.Generator,
     ):
         """Plan the batches; no array is made before `batch` asks for it.
 
@@ -140,7 +140,7 @@ class PackedBatches:
                 raise ValueError(f"an example of {found.max()} tokens does not fit a row of {width}")
         self._plan: list[list[list[int]]] = []
         remaining: list[int] = []
-        for examples in stratified(lengths[0], batch_size, generator):
+        for examples in stratified(lengths[0], batch_size, rng):
             rows, left = pack(examples, *lengths, shape)
             self._plan.append(rows)
             remaining += left
@@ -205,19 +205,19 @@ def concatenate(
 
 
 def stratified(
-    lengths: Int[np.ndarray, " examples"], batch_size: int, generator: np.random.Generator
+    lengths: Int[np.ndarray, " examples"], batch_size: int, rng: np.random.Generator
 ) -> list[Int[np.ndarray, " batch"]]:
     """Return the examples of each batch: one of every stratum of equal length, the last few batches one fewer."""
     count = len(lengths)
     num_batches = -(-count // batch_size)
     if not num_batches:
         return []
-    order = generator.permutation(count)
+    order = rng.permutation(count)
     order = order[np.argsort(lengths[order], kind="stable")]
     # The places that stay free are among the shortest, where they change the least.
     table = np.full(batch_size * num_batches, -1)
     table[-count:] = order
-    table = generator.permuted(table.reshape(batch_size, num_batches), axis=1)
+    table = rng.permuted(table.reshape(batch_size, num_batches), axis=1)
     return [column[column >= 0] for column in table.T]
 
 

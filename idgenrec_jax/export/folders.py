@@ -6,14 +6,14 @@ from pathlib import Path
 from flax import nnx
 
 from idgenrec_jax.export.manifest import write_manifest
-from idgenrec_jax.export.model_card import generator_card, recommender_card
+from idgenrec_jax.export.model_card import id_generator_card, recommender_card
 from idgenrec_jax.files import atomic_folder, atomic_writer, write_json
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.models.huggingface import SHARD_BYTES, save_t5
 from idgenrec_jax.recommender import load_run, load_run_ids
 
 ITEM_IDS = "item_ids.jsonl"
-_MODELS = {"recommender": "recommender", "id_generator": "generator"}
+_MODELS = ("recommender", "id_generator")
 
 
 def export_folders(
@@ -31,13 +31,13 @@ def export_folders(
     workdir = Path(workdir)
     run = load_run(workdir)
     config, _, ids = load_run_ids(run, workdir)
-    source = ids.source(max_history=config.data.max_history, evaluation=True)
-    targets = [source.target(item, 0) for item in range(len(ids.table))]
-    cards = {"recommender": recommender_card(run, ids, workdir), "id_generator": generator_card(run, workdir)}
+    renderer = ids.renderer(max_history=config.data.max_history, evaluation=True)
+    targets = [renderer.target(item, 0) for item in range(len(ids.table))]
+    cards = {"recommender": recommender_card(run, ids, workdir), "id_generator": id_generator_card(run, workdir)}
     longest = {"recommender": max(map(len, targets)), "id_generator": max(map(len, ids.table.tokens)) + 1}
     with atomic_folder(output) as folder:
-        for name, kind in _MODELS.items():
-            model = nnx.merge(run.graphdefs[kind], run.params[kind])
+        for name in _MODELS:
+            model = nnx.merge(run.graphdefs[name], run.params[name])
             save_t5(model, folder / name, dtype=dtype, shard_bytes=shard_bytes)
             run.tokenizer.save(folder / name)
             generation = {

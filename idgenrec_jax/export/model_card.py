@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from idgenrec_jax.evaluation import metrics_table
+from idgenrec_jax import run_files
+from idgenrec_jax.evaluation.metrics import metrics_table
 from idgenrec_jax.files import read_json
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.recommender import TrainedRun
@@ -91,24 +92,24 @@ _METRICS = """
 def recommender_card(run: TrainedRun, ids: RoundIds, workdir: Path) -> str:
     """Return the card of the recommender in Markdown."""
     config = run.config
-    source = ids.source(max_history=config.data.max_history, evaluation=True)
-    (template,) = source.templates
-    items = source.dataset.training_sequence(0)[-config.data.max_history :]
+    renderer = ids.renderer(max_history=config.data.max_history, evaluation=True)
+    (template,) = renderer.templates
+    items = renderer.dataset.training_sequence(0)[-config.data.max_history :]
     history = "; ".join(ids.table.texts[item] for item in items)
-    text = template.template.input_text.replace("{dataset}", source.dataset.name)
-    user = "" if source.user_ids is None else run.tokenizer.decode(list(source.user_ids[0]))
+    text = template.template.input_text.replace("{dataset}", renderer.dataset.name)
+    user = "" if renderer.user_ids is None else run.tokenizer.decode(list(renderer.user_ids[0]))
     use = _RECOMMENDER.format(
         template=text,
         example=text.replace("{history}", history).replace("{user_id}", user),
         beams=config.evaluation.num_beams,
         penalty=config.evaluation.length_penalty,
-        eos=source.eos_id,
+        eos=renderer.eos_id,
     )
     summary = "It reads a prompt with the textual IDs of a user's items and writes the ID of the next one."
     return _head(run, workdir, "text2text-generation", "Recommender", summary) + use + _metrics(workdir)
 
 
-def generator_card(run: TrainedRun, workdir: Path) -> str:
+def id_generator_card(run: TrainedRun, workdir: Path) -> str:
     """Return the card of the ID generator in Markdown."""
     summary = "It writes a short, readable textual ID for an item from the item's text."
     example = "title: Example Kettle, 1.7 litres; brand: Example"
@@ -130,9 +131,9 @@ def _head(run: TrainedRun, workdir: Path, task: str, title: str, summary: str) -
 
 def _metrics(workdir: Path) -> str:
     """The section on metrics; empty for a run that is not finished."""
-    if not (workdir / "results.json").exists():
+    if not (workdir / run_files.RESULTS).exists():
         return ""
-    results: dict[str, Any] = read_json(workdir / "results.json", remedy="delete the workdir and train again")
+    results: dict[str, Any] = read_json(workdir / run_files.RESULTS, remedy="delete the workdir and train again")
     protocol = results["protocol"]
     leak = "leak into" if protocol["leaks_held_out_items"] else "leave no trace in"
     words = (

@@ -12,10 +12,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from idgenrec_jax.data.batches import PromptSource
+from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.packing import WIDTH_MULTIPLE, round_up
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.evaluation import Ranker
+from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.export.folders import ITEM_IDS, write_item_ids
 from idgenrec_jax.export.manifest import write_manifest
 from idgenrec_jax.files import atomic_folder, write_json
@@ -48,15 +48,15 @@ def export_program(
     workdir = Path(workdir)
     run = load_run(workdir)
     config, _, ids = load_run_ids(run, workdir)
-    source = ids.source(max_history=config.data.max_history, evaluation=True)
-    if source.user_ids is not None:
+    renderer = ids.renderer(max_history=config.data.max_history, evaluation=True)
+    if renderer.user_ids is not None:
         raise InputError(
             f"{workdir}: trained with --config.data.user_ids={config.data.user_ids}, which new histories have not; "
             "expected a run with user IDs none"
         )
     ranker = Ranker(run.graphdefs["recommender"], config.evaluation, vocab_size=run.vocab_size)
     # On the host: weights and trie become constants of the program, whatever mesh they were on.
-    weights, trie = jax.device_get(run.params["recommender"]), ranker.trie(source)
+    weights, trie = jax.device_get(run.params["recommender"]), ranker.trie(renderer)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
     if size > _MOST_BYTES:
         raise InputError(
@@ -64,30 +64,30 @@ def export_program(
             "expected a smaller model, or export it with --format=huggingface"
         )
     recommend = jax.jit(lambda tokens, mask: ranker.traced_search(weights, tokens, mask, trie))
-    shape = batch_size, longest_prompt(source)
+    shape = batch_size, longest_prompt(renderer)
     arguments = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
     exported = jax.export.export(recommend, platforms=list(platforms))(*arguments)
-    (template,) = source.templates
+    (template,) = renderer.templates
     with atomic_folder(output) as folder:
         _write_bytes(folder / PROGRAM, bytes(exported.serialize()))
         prompt = {
             "pieces": template.pieces,
             "separator": template.separator,
-            "eos": source.eos_id,
-            "max_history": source.max_history,
-            "max_length": source.max_prompt_length,
+            "eos": renderer.eos_id,
+            "max_history": renderer.max_history,
+            "max_length": renderer.max_prompt_length,
         }
         write_json(folder / PROMPT, prompt)
-        write_item_ids(ids, [source.target(item, 0) for item in range(len(ids.table))], folder / ITEM_IDS)
+        write_item_ids(ids, [renderer.target(item, 0) for item in range(len(ids.table))], folder / ITEM_IDS)
         shutil.copyfile(_SCRIPT, folder / _SCRIPT.name)
         write_manifest(folder, workdir, selected=run.selected)
 
 
-def longest_prompt(source: PromptSource) -> int:
+def longest_prompt(renderer: PromptRenderer) -> int:
     """Return a number of tokens, a multiple of 8, that no prompt of the first template exceeds."""
-    longest_id = max(map(len, source.item_ids))
-    length = source.templates[0].input_length(source.max_history) + source.max_history * longest_id
-    return round_up(min(length, source.max_prompt_length), WIDTH_MULTIPLE)
+    longest_id = max(map(len, renderer.item_ids))
+    length = renderer.templates[0].input_length(renderer.max_history) + renderer.max_history * longest_id
+    return round_up(min(length, renderer.max_prompt_length), WIDTH_MULTIPLE)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

@@ -5,18 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Bool
 
+from idgenrec_jax import run_files
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.batches import PromptSource
+from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.ids.generation import IdGeneration, item_prompts
+from idgenrec_jax.ids.generation import IdGeneration
 from idgenrec_jax.ids.table import IdTable, load_table, save_table
 from idgenrec_jax.processes import from_main
 from idgenrec_jax.sharding import batch_sharding
@@ -59,45 +58,35 @@ class RoundIds:
         *,
         graphdef: nnx.GraphDef,
         folder: str | Path,
-        given: IdTable | None = None,
         mesh: Mesh | None = None,
     ):
         """Prepare ID generation by the T5 of `graphdef`, whose parameters lie on `mesh` where there is one.
 
-        Tables are saved in `folder`, `given` are the user's IDs.
+        Tables are saved in `folder`, the run's.
         """
-        self.dataset, self.tokenizer, self.prompts, self.given = dataset, tokenizer, prompts, given
-        self.text_tokens = item_prompts(
-            dataset.item_texts, dataset.items, tokenizer, max_length=config.data.max_text_length
-        )
+        self._dataset, self._tokenizer, self._prompts = dataset, tokenizer, prompts
         self.table: IdTable | None = None
         self.user_table: IdTable | None = None
         self._config, self._folder = config, Path(folder)
         self._generation = id_generation(config, graphdef, tokenizer, mesh)
 
-    def source(self, *, max_history: int, evaluation: bool = False) -> PromptSource:
+    def renderer(self, *, max_history: int, evaluation: bool = False) -> PromptRenderer:
         """Return what prompts are written from now, with the training templates or the one of evaluation."""
-        return PromptSource(
-            dataset=self.dataset,
-            templates=(self.prompts.evaluation,) if evaluation else self.prompts.training,
+        return PromptRenderer(
+            dataset=self._dataset,
+            templates=(self._prompts.evaluation,) if evaluation else self._prompts.training,
             item_ids=self.table.tokens,
             user_ids=None if self.user_table is None else self.user_table.tokens,
-            eos_id=self.tokenizer.eos_id,
+            eos_id=self._tokenizer.eos_id,
             max_history=max_history,
             max_prompt_length=self._config.data.max_prompt_length,
         )
 
-    def no_embedding(self, vocab_size: int) -> Bool[np.ndarray, " vocab"]:
-        """Return which rows of the vocabulary leave no trace in a soft ID: pure punctuation."""
-        marks = np.zeros(vocab_size, bool)
-        marks[sorted(self.tokenizer.punctuation_ids)] = True
-        return marks
-
     def load(self, round: int) -> None:
         """Make the saved IDs of a round the current ones."""
-        self.table = load_table(self.path(round), self.dataset.items, self.tokenizer)
+        self.table = load_table(self.path(round), self._dataset.items, self._tokenizer)
         if self._config.data.user_ids != "none":
-            self.user_table = load_table(self.user_path(round), self.dataset.users, self.tokenizer)
+            self.user_table = load_table(self.user_path(round), self._dataset.users, self._tokenizer)
 
     def regenerate(
         self, params: Any, round: int, *, on_progress: Callable[[int, int], None], given: IdTable | None = None
@@ -105,12 +94,12 @@ class RoundIds:
         """Make new IDs with the generator's `params` (items keep those of `given`, if any), and save them."""
         before = self.table
         self.table = given or self._generation.generate(
-            params, self.dataset.items, self.dataset.item_texts, on_progress=on_progress
+            params, self._dataset.items, self._dataset.item_texts, on_progress=on_progress
         )
         from_main(lambda: save_table(self.table, self.path(round)))
         if self._config.data.user_ids != "none":
             self.user_table = self._generation.generate(
-                params, self.dataset.users, self._user_texts(), on_progress=on_progress
+                params, self._dataset.users, self._user_texts(), on_progress=on_progress
             )
             from_main(lambda: save_table(self.user_table, self.user_path(round)))
         if before is not None:
@@ -119,17 +108,17 @@ class RoundIds:
 
     def path(self, round: int) -> Path:
         """Return the file of a round's item IDs."""
-        return self._folder / f"round_{round}.jsonl"
+        return self._folder / run_files.item_ids(round)
 
     def user_path(self, round: int) -> Path:
         """Return the file of a round's user IDs."""
-        return self._folder / f"users_round_{round}.jsonl"
+        return self._folder / run_files.user_ids(round)
 
     def _user_texts(self) -> list[str]:
         """The IDs of each user's items: the training items, or the whole sequence for the published, leaking way."""
         whole = self._config.data.user_ids == "published"
         texts = []
-        for user, sequence in enumerate(self.dataset.sequences):
-            items = sequence if whole else self.dataset.training_sequence(user)
+        for user, sequence in enumerate(self._dataset.sequences):
+            items = sequence if whole else self._dataset.training_sequence(user)
             texts.append(" ".join(self.table.texts[item] for item in items))
         return texts

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from idgenrec_jax import run_files
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import explain_write_error, read_json, write_json
+from idgenrec_jax.run_files import SELECTION_METRIC
 from idgenrec_jax.sweeps.definition import Choice, LogUniform, Overrides, Space
 from idgenrec_jax.sweeps.trials import (
     FAILED,
@@ -33,7 +35,6 @@ from idgenrec_jax.sweeps.trials import (
     shared_flags,
 )
 
-METRIC = "ndcg@10"
 JOURNAL = "journal:"
 
 
@@ -138,7 +139,7 @@ class StudyTrials:
         if not self._report(trial, prune=True):
             return False
         logging.info("trial %d is pruned after %d validations", trial.index, self._reported[trial.index])
-        write_json(trial.folder / PRUNED_FILE, {f"validation {METRIC}": _validations(trial.workdir)})
+        write_json(trial.folder / PRUNED_FILE, {f"validation {SELECTION_METRIC}": _validations(trial.workdir)})
         return True
 
     def ended(self, trial: Trial) -> None:
@@ -148,7 +149,7 @@ class StudyTrials:
         states = self._optuna.trial.TrialState
         status = trial.status
         if status == FINISHED:
-            self._study.tell(trial.index, trial.results()["validation"][METRIC])
+            self._study.tell(trial.index, trial.results()["validation"][SELECTION_METRIC])
         elif status in (PRUNED, FAILED):
             self._study.tell(trial.index, state={PRUNED: states.PRUNED, FAILED: states.FAIL}[status])
 
@@ -236,11 +237,11 @@ def _suggest(chosen: Any, field: str, one: Any) -> Any:
 def _validations(workdir: Path) -> list[float]:
     """The validation NDCG@10 of a run so far, from the whole lines of its metrics.jsonl."""
     try:
-        text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
+        text = (workdir / run_files.METRICS).read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
     records: Sequence[dict] = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    return [record[METRIC] for record in records if record["split"] == "validation"]
+    return [record[SELECTION_METRIC] for record in records if record["split"] == "validation"]
 
 
 @contextlib.contextmanager

@@ -25,11 +25,11 @@ class Uniform:
     low: int | float
     high: int | float
 
-    def draw(self, generator: np.random.Generator) -> int | float:
+    def draw(self, rng: np.random.Generator) -> int | float:
         """Return one of them; `high` is among whole numbers."""
         if isinstance(self.low, int) and isinstance(self.high, int):
-            return int(generator.integers(self.low, self.high, endpoint=True))
-        return float(generator.uniform(self.low, self.high))
+            return int(rng.integers(self.low, self.high, endpoint=True))
+        return float(rng.uniform(self.low, self.high))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +39,12 @@ class LogUniform:
     low: int | float
     high: int | float
 
-    def draw(self, generator: np.random.Generator) -> int | float:
+    def draw(self, rng: np.random.Generator) -> int | float:
         """Return one of them; `high` is among whole numbers."""
         if isinstance(self.low, int) and isinstance(self.high, int):
-            drawn = math.exp(generator.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
+            drawn = math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
             return min(max(round(drawn), self.low), self.high)
-        return float(math.exp(generator.uniform(math.log(self.low), math.log(self.high))))
+        return float(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Choice:
 
     values: tuple[Any, ...]
 
-    def draw(self, generator: np.random.Generator) -> Any:
+    def draw(self, rng: np.random.Generator) -> Any:
         """Return one of them."""
-        return self.values[int(generator.integers(len(self.values)))]
+        return self.values[int(rng.integers(len(self.values)))]
 
 
 Space = dict[str, Uniform | LogUniform | Choice]
@@ -92,8 +92,8 @@ def sample(count: int, seed: int, values: Space) -> Sweep:
     """Return `count` random trials; trial i depends on the seed and on i alone, not on `count`."""
     trials = []
     for index in range(count):
-        generator = np.random.default_rng([seed, index])
-        trials.append({name: distribution.draw(generator) for name, distribution in values.items()})
+        rng = np.random.default_rng([seed, index])
+        trials.append({name: distribution.draw(rng) for name, distribution in values.items()})
     return trials
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import atomic_writer
-from idgenrec_jax.sweeps.summary import LEGEND, METRIC, UNSUPPORTED, Configuration, differing_fields
+from idgenrec_jax.run_files import SELECTION_METRIC
+from idgenrec_jax.sweeps.summary import LEGEND, UNSUPPORTED, Configuration, differing_fields
 
 PLOT_FILE = "summary.png"
 _MOST = 60
@@ -44,7 +45,8 @@ def draw_summary(configurations: Sequence[Configuration], output: Path) -> None:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
     left_out = sum(one.validation is not None for one in configurations) - len(shown)
-    axes.set_xlabel(f"validation {METRIC}" + (f" (the {_MOST} best; {left_out} more in the table)" if left_out else ""))
+    rest = f" (the {_MOST} best; {left_out} more in the table)" if left_out else ""
+    axes.set_xlabel(f"validation {SELECTION_METRIC}{rest}")
     axes.set_title("dots: seeds; diamonds: mean +- standard deviation over seeds", fontsize="medium")
     if any(one.comparison.verdict == UNSUPPORTED for one in shown):
         figure.supxlabel(textwrap.fill(LEGEND, _LEGEND_WIDTH), fontsize="x-small")

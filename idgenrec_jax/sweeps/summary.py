@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from idgenrec_jax.evaluation.significance import holm, paired_differences, read_gains, sign_flip_p_value
 from idgenrec_jax.files import atomic_writer
-from idgenrec_jax.sweeps.significance import holm, paired_differences, read_gains, sign_flip_p_value
+from idgenrec_jax.run_files import SELECTION_METRIC
 from idgenrec_jax.sweeps.trials import FAILED, FINISHED, PRUNED, Trial
 
 SEED = "training.seed"
-METRIC = "ndcg@10"
 SUMMARY_FILE = "summary.csv"
 SIGNIFICANCE = 0.05
 MARK = "~"
@@ -28,8 +28,8 @@ BEST, DIFFERS, UNSUPPORTED, NO_RANKS = "best", "differs", f"{MARK} not supported
 _WIDTH = 120
 LEGEND = (
     f"{MARK}: a paired test over users does not support a difference from the best (randomisation test of validation "
-    f"{METRIC}, over the seeds that both have, p >= {SIGNIFICANCE} after Holm's correction). Users are the sample, "
-    "so it says nothing about other seeds; +- is the standard deviation over seeds."
+    f"{SELECTION_METRIC}, over the seeds that both have, p >= {SIGNIFICANCE} after Holm's correction). Users are the "
+    "sample, so it says nothing about other seeds; +- is the standard deviation over seeds."
 )
 
 
@@ -113,7 +113,8 @@ def summary_table(configurations: Sequence[Configuration]) -> str:
     """Return the table as plain text: only the fields that differ are named; last errors and a legend follow it."""
     fields = differing_fields(configurations)
     states = [status for status in (FAILED, PRUNED) if any(one.count(status) for one in configurations)]
-    header = [f"validation {METRIC}", f"test {METRIC}", "against the best", "finished", *states, *fields]
+    metrics = [f"{split} {SELECTION_METRIC}" for split in ("validation", "test")]
+    header = [*metrics, "against the best", "finished", *states, *fields]
     rows = [
         [
             _with_deviation(one.validation),
@@ -197,7 +198,7 @@ def _gains_by_seed(configuration: Configuration) -> dict[Any, dict[str, float]]:
 
 
 def _spread(results: Sequence[dict[str, Any]], split: str) -> Spread | None:
-    return Spread(tuple(result[split][METRIC] for result in results)) if results else None
+    return Spread(tuple(result[split][SELECTION_METRIC] for result in results)) if results else None
 
 
 def _with_deviation(spread: Spread | None) -> str:

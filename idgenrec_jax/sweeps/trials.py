@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from idgenrec_jax import run_files
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import explain_write_error, read_json, write_json
 from idgenrec_jax.sweeps.definition import Overrides, Sweep
@@ -58,13 +59,13 @@ class Trial:
     @property
     def status(self) -> str:
         """NEW, BEGUN (running, or cut off), FINISHED, PRUNED or FAILED."""
-        if (self.workdir / "results.json").exists():
+        if (self.workdir / run_files.RESULTS).exists():
             return FINISHED
         if (self.folder / PRUNED_FILE).exists():
             return PRUNED
         if (self.folder / ERROR_FILE).exists():
             return FAILED
-        return BEGUN if (self.workdir / "config.json").exists() else NEW
+        return BEGUN if (self.workdir / run_files.CONFIG).exists() else NEW
 
     def command(self) -> list[str]:
         """Return the command of its run."""
@@ -113,7 +114,7 @@ class Trial:
 
     def results(self) -> dict[str, Any]:
         """Return the results.json of a finished trial."""
-        return read_json(self.workdir / "results.json", remedy=f"delete {self.folder} to run the trial again")
+        return read_json(self.workdir / run_files.RESULTS, remedy=f"delete {self.folder} to run the trial again")
 
 
 def lock_file(path: Path, *, wait: bool) -> int | None:

@@ -5,7 +5,6 @@ states it is a checkpoint, and everything after it is a pure function of the che
 data. What ends a phase (new IDs, a validation) is done again when a run was killed within it.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,38 +13,36 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool
+from jaxtyping import Bool
 
-from idgenrec_jax.config import Config, TrainingConfig
-from idgenrec_jax.data.batches import PromptSource
+from idgenrec_jax import run_files
+from idgenrec_jax.config import Config
+from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.id_batches import IdBatches
 from idgenrec_jax.data.packing import PackedBatches
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds
+from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.processes import from_main, put
 from idgenrec_jax.progress import Progress
-from idgenrec_jax.sharding import batch_devices, replicated
+from idgenrec_jax.sharding import replicated
 from idgenrec_jax.training.checkpoints import Checkpoints
-from idgenrec_jax.training.epochs import ID, RECOMMENDER, WARM_START, Epochs
-from idgenrec_jax.training.optimizer import make_optimizer, warmup_linear_decay
+from idgenrec_jax.training.epochs import Epochs
+from idgenrec_jax.training.optimizer import warmup_linear_decay
+from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START, Phase, phases
 from idgenrec_jax.training.records import MetricsLog
+from idgenrec_jax.training.run_state import RunState
+from idgenrec_jax.training.run_steps import configured_optimizer, make_steps
 from idgenrec_jax.training.steps import (
-    IdStep,
-    RecommenderStep,
     TrainState,
-    compiler_options,
-    make_id_step,
-    make_recommender_step,
     place_train_state,
     seed_key,
 )
 
-SELECTION_METRIC = "ndcg@10"
-RANKS = "target_ranks"
+BEST_RANKS = "target_ranks"
 """The key of every user's rank at the best validation, in the description of its checkpoint."""
 FIRST_STEP = "first training step done"
 """The log line from which on the device is at work; what is before it is start-up."""
@@ -62,116 +59,11 @@ class Validation(NamedTuple):
     ranks: list[int]
 
 
-Validate = Callable[[Any, PromptSource, str], Validation]
+Validate = Callable[[Any, PromptRenderer, str], Validation]
 
 
 class Interrupted(Exception):
     """The run was asked to stop; its state is saved."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """A stretch of training of one model; `round` counts from 1, the warm start is round 0."""
-
-    kind: str
-    round: int
-    epochs: int
-
-    @property
-    def title(self) -> str:
-        """Name for progress lines."""
-        return "warm start" if self.kind == WARM_START else f"round {self.round}, {self.kind} phase"
-
-
-def phases(config: Config, *, pretrained_generator: bool) -> tuple[Phase, ...]:
-    """Return the phases of a run; the first makes the IDs of round 0, without training where none is needed."""
-    training = config.training
-    needs_words = not pretrained_generator and (training.id_epochs > 0 or not config.ids.table)
-    result = [Phase(WARM_START, 0, training.warm_start_epochs if needs_words else 0)]
-    for number in range(1, training.rounds + 1):
-        id_phase = [Phase(ID, number, training.id_epochs)] if training.id_epochs else []
-        recommender_phase = [Phase(RECOMMENDER, number, training.recommender_epochs)]
-        first = training.order == "id_first"
-        result += id_phase + recommender_phase if first else recommender_phase + id_phase
-    return tuple(result)
-
-
-def configured_optimizer(training: TrainingConfig) -> optax.GradientTransformation:
-    """Return the optimizer of all phases."""
-    return make_optimizer(
-        clip_norm=training.gradient_clip,
-        weight_decay=training.weight_decay,
-        embedding_factor=training.embedding_learning_rate_factor,
-    )
-
-
-def make_steps(
-    config: Config,
-    optimizer: optax.GradientTransformation,
-    *,
-    generator: nnx.GraphDef,
-    recommender: nnx.GraphDef,
-    no_embedding: Bool[Array, " vocab"],
-    places: dict[str, Any],
-) -> tuple[RecommenderStep, IdStep, RecommenderStep]:
-    """Return the steps of the warm start, of ID phases and of recommender phases.
-
-    `places` are the shardings of the states of "generator" and "recommender".
-    """
-    rematerialise = config.id_generator.rematerialise, config.recommender.rematerialise
-    warm_start, recommend = (
-        make_recommender_step(
-            graphdef,
-            optimizer,
-            accumulation=config.training.gradient_accumulation,
-            state_sharding=places[name],
-            compiler_options=compiler_options(layers),
-        )
-        for name, graphdef, layers in zip(
-            ("generator", "recommender"), (generator, recommender), rematerialise, strict=True
-        )
-    )
-    write = make_id_step(
-        generator,
-        recommender,
-        optimizer,
-        no_embedding,
-        config.ids.soft_length,
-        chunks=config.training.id_chunks,
-        state_sharding=places["generator"],
-        compiler_options=compiler_options(*rematerialise),
-    )
-    return warm_start, write, recommend
-
-
-@dataclasses.dataclass
-class RunState:
-    """Everything that changes during a run; `to_meta` is the part that is not arrays."""
-
-    generator: TrainState
-    recommender: TrainState
-    phase: int = 0
-    epoch: int = 0
-    step: int = 0
-    global_step: int = 0
-    saves: int = 0
-    validation_due: bool = False
-    # On the device within an epoch.
-    loss_sum: float | jax.Array = 0.0
-    id_round: int = -1
-    best: dict[str, Any] | None = None
-    misses: int = 0
-    records: int = 0
-    seconds: float = 0.0
-
-    def to_meta(self) -> dict[str, Any]:
-        """Return the fields that are plain JSON."""
-        names = [field.name for field in dataclasses.fields(self) if field.name not in ("generator", "recommender")]
-        return {name: getattr(self, name) for name in names}
-
-    def arrays(self) -> dict[str, TrainState]:
-        """Return the fields that are arrays."""
-        return {"generator": self.generator, "recommender": self.recommender}
 
 
 class Alternation:
@@ -181,12 +73,14 @@ class Alternation:
         self,
         config: Config,
         ids: RoundIds,
+        epochs: Epochs,
         *,
         workdir: Path,
-        generator: tuple[nnx.GraphDef, Any],
+        id_generator: tuple[nnx.GraphDef, Any],
         recommender: tuple[nnx.GraphDef, Any],
-        vocab_size: int,
-        pretrained_generator: bool,
+        no_embedding: Bool[np.ndarray, " vocab"],
+        given_ids: IdTable | None,
+        pretrained_id_generator: bool,
         validate: Validate,
         should_stop: Callable[[], bool],
         place_batch: Callable[[Any], Any],
@@ -194,33 +88,34 @@ class Alternation:
         """Prepare the run in `workdir`, from its newest whole checkpoint where there is one.
 
         `generator` and `recommender` are (graphdef, params) already placed on the mesh; the params are donated.
+        `no_embedding` marks the tokens that leave no trace in a soft ID, `given_ids` are the user's own for round 0.
         `validate(recommender params, prompts, title)` ranks the validation split;
         `place_batch` puts a numpy batch on the mesh.
         """
-        self._config, self._ids = config, ids
+        self._config, self._ids, self._epochs, self._given_ids = config, ids, epochs, given_ids
         self._validate, self._should_stop, self._place_batch = validate, should_stop, place_batch
-        self._phases = phases(config, pretrained_generator=pretrained_generator)
-        self._latest = Checkpoints(workdir / "checkpoints" / "latest", keep=2)
-        self._best = Checkpoints(workdir / "checkpoints" / "best", keep=2)
+        self._phases = phases(config, pretrained_id_generator=pretrained_id_generator)
+        self._latest = Checkpoints(workdir / run_files.LATEST_CHECKPOINTS, keep=2)
+        self._best = Checkpoints(workdir / run_files.BEST_CHECKPOINTS, keep=2)
         training = config.training
         self._optimizer = configured_optimizer(training)
-        self.state = RunState(*(place_train_state(params, self._optimizer) for _, params in (generator, recommender)))
+        states = (place_train_state(params, self._optimizer) for _, params in (id_generator, recommender))
+        self.state = RunState(*states)
         self._resume()
-        self._log = MetricsLog(workdir / "metrics.jsonl", records=self.state.records)
+        self._log = MetricsLog(workdir / run_files.METRICS, records=self.state.records)
         self._created, self._has_stepped = time.monotonic(), False
         self._clock = self._created - self.state.seconds
         self._saved_at = self._created
-        places = {name: _shardings(state) for name, state in self.state.arrays().items()}
-        self._generator_step, self._id_step, self._recommender_step = make_steps(
+        places = {name: _shardings(getattr(self.state, name)) for name in run_files.CHECKPOINT_NAMES}
+        self._warm_start_step, self._id_step, self._recommender_step = make_steps(
             config,
             self._optimizer,
-            generator=generator[0],
+            id_generator=id_generator[0],
             recommender=recommender[0],
-            no_embedding=jnp.asarray(ids.no_embedding(vocab_size)),
+            no_embedding=jnp.asarray(no_embedding),
             places=places,
         )
-        self._epochs = Epochs(config, ids, row_multiple=batch_devices(_mesh(recommender[1])))
-        if training.id_epochs and not pretrained_generator and not training.warm_start_epochs:
+        if training.id_epochs and not pretrained_id_generator and not training.warm_start_epochs:
             logging.warning(
                 "--config.training.warm_start_epochs=0: a random ID generator writes empty IDs, from which an ID phase "
                 "learns nothing; expected at least a few epochs"
@@ -256,17 +151,18 @@ class Alternation:
         return self.state.best
 
     def best_params(self) -> dict[str, Any]:
-        """Return the parameters of both models at the best validation, as {"generator", "recommender"}.
+        """Return the parameters of both models at the best validation, as {"id_generator", "recommender"}.
 
         Raises:
             InputError: that checkpoint is no longer whole.
         """
         like = {name: state.params for name, state in self.state.arrays().items()}
-        return self._best.restore(self._best.require(self.state.best["step"]), like)
+        saved = self._best.restore(self._best.require(self.state.best["step"]), like)
+        return {name: saved[key] for name, key in run_files.CHECKPOINT_NAMES.items()}
 
     def best_ranks(self) -> list[int]:
         """Return every user's rank of the target at the best validation, from 0; -1: not among the results."""
-        return self._best.meta(self.state.best["step"])[RANKS]
+        return self._best.meta(self.state.best["step"])[BEST_RANKS]
 
     @property
     def seconds(self) -> float:
@@ -277,7 +173,8 @@ class Alternation:
         for step in reversed(self._latest.steps()):
             meta = self._latest.meta(step)
             arrays = self._latest.restore(step, self.state.arrays())
-            self.state = RunState(**arrays, **meta)
+            fields = {name: arrays[key] for name, key in run_files.CHECKPOINT_NAMES.items()}
+            self.state = RunState(**fields, **meta)
             if self.state.id_round >= 0:
                 self._ids.load(self.state.id_round)
             where = {name: meta[name] for name in ("phase", "epoch", "step")}
@@ -334,9 +231,9 @@ class Alternation:
         if phase.kind == RECOMMENDER:
             state.recommender, metrics = self._recommender_step(state.recommender, batch, rate, key)
         elif phase.kind == ID:
-            state.generator, metrics = self._id_step(state.generator, state.recommender.params, batch, rate, key)
+            state.id_generator, metrics = self._id_step(state.id_generator, state.recommender.params, batch, rate, key)
         else:
-            state.generator, metrics = self._generator_step(state.generator, batch, rate, key)
+            state.id_generator, metrics = self._warm_start_step(state.id_generator, batch, rate, key)
         if not self._has_stepped:
             jax.block_until_ready(metrics)
             logging.info("%s, %.1f s after the models were ready", FIRST_STEP, time.monotonic() - self._created)
@@ -366,14 +263,14 @@ class Alternation:
 
     def _end_phase(self, phase: Phase) -> None:
         if phase.kind != RECOMMENDER:
-            given = self._ids.given if phase.kind == WARM_START else None
+            given = self._given_ids if phase.kind == WARM_START else None
             self._ids.regenerate(
-                self.state.generator.params, phase.round, on_progress=self._id_progress(phase), given=given
+                self.state.id_generator.params, phase.round, on_progress=self._id_progress(phase), given=given
             )
             self.state.id_round = phase.round
         if phase.kind == WARM_START:
             # The ID phases follow another objective: they start with fresh moments.
-            self.state.generator = place_train_state(self.state.generator.params, self._optimizer)
+            self.state.id_generator = place_train_state(self.state.id_generator.params, self._optimizer)
         else:
             self._validate_now(phase)
         self.state.phase, self.state.epoch = self.state.phase + 1, 0
@@ -396,12 +293,12 @@ class Alternation:
             raise Interrupted
 
     def _validate_now(self, phase: Phase) -> None:
-        source = self._ids.source(max_history=self._config.data.max_history, evaluation=True)
-        loss, metrics, ranks = self._validate(self.state.recommender.params, source, f"{phase.title}: validation")
+        renderer = self._ids.renderer(max_history=self._config.data.max_history, evaluation=True)
+        loss, metrics, ranks = self._validate(self.state.recommender.params, renderer, f"{phase.title}: validation")
         self._record(phase, "validation", {"loss": loss, **metrics})
-        value = metrics[SELECTION_METRIC]
+        value = metrics[run_files.SELECTION_METRIC]
         logging.info("%s, epoch %d: validation %s", phase.title, self.state.epoch, _brief(metrics))
-        if self.state.best is not None and value <= self.state.best["metrics"][SELECTION_METRIC]:
+        if self.state.best is not None and value <= self.state.best["metrics"][run_files.SELECTION_METRIC]:
             # New IDs are worse until the recommender has learned them, so ID phases do not count.
             self.state.misses += phase.kind == RECOMMENDER
             return
@@ -415,7 +312,7 @@ class Alternation:
             "metrics": metrics,
         }
         params = {name: state.params for name, state in self.state.arrays().items()}
-        self._best.save(self.state.global_step, params, {**self.state.best, RANKS: ranks})
+        self._best.save(self.state.global_step, params, {**self.state.best, BEST_RANKS: ranks})
 
     def _record(self, phase: Phase, split: str, values: dict[str, float]) -> None:
         self._log.append(

@@ -4,7 +4,7 @@ To render and pack the prompts of an epoch takes the host seconds (Amazon Beauty
 would stand still.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -13,17 +13,29 @@ from idgenrec_jax.data.batches import recommender_epoch, training_shape
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.packing import PackedBatches
 from idgenrec_jax.ids.rounds import RoundIds
+from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START
 from idgenrec_jax.training.warm_start import WarmStart
-
-WARM_START, ID, RECOMMENDER = "warm_start", "id", "recommender"
 
 
 class Epochs:
     """The batches of epochs, which follow from the configuration, the IDs and the epoch's number alone."""
 
-    def __init__(self, config: Config, ids: RoundIds, *, row_multiple: int):
-        """Prepare the epochs of a run with these `ids`; each part of a step has a multiple of `row_multiple` rows."""
+    def __init__(
+        self,
+        config: Config,
+        ids: RoundIds,
+        *,
+        text_tokens: Sequence[Sequence[int]],
+        warm_start_targets: Callable[[], Sequence[Sequence[int]]],
+        row_multiple: int,
+    ):
+        """Prepare the epochs of a run with these `ids`; each part of a step has a multiple of `row_multiple` rows.
+
+        `text_tokens` holds the tokens of each item's text, `warm_start_targets()` those that the warm start teaches to
+        write for it; both include EOS.
+        """
         self._config, self._ids, self._row_multiple = config, ids, row_multiple
+        self._text_tokens, self._warm_start_targets = text_tokens, warm_start_targets
         self._supervised_multiple = row_multiple * config.training.gradient_accumulation
         # What all epochs of one kind with the same IDs share: their shape, or the words of the warm start.
         self._shared: dict[tuple[str, int], Any] = {}
@@ -48,26 +60,34 @@ class Epochs:
         return plan((kind, id_round), epoch)
 
     def _warm_start(self, key: tuple[str, int], epoch: int) -> PackedBatches:
-        make = self._share(key, lambda: WarmStart(self._ids, self._config, row_multiple=self._supervised_multiple))
+        make = self._share(
+            key,
+            lambda: WarmStart(
+                self._text_tokens,
+                self._warm_start_targets(),
+                self._config.training,
+                row_multiple=self._supervised_multiple,
+            ),
+        )
         return make.epoch(epoch)
 
     def _recommender(self, key: tuple[str, int], epoch: int) -> PackedBatches:
         training = self._config.training
-        source = self._ids.source(max_history=self._config.data.max_history)
+        renderer = self._ids.renderer(max_history=self._config.data.max_history)
         shared = {"seed": training.seed, "batch_size": training.recommender_batch_size}
-        shape = self._share(key, lambda: training_shape(source, row_multiple=self._supervised_multiple, **shared))
+        shape = self._share(key, lambda: training_shape(renderer, row_multiple=self._supervised_multiple, **shared))
         count = training.recommender_examples_per_epoch
-        return recommender_epoch(source, epoch=epoch, num_examples=count, shape=shape, **shared)
+        return recommender_epoch(renderer, epoch=epoch, num_examples=count, shape=shape, **shared)
 
     def _id(self, key: tuple[str, int], epoch: int) -> IdBatches:
         training = self._config.training
-        source = self._ids.source(max_history=self._config.data.id_max_history)
-        texts = self._ids.text_tokens
+        renderer = self._ids.renderer(max_history=self._config.data.id_max_history)
+        texts = self._text_tokens
         shared = {"seed": training.seed, "id_length": self._config.ids.soft_length}
         shape = self._share(
             key,
             lambda: id_shape(
-                source,
+                renderer,
                 texts,
                 batch_size=training.id_batch_size,
                 items_per_batch=training.id_items_per_batch,
@@ -76,7 +96,7 @@ class Epochs:
             ),
         )
         return IdBatches(
-            source, texts, epoch=epoch, num_examples=training.id_examples_per_epoch, shape=shape, **shared
+            renderer, texts, epoch=epoch, num_examples=training.id_examples_per_epoch, shape=shape, **shared
         )
 
     def _share(self, key: tuple[str, int], make: Callable[[], Any]) -> Any:

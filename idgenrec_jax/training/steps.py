@@ -23,8 +23,10 @@ from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.sharding import parameter_shardings
-from idgenrec_jax.training.losses import count_tokens, id_loss, recommender_loss, split_batch
+from idgenrec_jax.training.id_loss import id_loss
 from idgenrec_jax.training.optimizer import apply_gradients
+from idgenrec_jax.training.recommender_loss import recommender_loss, split_batch
+from idgenrec_jax.training.segments import count_tokens
 from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE
 
 Metrics = dict[str, Float[Array, ""]]
@@ -124,7 +126,7 @@ def make_recommender_step(
 
 
 def make_id_step(
-    generator_graphdef: nnx.GraphDef,
+    id_generator_graphdef: nnx.GraphDef,
     recommender_graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     no_embedding: Bool[Array, " vocab"],
@@ -150,7 +152,7 @@ def make_id_step(
 
         def loss_of(params):
             return id_loss(
-                nnx.merge(generator_graphdef, params),
+                nnx.merge(id_generator_graphdef, params),
                 recommender,
                 batch,
                 no_embedding,

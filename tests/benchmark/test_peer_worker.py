@@ -21,7 +21,9 @@ from idgenrec_jax.decoding.diverse import diverse_beam_search
 from idgenrec_jax.decoding.trie import build_trie
 from idgenrec_jax.models.huggingface import save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
-from idgenrec_jax.training.losses import generate_soft_ids, id_loss, recommender_loss
+from idgenrec_jax.training.id_loss import id_loss
+from idgenrec_jax.training.recommender_loss import recommender_loss
+from idgenrec_jax.training.soft_ids import generate_soft_ids
 from tests.decoding.tiny_t5 import assert_same_items, search_items, start
 
 pytestmark = pytest.mark.skipif(
@@ -48,9 +50,9 @@ def make_model(seed, *, tied=True, eos=EOS):
 
 def random_rows(seed, count, longest):
     """Rows of 2 to `longest` tokens, EOS included."""
-    generator = np.random.default_rng(seed)
-    lengths = generator.integers(1, longest, count)
-    return [[*generator.integers(2, VOCABULARY, length).tolist(), EOS] for length in lengths]
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, longest, count)
+    return [[*rng.integers(2, VOCABULARY, length).tolist(), EOS] for length in lengths]
 
 
 def write_job(folder, kind, models, ragged, arrays=None, **fields):
@@ -221,13 +223,13 @@ def one_a_row(sequences):
     ("eos", "pad_histories"), [(34, False), (EOS, True)], ids=["ids_end_early", "ids_run_on_and_padded_histories"]
 )
 def test_id_training_starts_from_our_loss_and_gradient(eos, pad_histories, tmp_path):
-    generator, recommender = make_model(2, eos=eos), make_model(3)
+    id_generator, recommender = make_model(2, eos=eos), make_model(3)
     no_embedding = np.zeros(VOCABULARY, bool)
     no_embedding[48] = True
     prompts, histories, targets = zip(*ID_EXAMPLES, strict=True)
     tokens, slot_items, slot_positions = zip(*map(slots_of, prompts), strict=True)
     job = write_job(
-        tmp_path, "id_training", {"id_generator": generator, "recommender": recommender},
+        tmp_path, "id_training", {"id_generator": id_generator, "recommender": recommender},
         {"texts": TEXTS, "prompts": tokens, "histories": histories, "targets": targets},
         {
             "prompts_slot_item": np.concatenate(slot_items).astype(np.int32),
@@ -251,12 +253,12 @@ def test_id_training_starts_from_our_loss_and_gradient(eos, pad_histories, tmp_p
         *one_a_row(targets[:3]),
     )
     mask = generate_soft_ids(
-        generator, recommender.shared.table[...], batch.item_tokens, batch.item_segments, batch.item_places,
+        id_generator, recommender.shared.table[...], batch.item_tokens, batch.item_segments, batch.item_places,
         jnp.asarray(no_embedding), id_length=ID_LENGTH,
     ).mask  # fmt: skip
     assert len(np.unique(mask.sum(1))) > 1, "the IDs must differ in length"
     loss, norm = loss_and_norm(
-        lambda model: id_loss(model, recommender, batch, jnp.asarray(no_embedding), id_length=ID_LENGTH), generator
+        lambda model: id_loss(model, recommender, batch, jnp.asarray(no_embedding), id_length=ID_LENGTH), id_generator
     )
     np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(found["gradient_norm"], norm, rtol=1e-4)

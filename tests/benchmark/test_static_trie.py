@@ -13,15 +13,15 @@ VOCAB_SIZE, EOS = 40, 1
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_candidates_are_those_of_our_trie_at_every_level(seed):
-    generator = np.random.default_rng(seed)
-    sequences = {tuple(generator.integers(2, VOCAB_SIZE, generator.integers(1, 6)).tolist()) for _ in range(300)}
+    rng = np.random.default_rng(seed)
+    sequences = {tuple(rng.integers(2, VOCAB_SIZE, rng.integers(1, 6)).tolist()) for _ in range(300)}
     trie = build_trie(sorted(sequences), vocab_size=VOCAB_SIZE, eos_token_id=EOS, layout="csr")
     static = static_trie(trie)
     assert static.nbytes > trie.nbytes
     states, scores = jnp.zeros((2, 4), jnp.int32), jnp.full((2, 4), -jnp.inf).at[:, 0].set(0.0)
     compared = 0
     for level in range(trie.depth):
-        logits = jnp.asarray(generator.normal(size=(2, 4, VOCAB_SIZE)), jnp.float32)
+        logits = jnp.asarray(rng.normal(size=(2, 4, VOCAB_SIZE)), jnp.float32)
         expected = best_candidates(trie, logits, states, scores, 8)
         found = static_candidates(static, logits, states, scores, level, 8)
         real = np.asarray(expected.scores) > -np.inf

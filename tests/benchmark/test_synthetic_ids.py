@@ -7,8 +7,8 @@ from idgenrec_jax.benchmark.synthetic_ids import synthetic_ids
 
 
 def real_ids(count=300, seed=0):
-    generator = np.random.default_rng(seed)
-    return [tuple(generator.integers(2, 50, generator.integers(2, 9)).tolist()) for _ in range(count)]
+    rng = np.random.default_rng(seed)
+    return [tuple(rng.integers(2, 50, rng.integers(2, 9)).tolist()) for _ in range(count)]
 
 
 def test_ids_are_different_and_their_tokens_stand_where_real_ones_have_them():

@@ -8,7 +8,7 @@ import pytest
 
 from idgenrec_jax.data.batches import (
     BucketedBatches,
-    PromptSource,
+    PromptRenderer,
     bucket_widths,
     held_out_batches,
     recommender_epoch,
@@ -30,14 +30,14 @@ ITEM_IDS = tuple((ITEM + item, *[ITEM_END + item] * (1 + item % 3)) for item in 
 
 def make_dataset(seed=0):
     """Sequences of one to fourteen items, repeats among them."""
-    generator = np.random.default_rng(seed)
-    lengths = [1, 2, 3, *generator.integers(3, 15, NUM_USERS - 3)]
+    rng = np.random.default_rng(seed)
+    lengths = [1, 2, 3, *rng.integers(3, 15, NUM_USERS - 3)]
     return Dataset(
         name="shop",
         users=tuple(f"user{index}" for index in range(NUM_USERS)),
         items=tuple(f"item{index}" for index in range(NUM_ITEMS)),
         item_texts=tuple(f"text {index}" for index in range(NUM_ITEMS)),
-        sequences=tuple(generator.integers(0, NUM_ITEMS, length).astype(np.int32) for length in lengths),
+        sequences=tuple(rng.integers(0, NUM_ITEMS, length).astype(np.int32) for length in lengths),
     )
 
 
@@ -53,10 +53,10 @@ def plain_user_ids(dataset):
     return tuple((USER + user,) for user in range(len(dataset.users)))
 
 
-def make_source(dataset, *, user_ids=plain_user_ids, templates=None, max_history=20, max_prompt_length=512):
+def make_renderer(dataset, *, user_ids=plain_user_ids, templates=None, max_history=20, max_prompt_length=512):
     if templates is None:
         templates = [t for t in default_templates(with_user_ids=user_ids is not None) if t.group == "seen"]
-    return PromptSource(
+    return PromptRenderer(
         dataset=dataset,
         templates=tuple(PromptTokens(template, TOKENIZER, dataset.name) for template in templates),
         item_ids=ITEM_IDS,
@@ -67,10 +67,10 @@ def make_source(dataset, *, user_ids=plain_user_ids, templates=None, max_history
     )
 
 
-def recommender_batches(source, *, seed=0, epoch=0, batch_size=8, num_examples=0):
-    shape = training_shape(source, seed=seed, batch_size=batch_size)
+def recommender_batches(renderer, *, seed=0, epoch=0, batch_size=8, num_examples=0):
+    shape = training_shape(renderer, seed=seed, batch_size=batch_size)
     return recommender_epoch(
-        source, seed=seed, epoch=epoch, batch_size=batch_size, num_examples=num_examples, shape=shape
+        renderer, seed=seed, epoch=epoch, batch_size=batch_size, num_examples=num_examples, shape=shape
     )
 
 
@@ -79,10 +79,10 @@ def text_tokens():
     return [[50 + item, *range(100, 100 + item % 7), TOKENIZER.eos_id] for item in range(NUM_ITEMS)]
 
 
-def id_batches(source, *, seed=0, epoch=0, num_examples=0, batch_size=6, items_per_batch=16, id_length=3, shape=None):
+def id_batches(renderer, *, seed=0, epoch=0, num_examples=0, batch_size=6, items_per_batch=16, id_length=3, shape=None):
     shared = {"seed": seed, "id_length": id_length}
-    shape = shape or id_shape(source, text_tokens(), batch_size=batch_size, items_per_batch=items_per_batch, **shared)
-    return IdBatches(source, text_tokens(), epoch=epoch, num_examples=num_examples, shape=shape, **shared)
+    shape = shape or id_shape(renderer, text_tokens(), batch_size=batch_size, items_per_batch=items_per_batch, **shared)
+    return IdBatches(renderer, text_tokens(), epoch=epoch, num_examples=num_examples, shape=shape, **shared)
 
 
 def all_batches(batches):
@@ -153,31 +153,31 @@ def expected_examples(dataset, max_history=20):
 
 
 def test_an_epoch_is_a_pure_function_of_seed_and_epoch():
-    source = make_source(make_dataset())
-    first = recommender_batches(source, seed=3, epoch=1)
-    again = recommender_batches(source, seed=3, epoch=1)
+    renderer = make_renderer(make_dataset())
+    first = recommender_batches(renderer, seed=3, epoch=1)
+    again = recommender_batches(renderer, seed=3, epoch=1)
     again.batch(len(again) - 1)  # The order in which batches are asked for does not matter.
     assert_same_batches(all_batches(first), all_batches(again))
-    assert differ(all_batches(first), all_batches(recommender_batches(source, seed=3, epoch=2)))
-    assert differ(all_batches(first), all_batches(recommender_batches(source, seed=4, epoch=1)))
+    assert differ(all_batches(first), all_batches(recommender_batches(renderer, seed=3, epoch=2)))
+    assert differ(all_batches(first), all_batches(recommender_batches(renderer, seed=4, epoch=1)))
 
 
 @pytest.mark.parametrize("max_history", [20, 4])
 def test_every_training_example_comes_once_in_an_epoch(max_history):
     dataset = make_dataset()
-    batches = recommender_batches(make_source(dataset, max_history=max_history))
+    batches = recommender_batches(make_renderer(dataset, max_history=max_history))
     found = read_examples(all_batches(batches))
     assert Counter(found) == Counter(expected_examples(dataset, max_history))
     assert max(len(history) for _, history, _ in found) == min(max_history, 11)
 
 
 def test_templates_are_drawn_anew_each_epoch():
-    source = make_source(make_dataset())
+    renderer = make_renderer(make_dataset())
 
     def words_of_each_example(epoch):
         return {
             (read_user(prompt), read_items(prompt)): tuple(token for token in prompt if token < ITEM)
-            for batch in all_batches(recommender_batches(source, epoch=epoch))
+            for batch in all_batches(recommender_batches(renderer, epoch=epoch))
             for prompt in (tokens.tolist() for tokens, _ in read_pairs(batch))
         }
 
@@ -189,8 +189,8 @@ def test_templates_are_drawn_anew_each_epoch():
 
 def test_history_that_does_not_fit_loses_its_oldest_items_and_the_target_stays():
     dataset = make_dataset()
-    source = make_source(dataset, max_prompt_length=24)
-    batches = all_batches(recommender_batches(source))
+    renderer = make_renderer(dataset, max_prompt_length=24)
+    batches = all_batches(recommender_batches(renderer))
     whole = {(user, target): [] for user, _, target in expected_examples(dataset)}
     for user, history, target in expected_examples(dataset):
         whole[user, target].append(history)
@@ -203,9 +203,9 @@ def test_history_that_does_not_fit_loses_its_oldest_items_and_the_target_stays()
 
 
 def test_all_epochs_with_the_same_ids_have_one_shape():
-    source = make_source(make_dataset())
-    shape = training_shape(source, seed=0, batch_size=8)
-    batches = [batch for epoch in range(3) for batch in all_batches(recommender_batches(source, epoch=epoch))]
+    renderer = make_renderer(make_dataset())
+    shape = training_shape(renderer, seed=0, batch_size=8)
+    batches = [batch for epoch in range(3) for batch in all_batches(recommender_batches(renderer, epoch=epoch))]
     assert {(batch.prompt_tokens.shape, batch.target_tokens.shape) for batch in batches} == {
         ((shape.rows, shape.source), (shape.rows, shape.target))
     }
@@ -257,16 +257,16 @@ def template_of_length(length, fields):
 )
 def test_every_prompt_of_every_template_fits_the_shape(templates, max_prompt_length):
     dataset = make_dataset()
-    source = make_source(
+    renderer = make_renderer(
         dataset, user_ids=user_ids_from_training_items, templates=templates, max_prompt_length=max_prompt_length
     )
     for epoch in range(3):
-        batches = all_batches(recommender_batches(source, epoch=epoch))
+        batches = all_batches(recommender_batches(renderer, epoch=epoch))
         assert sum(len(read_pairs(batch)) for batch in batches) == len(dataset.training_examples())
-    longest = source.longest_prompt()
+    longest = renderer.longest_prompt()
     for number in range(len(templates)):
         for user, position in dataset.training_examples():
-            assert len(source.prompt(user, dataset.training_sequence(user)[:position], number)) <= longest
+            assert len(renderer.prompt(user, dataset.training_sequence(user)[:position], number)) <= longest
 
 
 def test_data_without_a_training_example_is_an_input_error():
@@ -277,22 +277,22 @@ def test_data_without_a_training_example_is_an_input_error():
     )
     assert not short.training_examples() and len(short.evaluation_users)
     with pytest.raises(InputError, match="training"):
-        recommender_batches(make_source(short))
+        recommender_batches(make_renderer(short))
 
 
 def test_data_without_a_user_to_evaluate_is_an_input_error():
     dataset = make_dataset()
     short = Dataset("shop", dataset.users, dataset.items, dataset.item_texts, tuple(s[:2] for s in dataset.sequences))
     with pytest.raises(InputError, match="3"):
-        held_out_batches(make_source(short), "test", template=0, batch_size=4, num_buckets=2)
+        held_out_batches(make_renderer(short), "test", template=0, batch_size=4, num_buckets=2)
 
 
 def test_num_examples_are_drawn_without_replacement_and_anew_each_epoch():
     dataset = make_dataset()
-    source = make_source(dataset)
+    renderer = make_renderer(dataset)
     available = Counter(expected_examples(dataset))
     draws = [
-        Counter(read_examples(all_batches(recommender_batches(source, epoch=epoch, num_examples=40))))
+        Counter(read_examples(all_batches(recommender_batches(renderer, epoch=epoch, num_examples=40))))
         for epoch in range(2)
     ]
     for draw in draws:
@@ -303,8 +303,8 @@ def test_num_examples_are_drawn_without_replacement_and_anew_each_epoch():
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_held_out_batches_have_every_evaluated_user_once(split):
     dataset = make_dataset()
-    source = make_source(dataset, max_history=5)
-    batches, users, targets = held_out_batches(source, split, template=0, batch_size=4, num_buckets=2)
+    renderer = make_renderer(dataset, max_history=5)
+    batches, users, targets = held_out_batches(renderer, split, template=0, batch_size=4, num_buckets=2)
     np.testing.assert_array_equal(users, dataset.evaluation_users)
     expected_targets = [dataset.sequences[user][-2 if split == "validation" else -1] for user in users]
     np.testing.assert_array_equal(targets, expected_targets)
@@ -362,13 +362,13 @@ def read_id_examples(batch, id_length=3):
 @pytest.mark.parametrize("row_multiple", [1, 3])
 def test_id_batches_hold_every_example_once_with_slots_on_its_items(items_per_batch, row_multiple):
     dataset = make_dataset()
-    source = make_source(dataset, max_history=4)
+    renderer = make_renderer(dataset, max_history=4)
     shape = id_shape(
-        source, text_tokens(), seed=0, batch_size=6, items_per_batch=items_per_batch, id_length=3,
+        renderer, text_tokens(), seed=0, batch_size=6, items_per_batch=items_per_batch, id_length=3,
         row_multiple=row_multiple,
     )  # fmt: skip
     assert shape.examples <= 6 and shape.items <= items_per_batch
-    batches = id_batches(source, shape=shape)
+    batches = id_batches(renderer, shape=shape)
     found = []
     for step, batch in enumerate(all_batches(batches)):
         assert [values.shape for values in batch] == [values.shape for values in batches.batch(0)]
@@ -383,31 +383,31 @@ def test_an_example_whose_items_all_have_the_longest_text_finds_room():
     dataset = make_dataset()
     texts = [[50 + item, *[3] * (30 if item < 12 else 0)] for item in range(NUM_ITEMS)]
     shape = id_shape(
-        make_source(dataset, max_history=10), texts, seed=0, batch_size=2, items_per_batch=10, id_length=3
+        make_renderer(dataset, max_history=10), texts, seed=0, batch_size=2, items_per_batch=10, id_length=3
     )
     sequences = tuple(np.arange(12, dtype=np.int32) for _ in dataset.users)
-    source = make_source(dataclasses.replace(dataset, sequences=sequences), max_history=10)
-    batches = IdBatches(source, texts, seed=0, epoch=0, num_examples=0, id_length=3, shape=shape)
-    assert sum(len(batches.examples(step)) for step in range(len(batches))) == len(source.dataset.training_examples())
+    renderer = make_renderer(dataclasses.replace(dataset, sequences=sequences), max_history=10)
+    batches = IdBatches(renderer, texts, seed=0, epoch=0, num_examples=0, id_length=3, shape=shape)
+    assert sum(len(batches.examples(step)) for step in range(len(batches))) == len(renderer.dataset.training_examples())
 
 
 def test_id_batches_are_pure_and_draw_without_replacement():
     dataset = make_dataset()
-    source = make_source(dataset, max_history=4)
-    first = all_batches(id_batches(source, seed=1, epoch=2, num_examples=20))
-    assert_same_batches(first, all_batches(id_batches(source, seed=1, epoch=2, num_examples=20)))
-    assert differ(first, all_batches(id_batches(source, seed=1, epoch=3, num_examples=20)))
+    renderer = make_renderer(dataset, max_history=4)
+    first = all_batches(id_batches(renderer, seed=1, epoch=2, num_examples=20))
+    assert_same_batches(first, all_batches(id_batches(renderer, seed=1, epoch=2, num_examples=20)))
+    assert differ(first, all_batches(id_batches(renderer, seed=1, epoch=3, num_examples=20)))
     found = Counter(example for batch in first for example in read_id_examples(batch))
     assert found.total() == 20 and found <= Counter(expected_examples(dataset, max_history=4))
 
 
 def test_what_an_id_batch_holds_is_counted_before_it_is_made():
-    source = make_source(make_dataset(), max_history=6, max_prompt_length=24)
+    renderer = make_renderer(make_dataset(), max_history=6, max_prompt_length=24)
     cut = 0
-    for user, position in source.dataset.training_examples():
-        for template in range(len(source.templates)):
-            tokens, _, _, kept = source.slots(user, source.dataset.training_sequence(user)[:position], template, 3)
-            assert source.slots_length(user, position, template, 3) == (len(kept), len(tokens))
+    for user, position in renderer.dataset.training_examples():
+        for template in range(len(renderer.templates)):
+            tokens, _, _, kept = renderer.slots(user, renderer.dataset.training_sequence(user)[:position], template, 3)
+            assert renderer.slots_length(user, position, template, 3) == (len(kept), len(tokens))
             cut += len(kept) < min(position, 6)
     assert cut, "some prompts must be cut"
 
@@ -415,27 +415,27 @@ def test_what_an_id_batch_holds_is_counted_before_it_is_made():
 def test_slots_stand_where_ids_of_that_length_would_stand():
     id_length = 3
     dataset = make_dataset()
-    source = make_source(dataset, max_history=6, max_prompt_length=24)
+    renderer = make_renderer(dataset, max_history=6, max_prompt_length=24)
     full_ids = tuple((ITEM + item, ITEM_END + item, ITEM_END + item) for item in range(NUM_ITEMS))
-    source = PromptSource(**{**vars(source), "item_ids": full_ids})
+    renderer = PromptRenderer(**{**vars(renderer), "item_ids": full_ids})
     dropped = 0
     for user, position in dataset.training_examples():
         history = dataset.training_sequence(user)[:position]
         for number in (0, 4, 7):
-            tokens, slot_item, slot_position, kept = source.slots(user, history, number, id_length)
+            tokens, slot_item, slot_position, kept = renderer.slots(user, history, number, id_length)
             dropped += len(kept) < min(len(history), 6)
             filled = [
                 token if item < 0 else full_ids[kept[item]][place]
                 for token, item, place in zip(tokens, slot_item, slot_position, strict=True)
             ]
-            assert filled == source.prompt(user, history, number)
+            assert filled == renderer.prompt(user, history, number)
     assert dropped, "some prompts must be cut"
 
 
 def test_an_id_batch_of_examples_with_more_items_than_fit_says_so():
-    source = make_source(make_dataset(), max_history=10)
+    renderer = make_renderer(make_dataset(), max_history=10)
     with pytest.raises(ValueError, match="id_items_per_batch|items_per_batch"):
-        all_batches(id_batches(source, items_per_batch=4))
+        all_batches(id_batches(renderer, items_per_batch=4))
 
 
 def with_other_items(dataset, places):
@@ -449,13 +449,14 @@ def with_other_items(dataset, places):
 
 def tokens_of(dataset, user_ids):
     """Every input token of every split: training batches of both phases, validation and test prompts."""
-    source = make_source(dataset, user_ids=user_ids)
+    renderer = make_renderer(dataset, user_ids=user_ids)
+    recommender_epochs = [all_batches(recommender_batches(renderer, epoch=epoch)) for epoch in range(2)]
     result = {
-        "recommender": [batch for epoch in range(2) for batch in all_batches(recommender_batches(source, epoch=epoch))],
-        "id": all_batches(id_batches(source, items_per_batch=24)),
+        "recommender": [batch for batches in recommender_epochs for batch in batches],
+        "id": all_batches(id_batches(renderer, items_per_batch=24)),
     }
     for split in ("validation", "test"):
-        batches, users, targets = held_out_batches(source, split, template=0, batch_size=4, num_buckets=3)
+        batches, users, targets = held_out_batches(renderer, split, template=0, batch_size=4, num_buckets=3)
         result[split] = [(batch.prompt_tokens, batch.prompt_mask) for batch in all_batches(batches)]
         result[split + " targets"] = [(users, targets)]
     return result

@@ -8,10 +8,10 @@ from idgenrec_jax.data.packing import PackedBatches, PackedShape, one_example_a_
 
 def make_examples(count, seed=0, longest=60):
     """Prompts of very unequal lengths, as of users with short and long histories; the first token is the example."""
-    generator = np.random.default_rng(seed)
-    lengths = np.minimum(2 + generator.geometric(0.06, count), longest)
+    rng = np.random.default_rng(seed)
+    lengths = np.minimum(2 + rng.geometric(0.06, count), longest)
     prompts = [[1000 + example, *[7] * (length - 1)] for example, length in enumerate(lengths)]
-    targets = [[1000 + example, *[8] * int(generator.integers(1, 5))] for example in range(count)]
+    targets = [[1000 + example, *[8] * int(rng.integers(1, 5))] for example in range(count)]
     return prompts, targets
 
 
@@ -27,8 +27,8 @@ def plan(prompts, targets, **settings):
 
 def make_batches(prompts, targets, *, batch_size, shape=None, seed=1):
     shape = shape or plan(prompts, targets, batch_size=batch_size)
-    generator = np.random.default_rng(seed)
-    return PackedBatches(prompts, targets, shape=shape, batch_size=batch_size, generator=generator)
+    rng = np.random.default_rng(seed)
+    return PackedBatches(prompts, targets, shape=shape, batch_size=batch_size, rng=rng)
 
 
 def read(batch):

@@ -34,7 +34,7 @@ def catalogue(num_items):
 
 
 @pytest.fixture(scope="module")
-def generator(tokenizer):
+def id_generator(tokenizer):
     """An untrained generator, at weights large enough to make it write different things about different texts."""
     config = T5Config(
         vocab_size=tokenizer.size + 5, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_decoder_layers=1, num_heads=2,
@@ -44,13 +44,13 @@ def generator(tokenizer):
     return nnx.split(T5(config, rngs=nnx.Rngs(1)), nnx.Param)
 
 
-def make(generator, tokenizer, **options):
+def make(id_generator, tokenizer, **options):
     options = {
         "num_groups": NUM_GROUPS, "penalties": PENALTIES, "min_lengths": MIN_LENGTHS, "batch_size": 4,
         "batch_divisors": (1,), "max_text_length": 16, "length_buckets": (4, 8), "bucket_overhead": 0,
         "fallback": "suffix",
     } | options  # fmt: skip
-    return IdGeneration(generator[0], tokenizer, **options)
+    return IdGeneration(id_generator[0], tokenizer, **options)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "max_length"))
@@ -73,7 +73,7 @@ def decode_alone(graphdef, params, tokens, min_length, penalty, *, max_length):
     ).tokens[0]  # fmt: skip
 
 
-def one_after_the_other(generator, tokenizer, texts):
+def one_after_the_other(id_generator, tokenizer, texts):
     """Algorithm 1 as published: (ID tokens, or None where all stages fail) for one item after the other."""
     cache, taken, ids = {}, set(), []
     for text in texts:
@@ -81,7 +81,7 @@ def one_after_the_other(generator, tokenizer, texts):
         for stage in [(length, penalty) for length in MIN_LENGTHS for penalty in PENALTIES]:
             if (text, stage) not in cache:
                 source = jnp.asarray([[*tokenizer.encode(text), tokenizer.eos_id]], jnp.int32)
-                decoded = decode_alone(*generator, source, *stage, max_length=stage[0] + 10)
+                decoded = decode_alone(*id_generator, source, *stage, max_length=stage[0] + 10)
                 cache[text, stage] = tokenizer.decode_batch(np.asarray(decoded).tolist())
             candidates = [tuple(tokenizer.encode(clean_to_words(raw))) for raw in cache[text, stage]]
             free = [tokens for tokens in candidates if tokens and tokens not in taken]
@@ -120,11 +120,11 @@ def encoded_texts(monkeypatch):
 
 
 @pytest.mark.slow
-def test_batches_give_what_one_item_after_the_other_gives(generator, tokenizer):
+def test_batches_give_what_one_item_after_the_other_gives(id_generator, tokenizer):
     names, texts = catalogue(45)
-    expected = one_after_the_other(generator, tokenizer, texts)
+    expected = one_after_the_other(id_generator, tokenizer, texts)
     compilations = Compilations()
-    table = make(generator, tokenizer, batch_size=5, batch_divisors=(1, 3)).generate(generator[1], names, texts)
+    table = make(id_generator, tokenizer, batch_size=5, batch_divisors=(1, 3)).generate(id_generator[1], names, texts)
     encoders, decoders = compilations.count()
     # Two buckets and batches of 5 and of 2; and two minimum lengths.
     assert 2 <= encoders <= 2 * 2 and 4 <= decoders <= 2 * 2 * 2
@@ -138,10 +138,10 @@ def test_batches_give_what_one_item_after_the_other_gives(generator, tokenizer):
     assert all(text.rpartition(" ")[2].isdigit() and text.rpartition(" ")[0] in table.texts for text in numbered)
 
 
-def test_ids_depend_on_neither_batch_size_nor_padding(generator, tokenizer):
+def test_ids_depend_on_neither_batch_size_nor_padding(id_generator, tokenizer):
     names, texts = catalogue(12)
     tables = [
-        make(generator, tokenizer, min_lengths=(1,), **options).generate(generator[1], names, texts)
+        make(id_generator, tokenizer, min_lengths=(1,), **options).generate(id_generator[1], names, texts)
         for options in ({"batch_size": 4}, {"batch_size": 3, "length_buckets": (16,)})
     ]
     assert tables[0] == tables[1]
@@ -150,7 +150,7 @@ def test_ids_depend_on_neither_batch_size_nor_padding(generator, tokenizer):
 @pytest.mark.parametrize(
     ("overhead", "lengths"), [(0, {4, 8, 12, 16}), (1, {4, 16}), (1000, {16})], ids=["all", "one", "none"]
 )
-def test_a_bucket_is_in_use_where_it_spares_more_than_it_costs(generator, tokenizer, monkeypatch, overhead, lengths):
+def test_a_bucket_is_in_use_where_it_spares_more_than_it_costs(id_generator, tokenizer, monkeypatch, overhead, lengths):
     found, encode = set(), generation_module._encode_batch
 
     def spy(graphdef, params, tokens, lengths, **options):
@@ -162,20 +162,20 @@ def test_a_bucket_is_in_use_where_it_spares_more_than_it_costs(generator, tokeni
     counts = [4] * 80 + [7, 11, 15]
     prompts = [[5 + number, *[4] * (count - 2), tokenizer.eos_id] for number, count in enumerate(counts)]
     generation = make(
-        generator, tokenizer, batch_size=80, length_buckets=(4, 8, 12), bucket_overhead=overhead, num_groups=1
+        id_generator, tokenizer, batch_size=80, length_buckets=(4, 8, 12), bucket_overhead=overhead, num_groups=1
     )
-    decoder = CandidateDecoder(generation, generator[1], prompts)
+    decoder = CandidateDecoder(generation, id_generator[1], prompts)
     decoder.candidates(np.arange(83), np.ones(83, int), np.ones(83))
     assert found == lengths
 
 
 @pytest.mark.slow
-def test_ids_depend_on_neither_the_sizes_of_small_batches_nor_what_is_kept(generator, tokenizer, encoded_texts):
+def test_ids_depend_on_neither_the_sizes_of_small_batches_nor_what_is_kept(id_generator, tokenizer, encoded_texts):
     names, texts = catalogue(40)
     tables, encoded = [], []
     for options in ({}, {"encoded_budget_bytes": 0}, {"encoded_budget_bytes": 600}, {"batch_divisors": (1, 4)}):
         encoded_texts.clear()
-        tables.append(make(generator, tokenizer, **options).generate(generator[1], names, texts))
+        tables.append(make(id_generator, tokenizer, **options).generate(id_generator[1], names, texts))
         encoded.append(sum(map(len, encoded_texts)))
     assert all(table == tables[0] for table in tables[1:])
     distinct = len(set(texts))
@@ -183,13 +183,14 @@ def test_ids_depend_on_neither_the_sizes_of_small_batches_nor_what_is_kept(gener
     assert distinct < encoded[2] < encoded[1]
 
 
-def test_stages_of_one_length_share_a_batch_and_each_pair_is_decoded_once(generator, tokenizer, encoded_texts):
+def test_stages_of_one_length_share_a_batch_and_each_pair_is_decoded_once(id_generator, tokenizer, encoded_texts):
     texts = [TEXTS[0], TEXTS[0], TEXTS[1], TEXTS[4], TEXTS[0]]
     prompts = item_prompts(texts, texts, tokenizer, max_length=16)
     progress = []
 
     def make_decoder():
-        return CandidateDecoder(make(generator, tokenizer), generator[1], prompts, lambda *seen: progress.append(seen))
+        generation = make(id_generator, tokenizer)
+        return CandidateDecoder(generation, id_generator[1], prompts, lambda *seen: progress.append(seen))
 
     decoder, stages = make_decoder(), [(0, 1.0), (1, 3.0), (2, 2.0), (3, 3.0), (4, 1.0)]
     items, penalties = (np.asarray(column) for column in zip(*stages, strict=True))
@@ -232,10 +233,10 @@ def test_kept_encoder_outputs_stay_within_the_budget_and_retried_texts_come_firs
     ("num_texts", "rows"),
     [(1, [1]), (4, [4]), (5, [4, 1]), (9, [9]), (20, [16, 4]), (32, [16, 16]), (33, [33]), (150, [64, 64, 16, 4, 2])],
 )
-def test_few_texts_go_into_small_batches(generator, tokenizer, num_texts, rows):
-    generation = make(generator, tokenizer, batch_size=64, batch_divisors=(1, 4, 16))
+def test_few_texts_go_into_small_batches(id_generator, tokenizer, num_texts, rows):
+    generation = make(id_generator, tokenizer, batch_size=64, batch_divisors=(1, 4, 16))
     assert generation.batch_sizes == (4, 16, 64)
-    decoder = CandidateDecoder(generation, generator[1], [[text] for text in range(num_texts)])
+    decoder = CandidateDecoder(generation, id_generator[1], [[text] for text in range(num_texts)])
     requests = [generation_module._Request(text, 1, 1.0) for text in range(num_texts)]
     batches = [batch for batch, _ in decoder._batches(requests)]
     assert [request for batch in batches for request in batch] == requests
@@ -244,20 +245,20 @@ def test_few_texts_go_into_small_batches(generator, tokenizer, num_texts, rows):
     assert padded < max(2 * num_texts, 5)
 
 
-def test_batches_have_the_smallest_number_of_rows_that_holds_them(generator, tokenizer):
-    assert make(generator, tokenizer, batch_size=6, batch_divisors=(1, 4, 16)).batch_sizes == (1, 2, 6)
+def test_batches_have_the_smallest_number_of_rows_that_holds_them(id_generator, tokenizer):
+    assert make(id_generator, tokenizer, batch_size=6, batch_divisors=(1, 4, 16)).batch_sizes == (1, 2, 6)
     names, texts = catalogue(12)
     compilations = Compilations()
-    generation = make(generator, tokenizer, min_lengths=(1,), penalties=(1.0,), batch_size=9, batch_divisors=(1, 3))
-    generation.generate(generator[1], names, texts)
+    generation = make(id_generator, tokenizer, min_lengths=(1,), penalties=(1.0,), batch_size=9, batch_divisors=(1, 3))
+    generation.generate(id_generator[1], names, texts)
     assert compilations.count() == [2, 2], "three texts of four tokens and one of seven: batches of three will do"
 
 
-def test_equal_texts_are_decoded_once_and_progress_is_told(generator, tokenizer):
+def test_equal_texts_are_decoded_once_and_progress_is_told(id_generator, tokenizer):
     names, texts = catalogue(12)
     seen = []
-    generation = make(generator, tokenizer, min_lengths=(1,))
-    generation.generate(generator[1], names, texts, on_progress=lambda done, total: seen.append((done, total)))
+    generation = make(id_generator, tokenizer, min_lengths=(1,))
+    generation.generate(id_generator[1], names, texts, on_progress=lambda done, total: seen.append((done, total)))
     num_texts = len(set(texts))
     assert num_texts < 12
     assert [total for _, total in seen[:2]] == [num_texts] * 2
@@ -266,10 +267,10 @@ def test_equal_texts_are_decoded_once_and_progress_is_told(generator, tokenizer)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
-def test_a_blank_text_is_written_from_the_name_and_warned_about(generator, tokenizer, caplog):
+def test_a_blank_text_is_written_from_the_name_and_warned_about(id_generator, tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
-        table = make(generator, tokenizer, min_lengths=(1,)).generate(
-            generator[1], ["red", "pen", "lamp"], ["red pen old", "  ", ""]
+        table = make(id_generator, tokenizer, min_lengths=(1,)).generate(
+            id_generator[1], ["red", "pen", "lamp"], ["red pen old", "  ", ""]
         )
     assert len(set(table.tokens)) == 3
     assert all(table.texts)
@@ -288,10 +289,10 @@ def test_prompts_are_cut_to_the_length_and_end_with_eos(tokenizer):
         item_prompts(["a", "b"], ["A"], tokenizer, max_length=3)
 
 
-def test_without_a_fallback_items_that_cannot_be_made_unique_are_named(generator, tokenizer):
-    generation = make(generator, tokenizer, min_lengths=(1,), penalties=(1.0,), fallback="error")
+def test_without_a_fallback_items_that_cannot_be_made_unique_are_named(id_generator, tokenizer):
+    generation = make(id_generator, tokenizer, min_lengths=(1,), penalties=(1.0,), fallback="error")
     with pytest.raises(InputError, match=r"no unique ID for \d+ of 40 items after 1 stages: 'A\d+'"):
-        generation.generate(generator[1], [f"A{index}" for index in range(40)], ["red pen old"] * 40)
+        generation.generate(id_generator[1], [f"A{index}" for index in range(40)], ["red pen old"] * 40)
 
 
 @pytest.mark.parametrize(
@@ -306,9 +307,9 @@ def test_without_a_fallback_items_that_cannot_be_made_unique_are_named(generator
         ({"max_text_length": 1}, "max_text_length=1"),
     ],
 )
-def test_settings_outside_their_range_are_refused(generator, tokenizer, options, named):
+def test_settings_outside_their_range_are_refused(id_generator, tokenizer, options, named):
     with pytest.raises(InputError, match=re.escape(named)):
-        make(generator, tokenizer, **options)
+        make(id_generator, tokenizer, **options)
 
 
 def test_fallback_words_are_those_of_the_first_field():

@@ -13,9 +13,9 @@ from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.experiment import load_prompts
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.table import load_table
+from idgenrec_jax.inputs import load_inputs
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.workdir import protocol
 
@@ -37,8 +37,8 @@ OTHER_PARAMS = jax.tree.map(lambda leaf: leaf[::-1] if leaf.ndim > 1 else leaf, 
 
 def make_dataset(replaced_places=()):
     """Five users with five items, another with one; `replaced_places` count from the end of each sequence of five."""
-    generator = np.random.default_rng(0)
-    sequences = [generator.permutation(NUM_ITEMS)[:5].astype(np.int32) for _ in range(5)]
+    rng = np.random.default_rng(0)
+    sequences = [rng.permutation(NUM_ITEMS)[:5].astype(np.int32) for _ in range(5)]
     for sequence in sequences:
         for place in replaced_places:
             sequence[place] = (sequence[place] + 1) % NUM_ITEMS
@@ -57,12 +57,14 @@ def make_config(**fields):
     return preset("sample").override({**few, **short, **fields})
 
 
-def make_ids(folder, dataset=None, **fields):
+def make_inputs(dataset=None, **fields):
     config = make_config(**fields)
-    dataset = make_dataset() if dataset is None else dataset
-    prompts = load_prompts(config.data, TOKENIZER, dataset.name)
-    given = load_table(config.ids.table, dataset.items, TOKENIZER) if config.ids.table else None
-    return RoundIds(config, dataset, TOKENIZER, prompts, graphdef=GRAPHDEF, folder=folder, given=given)
+    return config, load_inputs(config, make_dataset() if dataset is None else dataset, TOKENIZER)
+
+
+def make_ids(folder, dataset=None, **fields):
+    config, inputs = make_inputs(dataset, **fields)
+    return RoundIds(config, inputs.dataset, TOKENIZER, inputs.prompts, graphdef=GRAPHDEF, folder=folder), inputs
 
 
 def regenerate(ids, number=0, params=PARAMS, given=None):
@@ -77,31 +79,31 @@ def write_given_table(path):
 
 @pytest.mark.slow
 def test_tables_are_saved_and_come_back_equal(tmp_path):
-    ids = make_ids(tmp_path / "ids", **{"data.user_ids": "train_history"})
+    ids, inputs = make_ids(tmp_path, **{"data.user_ids": "train_history"})
     for number, params in enumerate((PARAMS, OTHER_PARAMS)):
         regenerate(ids, number, params)
     tables = ids.table, ids.user_table
-    assert tables[0].items == ids.dataset.items and tables[1].items == ids.dataset.users
+    assert tables[0].items == inputs.dataset.items and tables[1].items == inputs.dataset.users
     rows = [json.loads(line) for line in (tmp_path / "ids" / "round_1.jsonl").read_text("utf-8").splitlines()]
     assert [set(row) for row in rows] == [{"item", "id", "tokens"}] * NUM_ITEMS
 
-    loaded = make_ids(tmp_path / "ids", **{"data.user_ids": "train_history"})
+    loaded, _ = make_ids(tmp_path, **{"data.user_ids": "train_history"})
     loaded.load(1)
     assert (loaded.table, loaded.user_table) == tables
     loaded.load(0)
     assert loaded.table != tables[0]
-    source = loaded.source(max_history=3)
-    assert source.item_ids == loaded.table.tokens and source.user_ids == loaded.user_table.tokens
+    renderer = loaded.renderer(max_history=3)
+    assert renderer.item_ids == loaded.table.tokens and renderer.user_ids == loaded.user_table.tokens
 
 
 def test_a_given_table_is_adopted_and_kept_as_the_round_it_was_given_for(tmp_path):
     fields = write_given_table(tmp_path / "given.txt")
-    ids = make_ids(tmp_path / "ids", **fields)
-    assert ids.given.texts == tuple(f"{word} thing" for word in WORDS)
-    regenerate(ids, given=ids.given)
-    assert ids.table == ids.given and ids.user_table is None
-    assert load_table(ids.path(0), ids.dataset.items, TOKENIZER) == ids.given
-    assert ids.source(max_history=3).user_ids is None
+    ids, inputs = make_ids(tmp_path, **fields)
+    assert inputs.given_ids.texts == tuple(f"{word} thing" for word in WORDS)
+    regenerate(ids, given=inputs.given_ids)
+    assert ids.table == inputs.given_ids and ids.user_table is None
+    assert load_table(ids.path(0), inputs.dataset.items, TOKENIZER) == inputs.given_ids
+    assert ids.renderer(max_history=3).user_ids is None
     assert not ids.user_path(0).exists()
 
 
@@ -109,42 +111,35 @@ def test_a_given_table_without_an_item_is_refused(tmp_path):
     path = tmp_path / "given.txt"
     path.write_text("item0 red thing\n", encoding="utf-8")
     with pytest.raises(InputError, match=f"{path}: 9 of 10 items"):
-        make_ids(tmp_path / "ids", **{"ids.table": str(path)})
+        make_ids(tmp_path, **{"ids.table": str(path)})
 
 
 def test_evaluation_has_the_one_template_that_was_asked_for(tmp_path):
     fields = write_given_table(tmp_path / "given.txt")
-    ids = make_ids(tmp_path / "ids", **fields, **{"data.eval_prompt": "unseen:1"})
-    regenerate(ids, given=ids.given)
-    assert len(ids.source(max_history=3).templates) == 10
-    (template,) = ids.source(max_history=3, evaluation=True).templates
-    assert template.template.group == "unseen" and template not in ids.source(max_history=3).templates
+    ids, inputs = make_ids(tmp_path, **fields, **{"data.eval_prompt": "unseen:1"})
+    regenerate(ids, given=inputs.given_ids)
+    assert len(ids.renderer(max_history=3).templates) == 10
+    (template,) = ids.renderer(max_history=3, evaluation=True).templates
+    assert template.template.group == "unseen" and template not in ids.renderer(max_history=3).templates
 
 
-def test_punctuation_and_nothing_else_has_no_embedding(tmp_path):
-    marks = make_ids(tmp_path).no_embedding(TOKENIZER.size + 7)
-    assert marks.shape == (TOKENIZER.size + 7,)
-    assert set(np.flatnonzero(marks).tolist()) == set(TOKENIZER.punctuation_ids)
-    assert marks.any() and not marks[TOKENIZER.encode("red keyboard")].any()
-
-
-def input_tokens(ids):
+def input_tokens(ids, inputs):
     """Every input token of training and validation, and those of test."""
-    source = ids.source(max_history=10)
+    renderer = ids.renderer(max_history=10)
     shared = {"seed": 0, "epoch": 0, "num_examples": 0}
-    shape = training_shape(source, seed=0, batch_size=4)
-    recommender = recommender_epoch(source, batch_size=4, shape=shape, **shared)
+    shape = training_shape(renderer, seed=0, batch_size=4)
+    recommender = recommender_epoch(renderer, batch_size=4, shape=shape, **shared)
     limits = {"batch_size": 4, "items_per_batch": 10}
-    shape = id_shape(source, ids.text_tokens, seed=0, id_length=3, **limits)
-    id_phase = IdBatches(source, ids.text_tokens, id_length=3, shape=shape, **shared)
-    evaluation = ids.source(max_history=10, evaluation=True)
+    shape = id_shape(renderer, inputs.text_tokens, seed=0, id_length=3, **limits)
+    id_phase = IdBatches(renderer, inputs.text_tokens, id_length=3, shape=shape, **shared)
+    evaluation = ids.renderer(max_history=10, evaluation=True)
     validation, test = (
         held_out_batches(evaluation, split, template=0, batch_size=4, num_buckets=1)[0]
         for split in ("validation", "test")
     )
-    inputs = {"validation": 2, "test": 2}
+    read = {"validation": 2, "test": 2}
     return {
-        name: [np.asarray(values) for step in range(len(batches)) for values in batches.batch(step)[: inputs.get(name)]]
+        name: [np.asarray(values) for step in range(len(batches)) for values in batches.batch(step)[: read.get(name)]]
         for name, batches in (
             ("recommender", recommender), ("id", id_phase), ("validation", validation), ("test", test)
         )
@@ -163,9 +158,9 @@ def test_held_out_items_leave_no_trace_with_user_ids_of_training_items_and_leak_
     for mode in ("train_history", "published"):
         for places in ((), (-1,), (-1, -2)):
             folder = tmp_path / f"{mode}{len(places)}"
-            ids = make_ids(folder, make_dataset(places), **given, **{"data.user_ids": mode})
-            regenerate(ids, given=ids.given)
-            tokens[mode, len(places)], tables[mode, len(places)] = input_tokens(ids), ids.user_table
+            ids, inputs = make_ids(folder, make_dataset(places), **given, **{"data.user_ids": mode})
+            regenerate(ids, given=inputs.given_ids)
+            tokens[mode, len(places)], tables[mode, len(places)] = input_tokens(ids, inputs), ids.user_table
     before = tokens["train_history", 0]
     for changed in (1, 2):
         assert tables["train_history", changed] == tables["train_history", 0]

@@ -14,8 +14,9 @@ from idgenrec_jax.data.batches import PromptSource, recommender_epoch, training_
 from idgenrec_jax.data.dataset import load_dataset
 from idgenrec_jax.data.prompts import PromptTokens, default_templates
 from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.experiment import assemble, load_prompts
+from idgenrec_jax.experiment import assemble
 from idgenrec_jax.ids.table import load_table
+from idgenrec_jax.inputs import load_prompts
 from idgenrec_jax.models.huggingface import save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
 from launch.command_line import _guarded

@@ -40,15 +40,15 @@ def recommender(finished):
 
 def histories(count):
     """Histories of one to five items of the catalogue."""
-    generator = random.Random(1)
-    return [[f"item{generator.randrange(NUM_ITEMS)}" for _ in range(generator.randint(1, 5))] for _ in range(count)]
+    rng = random.Random(1)
+    return [[f"item{rng.randrange(NUM_ITEMS)}" for _ in range(rng.randint(1, 5))] for _ in range(count)]
 
 
 def prompts_of(recommender, names):
     """The prompts that the recommender makes of histories of item names."""
     index = {name: number for number, name in enumerate(recommender.dataset.items)}
-    source = recommender.ids.source(max_history=recommender.config.data.max_history, evaluation=True)
-    return [source.prompt(0, np.asarray([index[name] for name in row], np.int32), 0) for row in names]
+    renderer = recommender.ids.renderer(max_history=recommender.config.data.max_history, evaluation=True)
+    return [renderer.prompt(0, np.asarray([index[name] for name in row], np.int32), 0) for row in names]
 
 
 def item_lines(folder):
@@ -73,16 +73,16 @@ def test_transformers_loads_both_models_with_our_logits(exported, finished):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     run = load_run(finished.workdir)
-    generator = np.random.default_rng(0)
-    tokens, targets = generator.integers(2, run.tokenizer.size, (2, 5, 8))
-    for name, kind in (("recommender", "recommender"), ("id_generator", "generator")):
+    rng = np.random.default_rng(0)
+    tokens, targets = rng.integers(2, run.tokenizer.size, (2, 5, 8))
+    for name in ("recommender", "id_generator"):
         model = transformers.T5ForConditionalGeneration.from_pretrained(exported / name).eval()
         loaded = transformers.AutoTokenizer.from_pretrained(exported / name)
         text = "red Verano kettle"
         assert loaded(text).input_ids == [*run.tokenizer.encode(text), run.tokenizer.eos_id]
         with torch.no_grad():
             theirs = model(input_ids=torch.from_numpy(tokens), decoder_input_ids=torch.from_numpy(targets)).logits
-        ours = nnx.merge(run.graphdefs[kind], run.params[kind])
+        ours = nnx.merge(run.graphdefs[name], run.params[name])
         mask = jax.numpy.ones(tokens.shape, bool)
         hidden = ours.decode(jax.numpy.asarray(targets), ours.encode(jax.numpy.asarray(tokens), mask), mask)
         np.testing.assert_allclose(ours.logits(hidden), theirs.numpy(), atol=1e-4, rtol=0)

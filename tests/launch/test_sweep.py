@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from program_runs import DEADLINE, read_records, the_error, tiny_flags
 
-from idgenrec_jax.sweeps.significance import read_gains
+from idgenrec_jax.evaluation.significance import read_gains
 
 SWEEP = """
 from idgenrec_jax.sweeps.definition import Choice, LogUniform, chain, grid, with_seeds

@@ -12,7 +12,7 @@ import pytest
 from program_runs import TINY, assert_same_run, read_records, the_error
 
 from idgenrec_jax.config import fields_with_help, preset
-from idgenrec_jax.evaluation import ranking_metrics
+from idgenrec_jax.evaluation.metrics import ranking_metrics
 from idgenrec_jax.workdir import PACKAGES
 
 pytestmark = pytest.mark.slow

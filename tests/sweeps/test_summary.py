@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.evaluation.significance import ndcg_gains
 from idgenrec_jax.sweeps.plot import draw_summary
-from idgenrec_jax.sweeps.significance import ndcg_gains
 from idgenrec_jax.sweeps.summary import (
     BEST,
     DIFFERS,

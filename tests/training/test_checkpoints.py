@@ -168,8 +168,8 @@ def test_what_a_killed_save_left_behind_is_cleared_by_the_next_of_that_step(tmp_
 
 def test_a_full_disk_says_so_and_the_checkpoint_before_still_loads(small_disk, warnings):
     checkpoints = Checkpoints(small_disk / "latest", keep=2)
-    generator = np.random.default_rng(0)
-    states = [{"array": jnp.asarray(generator.standard_normal(180_000), jnp.float32)} for _ in range(3)]
+    rng = np.random.default_rng(0)
+    states = [{"array": jnp.asarray(rng.standard_normal(180_000), jnp.float32)} for _ in range(3)]
     for step in (0, 1):
         checkpoints.save(step, states[step], {"step": step})
     with pytest.raises(InputError, match=r"latest/2: no space left on the disk for a checkpoint; free some") as caught:

@@ -4,15 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from idgenrec_jax.training.epochs import ID, RECOMMENDER, WARM_START, Epochs
+from idgenrec_jax.experiment import make_epochs
+from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START
 from tests.ids.test_rounds import make_config, make_ids, regenerate, write_given_table
 
 
 @pytest.fixture
 def ids(tmp_path):
-    """IDs for ten items, from a file."""
-    made = make_ids(tmp_path / "ids", **write_given_table(tmp_path / "given.txt"))
-    return regenerate(made, given=made.given)
+    """IDs for ten items, from a file, and the inputs they belong to."""
+    made, inputs = make_ids(tmp_path / "ids", **write_given_table(tmp_path / "given.txt"))
+    return regenerate(made, given=inputs.given_ids), inputs
 
 
 def all_batches(batches):
@@ -28,7 +29,7 @@ def same(left, right):
 @pytest.mark.parametrize("kind", [WARM_START, ID, RECOMMENDER])
 def test_an_epoch_that_was_planned_ahead_is_the_same(ids, kind):
     config = make_config(**{"training.recommender_batch_size": 4, "training.id_batch_size": 2})
-    ahead, fresh = Epochs(config, ids, row_multiple=2), Epochs(config, ids, row_multiple=2)
+    ahead, fresh = make_epochs(config, *ids, row_multiple=2), make_epochs(config, *ids, row_multiple=2)
     found = [all_batches(ahead.batches(kind, 0, epoch, is_last=epoch == 2)) for epoch in range(3)]
     for epoch, batches in enumerate(found):
         assert same(batches, all_batches(fresh.batches(kind, 0, epoch, is_last=True)))
@@ -38,12 +39,12 @@ def test_an_epoch_that_was_planned_ahead_is_the_same(ids, kind):
 @pytest.mark.parametrize(("kind", "multiple"), [(WARM_START, 6), (RECOMMENDER, 6), (ID, 8)])
 def test_every_part_of_a_step_has_rows_for_every_device(ids, kind, multiple):
     config = make_config(**{"training.gradient_accumulation": 3, "training.id_chunks": 4, "training.id_batch_size": 2})
-    batch = Epochs(config, ids, row_multiple=2).batches(kind, 0, 0, is_last=True).batch(0)
+    batch = make_epochs(config, *ids, row_multiple=2).batches(kind, 0, 0, is_last=True).batch(0)
     assert all(len(array) % multiple == 0 for array in jax.tree.leaves(batch))
 
 
 def test_the_next_epoch_is_planned_meanwhile_and_not_across_new_ids(ids):
-    epochs = Epochs(make_config(), ids, row_multiple=1)
+    epochs = make_epochs(make_config(), *ids, row_multiple=1)
     epochs.batches(RECOMMENDER, 0, 4, is_last=False)
     ((planned, future),) = epochs._ahead.items()
     assert planned == (RECOMMENDER, 0, 5) and len(future.result(timeout=60)) > 0

@@ -13,18 +13,18 @@ RATES = (0.1, 0.05, 0.2)
 
 
 def example_params():
-    generator = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     return {
-        "kernel": jnp.asarray(generator.normal(size=(3, 4)), jnp.float32),
-        "final_norm": {"scale": jnp.asarray(generator.normal(size=(4,)), jnp.float32)},
+        "kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32),
+        "final_norm": {"scale": jnp.asarray(rng.normal(size=(4,)), jnp.float32)},
     }
 
 
 def example_gradients(scale):
-    generator = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
 
     def random_like(value):
-        return jnp.asarray(generator.normal(size=value.shape) * scale, jnp.float32)
+        return jnp.asarray(rng.normal(size=value.shape) * scale, jnp.float32)
 
     return [jax.tree.map(random_like, example_params()) for _ in RATES]
 

@@ -14,8 +14,8 @@ from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.sharding import make_mesh, parameter_shardings
-from idgenrec_jax.training.losses import recommender_loss
 from idgenrec_jax.training.optimizer import make_optimizer
+from idgenrec_jax.training.recommender_loss import recommender_loss
 from idgenrec_jax.training.steps import (
     compiler_options,
     create_train_state,
@@ -48,23 +48,23 @@ def new_state(seed=0):
 
 def recommender_batch(rows=3, seed=0, width=6):
     """Two examples in each row, and padding behind them; prompts have `width` positions."""
-    generator = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     prompts, targets = (np.zeros((2, rows, positions), np.int32) for positions in (width, 4))
     for tokens, segments in (prompts, targets):
         for row in range(rows):
-            first, end = generator.integers(1, 3), generator.integers(3, tokens.shape[1] + 1)
+            first, end = rng.integers(1, 3), rng.integers(3, tokens.shape[1] + 1)
             segments[row, :end] = np.where(np.arange(end) < first, 1, 2)
-            tokens[row, :end] = generator.integers(2, 48, end)
+            tokens[row, :end] = rng.integers(2, 48, end)
     return RecommenderBatch(*map(jnp.asarray, (*prompts, *targets)))
 
 
 def id_batch():
     """Three prompts of one ordinary token, two IDs of two slots, and one ordinary token."""
-    batch, generator = recommender_batch(), np.random.default_rng(5)
-    pairs = generator.integers(0, 3, (3, 2))
+    batch, rng = recommender_batch(), np.random.default_rng(5)
+    pairs = rng.integers(0, 3, (3, 2))
     ordinary = np.full((3, 1), -1)
     return IdBatch(
-        item_tokens=jnp.asarray(generator.integers(2, 48, (3, 5)), jnp.int32),
+        item_tokens=jnp.asarray(rng.integers(2, 48, (3, 5)), jnp.int32),
         item_segments=jnp.ones((3, 5), jnp.int32),
         item_places=jnp.ones((3, 1), jnp.int32),
         slot_item=jnp.asarray(np.hstack([ordinary, np.repeat(pairs, 2, axis=1), ordinary]), jnp.int32),

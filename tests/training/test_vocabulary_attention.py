@@ -9,11 +9,11 @@ from idgenrec_jax.training.vocabulary_attention import dense_soft_embedding, sof
 
 
 def random_inputs(tokens, vocab, d_model, d_embed, scale=1.0, dtype=jnp.float32):
-    generator = np.random.default_rng(7)
-    hidden = jnp.asarray(generator.normal(size=(tokens, d_model)) * scale, dtype)
-    keys = jnp.asarray(generator.normal(size=(vocab, d_model)), jnp.float32)
-    values = jnp.asarray(generator.normal(size=(vocab, d_embed)), jnp.float32)
-    cotangent = jnp.asarray(generator.normal(size=(tokens, d_embed)), jnp.float32)
+    rng = np.random.default_rng(7)
+    hidden = jnp.asarray(rng.normal(size=(tokens, d_model)) * scale, dtype)
+    keys = jnp.asarray(rng.normal(size=(vocab, d_model)), jnp.float32)
+    values = jnp.asarray(rng.normal(size=(vocab, d_embed)), jnp.float32)
+    cotangent = jnp.asarray(rng.normal(size=(tokens, d_embed)), jnp.float32)
     return hidden, keys, values, cotangent
 
 

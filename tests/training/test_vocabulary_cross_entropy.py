@@ -14,11 +14,11 @@ def dense_cross_entropy(hidden, table, targets, weights):
 
 
 def random_inputs(batch, length, vocab, width):
-    generator = np.random.default_rng(3)
-    hidden = jnp.asarray(generator.normal(size=(batch, length, width)), jnp.float32)
-    table = jnp.asarray(generator.normal(size=(vocab, width)), jnp.float32)
-    targets = jnp.asarray(generator.integers(vocab, size=(batch, length)), jnp.int32).at[:, 0].set(vocab - 1)
-    weights = generator.uniform(0.5, 2.0, (batch, length)) * (generator.uniform(size=(batch, length)) < 0.6)
+    rng = np.random.default_rng(3)
+    hidden = jnp.asarray(rng.normal(size=(batch, length, width)), jnp.float32)
+    table = jnp.asarray(rng.normal(size=(vocab, width)), jnp.float32)
+    targets = jnp.asarray(rng.integers(vocab, size=(batch, length)), jnp.int32).at[:, 0].set(vocab - 1)
+    weights = rng.uniform(0.5, 2.0, (batch, length)) * (rng.uniform(size=(batch, length)) < 0.6)
     return hidden * 2, table, targets, jnp.asarray(weights, jnp.float32)
 
 

@@ -10,19 +10,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import PackedBatches, one_example_a_row, plan_shape
+from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.models.t5 import T5, T5Config
-from idgenrec_jax.training.losses import (
-    IdBatch,
-    carries_embedding,
-    generate_soft_ids,
-    greedy_ids,
-    id_loss,
-    loss_of_soft_ids,
-    place_ids,
-    recommender_loss,
-    token_cross_entropy,
-)
+from idgenrec_jax.training.id_loss import id_loss, loss_of_soft_ids, place_ids
+from idgenrec_jax.training.recommender_loss import recommender_loss, token_cross_entropy
+from idgenrec_jax.training.soft_ids import carries_embedding, generate_soft_ids, greedy_ids, tokens_without_embedding
 
 VOCABULARY, ID_LENGTH, PAD, EOS = 64, 4, 0, 1
 SLOT = "slot"
@@ -131,13 +125,14 @@ def direct_recommender_loss(recommender, prompts, targets):
     return total / sum(map(len, targets))
 
 
-def direct_greedy(generator, text):
+def direct_greedy(id_generator, text):
     """ID_LENGTH greedy tokens of one item, each from a full pass over those before it; EOS does not stop it."""
     mask = jnp.ones((1, len(text)), bool)
 
     @jax.jit
     def hidden_states(inputs):
-        return generator.decode(inputs, generator.encode(jnp.asarray([text]), mask), mask) @ generator.output_table.T
+        encoded = id_generator.encode(jnp.asarray([text]), mask)
+        return id_generator.decode(inputs, encoded, mask) @ id_generator.output_table.T
 
     inputs = np.zeros((1, ID_LENGTH + 1), np.int32)
     for position in range(ID_LENGTH):
@@ -151,14 +146,14 @@ def direct_kept(tokens, eos, punctuation):
     return [position for position in range(before_eos) if tokens[position] not in (*punctuation, PAD)]
 
 
-def direct_id_loss(generator, recommender, greedy, kept):
+def direct_id_loss(id_generator, recommender, greedy, kept):
     """The ID loss with dense softmaxes and Python lists: one item, then one prompt, at a time; no padding anywhere."""
     soft_ids = []
     for text, tokens, positions in zip(ITEM_TEXTS, greedy, kept, strict=True):
         mask = jnp.ones((1, len(text)), bool)
-        encoded = generator.encode(jnp.asarray([text]), mask)
-        hidden = generator.decode(jnp.asarray([[PAD, *tokens[:-1]]]), encoded, mask)
-        probabilities = jax.nn.softmax(hidden[0] @ generator.output_table.T)
+        encoded = id_generator.encode(jnp.asarray([text]), mask)
+        hidden = id_generator.decode(jnp.asarray([[PAD, *tokens[:-1]]]), encoded, mask)
+        probabilities = jax.nn.softmax(hidden[0] @ id_generator.output_table.T)
         soft = probabilities @ recommender.shared.table[...]
         soft_ids.append([soft[position] for position in positions])
     total = 0.0
@@ -172,18 +167,18 @@ def direct_id_loss(generator, recommender, greedy, kept):
     return total / sum(len(target) for _, target in EXAMPLES)
 
 
-def make_generator(tied, eos=EOS):
+def make_id_generator(tied, eos=EOS):
     """A generator whose items get different IDs; `eos` changes when they end and nothing else."""
-    generator = make_model(2 if tied else 6, tied=tied, eos=eos)
+    id_generator = make_model(2 if tied else 6, tied=tied, eos=eos)
     if tied:
         # A random tied T5 repeats its start token, whose embedding dominates: make the embeddings small.
-        generator.shared.table[...] *= 0.2
-        generator.decoder.final_norm.scale[...] *= 20.0
-    return generator
+        id_generator.shared.table[...] *= 0.2
+        id_generator.decoder.final_norm.scale[...] *= 20.0
+    return id_generator
 
 
 class Case(NamedTuple):
-    generator: T5
+    id_generator: T5
     recommender: T5
     tokens: list
     kept: list
@@ -193,9 +188,9 @@ class Case(NamedTuple):
     gradients: tuple
 
 
-def with_gradients(loss, generator, recommender):
+def with_gradients(loss, id_generator, recommender):
     """Jit `loss(generator, recommender, *rest)` as a function of the parameters; gradients are those of both models."""
-    generator_graph, recommender_graph = nnx.graphdef(generator), nnx.graphdef(recommender)
+    generator_graph, recommender_graph = nnx.graphdef(id_generator), nnx.graphdef(recommender)
 
     def loss_of(generator_params, recommender_params, *rest):
         models = nnx.merge(generator_graph, generator_params), nnx.merge(recommender_graph, recommender_params)
@@ -231,29 +226,29 @@ def hard_prompts(case):
 def case(request):
     """Models of one variant, with EOS and punctuation chosen among the greedy tokens to make the IDs below."""
     tied = request.param == "tied"
-    greedy = [direct_greedy(make_generator(tied), text) for text in ITEM_TEXTS]
+    greedy = [direct_greedy(make_id_generator(tied), text) for text in ITEM_TEXTS]
     eos, punctuation = (34, 48) if tied else (20, 17)
     kept = [direct_kept(tokens, eos, (punctuation,)) for tokens in greedy]
     # An empty ID, one or two that EOS ends early, punctuation between words, and full length without EOS.
     assert kept == ([[0, 1], [], [0, 1, 3], [0, 1, 2, 3]] if tied else [[], [0, 1], [0, 1, 2], [0, 2, 3]])
     no_embedding = jnp.zeros(VOCABULARY, bool).at[punctuation].set(True)
 
-    def loss(generator, recommender, batch):
+    def loss(id_generator, recommender, batch):
         # A block that does not divide the vocabulary.
-        return id_loss(generator, recommender, batch, no_embedding, id_length=ID_LENGTH, block_size=24)
+        return id_loss(id_generator, recommender, batch, no_embedding, id_length=ID_LENGTH, block_size=24)
 
-    generator, recommender = make_generator(tied, eos), make_model(3, tied=tied)
-    jitted = with_gradients(loss, generator, recommender)
-    result = jitted(params_of(generator), params_of(recommender), PACKED_BATCH)
-    return Case(generator, recommender, greedy, kept, no_embedding, jitted, *result)
+    id_generator, recommender = make_id_generator(tied, eos), make_model(3, tied=tied)
+    jitted = with_gradients(loss, id_generator, recommender)
+    result = jitted(params_of(id_generator), params_of(recommender), PACKED_BATCH)
+    return Case(id_generator, recommender, greedy, kept, no_embedding, jitted, *result)
 
 
 @pytest.mark.slow
 def test_id_loss_of_a_packed_batch_equals_the_direct_computation_in_value_and_gradients(case):
-    def direct(generator, recommender):
-        return direct_id_loss(generator, recommender, case.tokens, case.kept)
+    def direct(id_generator, recommender):
+        return direct_id_loss(id_generator, recommender, case.tokens, case.kept)
 
-    models = case.generator, case.recommender
+    models = case.id_generator, case.recommender
     expected, (generator_gradients, _) = with_gradients(direct, *models)(*map(params_of, models))
     np.testing.assert_allclose(case.loss, expected, rtol=1e-5)
     assert_same_gradients(case.gradients[0], generator_gradients)
@@ -269,13 +264,13 @@ def test_id_loss_moves_every_generator_parameter_and_no_recommender_parameter(ca
 
 def test_a_step_against_the_gradient_lowers_the_id_loss(case):
     rate = 0.005 / np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(case.gradients[0])))
-    params = jax.tree.map(lambda value, slope: value - rate * slope, params_of(case.generator), case.gradients[0])
+    params = jax.tree.map(lambda value, slope: value - rate * slope, params_of(case.id_generator), case.gradients[0])
     after, _ = case.id_loss(params, params_of(case.recommender), PACKED_BATCH)
     assert after < case.loss
 
 
 def test_hard_logits_give_the_loss_of_the_discrete_prompt(case):
-    certain = jax.tree.map(jnp.copy, params_of(case.generator))
+    certain = jax.tree.map(jnp.copy, params_of(case.id_generator))
     certain["decoder"]["final_norm"]["scale"][...] *= 1e5
     loss, _ = case.id_loss(certain, params_of(case.recommender), PACKED_BATCH)
     discrete = recommender_batch(hard_prompts(case), [target for _, target in EXAMPLES])
@@ -321,6 +316,14 @@ def test_given_hard_embeddings_the_loss_is_that_of_the_discrete_prompt(names):
     np.testing.assert_allclose(loss, jitted_recommender_loss(recommender, discrete), rtol=1e-5)
 
 
+def test_punctuation_and_nothing_else_has_no_embedding():
+    tokenizer = sample_tokenizer()
+    marks = tokens_without_embedding(tokenizer.punctuation_ids, tokenizer.size + 7)
+    assert marks.shape == (tokenizer.size + 7,)
+    assert set(np.flatnonzero(marks).tolist()) == set(tokenizer.punctuation_ids)
+    assert marks.any() and not marks[tokenizer.encode("red keyboard")].any()
+
+
 def test_masked_slots_close_up_and_the_kept_positions_stay_in_order():
     recommender = make_model(3)
     vectors = jnp.arange(2 * 3 * 16, dtype=jnp.float32).reshape(2, 3, 16)
@@ -341,14 +344,14 @@ def test_masked_slots_close_up_and_the_kept_positions_stay_in_order():
 
 @pytest.mark.slow
 def test_greedy_ids_stay_deterministic_under_dropout_and_the_soft_ids_do_not():
-    generator, table = make_generator(tied=True, eos=34), make_model(3).shared.table[...]
+    id_generator, table = make_id_generator(tied=True, eos=34), make_model(3).shared.table[...]
     batch = id_batch()
 
     @jax.jit
     def soft_ids(key):
         no_embedding = jnp.zeros(VOCABULARY, bool)
         return generate_soft_ids(
-            generator, table, batch.item_tokens, batch.item_segments, batch.item_places, no_embedding,
+            id_generator, table, batch.item_tokens, batch.item_segments, batch.item_places, no_embedding,
             id_length=ID_LENGTH, dropout_key=key,
         )  # fmt: skip
 
@@ -367,13 +370,13 @@ def test_greedy_ids_are_those_of_repeated_full_passes(case, items):
     segments, places = batch.item_segments, batch.item_places
 
     @nnx.jit
-    def written(generator):
+    def written(id_generator):
         own = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
         of_place = (places[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
-        return greedy_ids(generator, generator.encode(batch.item_tokens, own), of_place, id_length=ID_LENGTH)
+        return greedy_ids(id_generator, id_generator.encode(batch.item_tokens, own), of_place, id_length=ID_LENGTH)
 
-    eos = case.generator.config.eos_token_id
-    rows = np.asarray(written(case.generator))[np.asarray(places).reshape(-1) > 0].tolist()
+    eos = case.id_generator.config.eos_token_id
+    rows = np.asarray(written(case.id_generator))[np.asarray(places).reshape(-1) > 0].tolist()
     for row, item in zip(rows, sum(items, []), strict=True):
         tokens = case.tokens[item]
         end = tokens.index(eos) + 1 if eos in tokens else len(tokens)
@@ -397,7 +400,7 @@ def packed_batch(prompts, targets):
     lengths = [[len(tokens) for tokens in rows] for rows in (prompts, targets)]
     shape = plan_shape(*lengths, batch_size=4, longest_prompt=6, longest_target=4)._replace(rows=2, examples_per_row=2)
     shape = shape._replace(source=max(shape.source, 12), target=max(shape.target, 8))
-    batches = PackedBatches(prompts, targets, shape=shape, batch_size=4, generator=np.random.default_rng(0))
+    batches = PackedBatches(prompts, targets, shape=shape, batch_size=4, rng=np.random.default_rng(0))
     batch = batches.batch(0)
     assert len(batches) == 1 and batch.prompt_segments.max(axis=1).tolist() in ([1, 2], [2, 1])
     return jax.tree.map(jnp.asarray, batch)
@@ -429,8 +432,8 @@ def test_dropout_needs_a_key_and_follows_it():
 
 
 def test_token_cross_entropy_weighs_tokens_and_ignores_those_of_weight_zero():
-    generator = np.random.default_rng(0)
-    hidden, table = generator.normal(size=(2, 3, 4)) * 3, generator.normal(size=(5, 4)) * 3
+    rng = np.random.default_rng(0)
+    hidden, table = rng.normal(size=(2, 3, 4)) * 3, rng.normal(size=(5, 4)) * 3
     targets = np.array([[1, 2, 0], [4, 0, 0]])
     weights = np.array([[1.0, 1.0, 0.0], [0.5, 0.0, 0.0]])
     logits = hidden @ table.T
@@ -450,21 +453,21 @@ def test_a_batch_of_padding_only_has_loss_zero():
 @pytest.mark.slow
 @pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
 def test_an_id_loss_in_chunks_is_the_loss_of_the_whole(dropout):
-    generator, recommender = make_generator(tied=False, eos=20), make_model(3, tied=False)
+    id_generator, recommender = make_id_generator(tied=False, eos=20), make_model(3, tied=False)
     rows, item_rows = [[0], [1], [2], []], [[3], [2], [0, 1], []]
     no_embedding = jnp.zeros(VOCABULARY, bool)
     key = dropout_key(0) if dropout else None
 
     def loss(chunks, rematerialise="none"):
-        def of_models(generator, recommender, batch):
+        def of_models(id_generator, recommender, batch):
             return id_loss(
-                generator, recommender, batch, no_embedding, id_length=ID_LENGTH, dropout_key=key, chunks=chunks
+                id_generator, recommender, batch, no_embedding, id_length=ID_LENGTH, dropout_key=key, chunks=chunks
             )
 
-        for model in (generator, recommender):
+        for model in (id_generator, recommender):
             model.config = dataclasses.replace(model.config, rematerialise=rematerialise)
-        found = with_gradients(of_models, generator, recommender)
-        return found(params_of(generator), params_of(recommender), id_batch(rows=rows, item_rows=item_rows))
+        found = with_gradients(of_models, id_generator, recommender)
+        return found(params_of(id_generator), params_of(recommender), id_batch(rows=rows, item_rows=item_rows))
 
     whole, (whole_gradients, _) = loss(1)
     chunked, (gradients, recommender_gradients) = loss(2, "layers")
@@ -486,9 +489,9 @@ def test_more_chunks_take_less_memory():
 
     def temporary_bytes(chunks):
         def loss(params):
-            generator, recommender = nnx.merge(graphdef, params), nnx.merge(graphdef, params)
+            id_generator, recommender = nnx.merge(graphdef, params), nnx.merge(graphdef, params)
             no_embedding = jnp.zeros(VOCABULARY, bool)
-            return id_loss(generator, recommender, batch, no_embedding, id_length=ID_LENGTH, chunks=chunks)
+            return id_loss(id_generator, recommender, batch, no_embedding, id_length=ID_LENGTH, chunks=chunks)
 
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 

@@ -10,18 +10,12 @@ import pytest
 from flax import nnx
 
 from idgenrec_jax.config import EvaluationConfig
-from idgenrec_jax.data.batches import PromptSource
+from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens
 from idgenrec_jax.data.sample import sample_tokenizer
-from idgenrec_jax.evaluation import (
-    Ranker,
-    Ranking,
-    metrics_table,
-    popularity_metrics,
-    ranking_metrics,
-    target_ranks,
-)
+from idgenrec_jax.evaluation.metrics import metrics_table, popularity_metrics, ranking_metrics, target_ranks
+from idgenrec_jax.evaluation.ranker import Ranker, Ranking
 from idgenrec_jax.models.t5 import T5, T5Config, shift_right
 
 TOKENIZER = sample_tokenizer()
@@ -36,20 +30,20 @@ GRAPHDEF, PARAMS = nnx.split(T5(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)
 
 def make_dataset(num_items=NUM_ITEMS, num_users=7, seed=0):
     """Users of 1 to 8 interactions, the first two too short to evaluate."""
-    generator = np.random.default_rng(seed)
-    lengths = [1, 2, *generator.integers(3, 9, num_users - 2)]
+    rng = np.random.default_rng(seed)
+    lengths = [1, 2, *rng.integers(3, 9, num_users - 2)]
     return Dataset(
         name="shop",
         users=tuple(f"user{index}" for index in range(num_users)),
         items=tuple(f"item{index}" for index in range(num_items)),
         item_texts=("",) * num_items,
-        sequences=tuple(generator.integers(0, num_items, length).astype(np.int32) for length in lengths),
+        sequences=tuple(rng.integers(0, num_items, length).astype(np.int32) for length in lengths),
     )
 
 
-def make_source(target_text="{target}"):
+def make_renderer(target_text="{target}"):
     template = PromptTemplate("sequential", "seen", "after {history} comes", target_text)
-    return PromptSource(
+    return PromptRenderer(
         dataset=make_dataset(),
         templates=(PromptTokens(template, TOKENIZER, "shop"),),
         item_ids=ITEM_IDS,
@@ -83,15 +77,15 @@ def padded(rows, width):
     return jnp.asarray(tokens), jnp.asarray(mask)
 
 
-def brute_force(source, split, length_penalty):
+def brute_force(renderer, split, length_penalty):
     """Scores [users, items], every item scored by itself."""
-    histories = [source.dataset.held_out(int(user), split)[0] for user in source.dataset.evaluation_users]
+    histories = [renderer.dataset.held_out(int(user), split)[0] for user in renderer.dataset.evaluation_users]
     prompts = [
-        source.prompt(int(user), history, 0)
-        for user, history in zip(source.dataset.evaluation_users, histories, strict=True)
+        renderer.prompt(int(user), history, 0)
+        for user, history in zip(renderer.dataset.evaluation_users, histories, strict=True)
     ]
     rows = [prompt for prompt in prompts for _ in range(NUM_ITEMS)]
-    targets = [source.target(item, 0) for _ in prompts for item in range(NUM_ITEMS)]
+    targets = [renderer.target(item, 0) for _ in prompts for item in range(NUM_ITEMS)]
     scores = score_targets(*padded(rows, 24), *padded(targets, 12), length_penalty)
     return np.asarray(scores).reshape(len(prompts), NUM_ITEMS)
 
@@ -106,12 +100,12 @@ def brute_force(source, split, length_penalty):
     ],
 )
 def test_the_ranking_is_that_of_scoring_every_item(split, target_text, fields):
-    source = make_source(target_text)
-    ranking = make_ranker(**fields).rank(PARAMS, source, split, title="test")
-    expected = brute_force(source, split, fields["length_penalty"])
+    renderer = make_renderer(target_text)
+    ranking = make_ranker(**fields).rank(PARAMS, renderer, split, title="test")
+    expected = brute_force(renderer, split, fields["length_penalty"])
     order = np.argsort(-expected, axis=1, kind="stable")
-    np.testing.assert_array_equal(ranking.users, source.dataset.evaluation_users)
-    held_out = [source.dataset.held_out(int(user), split)[1] for user in ranking.users]
+    np.testing.assert_array_equal(ranking.users, renderer.dataset.evaluation_users)
+    held_out = [renderer.dataset.held_out(int(user), split)[1] for user in ranking.users]
     np.testing.assert_array_equal(ranking.targets, held_out)
     np.testing.assert_array_equal(ranking.items[:, :NUM_ITEMS], order)
     np.testing.assert_allclose(
@@ -124,9 +118,9 @@ def test_the_ranking_is_that_of_scoring_every_item(split, target_text, fields):
 
 @pytest.mark.slow
 def test_a_ranking_does_not_depend_on_layout_or_batch_size_and_cut_offs_end_at_the_beams():
-    source = make_source()
+    renderer = make_renderer()
     rankings = [
-        make_ranker(num_beams=6, trie_layout=layout, batch_size=size).rank(PARAMS, source, "test", title="test")
+        make_ranker(num_beams=6, trie_layout=layout, batch_size=size).rank(PARAMS, renderer, "test", title="test")
         for layout, size in (("csr", 5), ("dense", 3))
     ]
     np.testing.assert_array_equal(rankings[0].items, rankings[1].items)
@@ -149,7 +143,7 @@ def test_ranking_can_be_stopped_between_batches():
 
     with pytest.raises(Stop):
         make_ranker(trie_layout="csr", length_penalty=0.0).rank(
-            PARAMS, make_source(), "test", title="test", check_stop=check_stop
+            PARAMS, make_renderer(), "test", title="test", check_stop=check_stop
         )
     assert len(calls) == 2
 
@@ -173,9 +167,9 @@ def plain_metrics(items, targets, cutoffs, gain_cutoffs):
 
 
 def test_metrics_are_those_of_a_plain_computation():
-    generator = np.random.default_rng(0)
-    items = np.stack([generator.permutation(40)[:20] for _ in range(200)]).astype(np.int32)
-    targets = generator.integers(0, 40, 200).astype(np.int32)
+    rng = np.random.default_rng(0)
+    items = np.stack([rng.permutation(40)[:20] for _ in range(200)]).astype(np.int32)
+    targets = rng.integers(0, 40, 200).astype(np.int32)
     items[:20, 5:] = -1
     ranking = Ranking(np.arange(200, dtype=np.int32), targets, items, np.zeros((200, 20), np.float32), 0.5)
     expected = plain_metrics(items.tolist(), targets.tolist(), (1, 5, 10, 20), (5, 10, 20))

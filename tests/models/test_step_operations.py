@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from idgenrec_jax.benchmark.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import RecommenderBatch
 from idgenrec_jax.models.create import abstract_model
+from idgenrec_jax.models.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.models.t5 import T5Config
-from idgenrec_jax.training.losses import id_loss, recommender_loss
+from idgenrec_jax.training.id_loss import id_loss
+from idgenrec_jax.training.recommender_loss import recommender_loss
 from idgenrec_jax.training.steps import compiler_options
 
 # Wide enough for products to be nearly all of the work; XLA also counts softmax, norms, masks and sums.
@@ -63,7 +64,7 @@ def test_an_id_step_needs_what_xla_counts():
         return id_loss(*models, batch, jnp.zeros(CONFIG.vocab_size, bool), id_length=ID_LENGTH)
 
     counted = id_step_operations(CONFIG, CONFIG, batch, id_length=ID_LENGTH, chunks=1)
-    of_one_turn = counted["generator, greedy tokens"] / ID_LENGTH
+    of_one_turn = counted["ID generator, greedy tokens"] / ID_LENGTH
     expected = sum(counted.values()) - (ID_LENGTH - 1) * of_one_turn
     found = operations_of_xla(loss, params, params, batch)
     assert found == pytest.approx(expected, rel=TOLERANCE)

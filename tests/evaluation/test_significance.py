@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.sweeps.significance import holm, ndcg_gains, paired_differences, read_gains, sign_flip_p_value
+from idgenrec_jax.evaluation.significance import holm, ndcg_gains, paired_differences, read_gains, sign_flip_p_value
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.2, 0.5])

@@ -1,7 +1,7 @@
 """Ranks the whole catalogue for every user, and the metrics of those rankings (DESIGN, Protocol)."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,8 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.config import EvaluationConfig
-from idgenrec_jax.data.batches import PromptSource, held_out_batches
-from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.batches import PromptRenderer, held_out_batches
 from idgenrec_jax.data.packing import round_up
 from idgenrec_jax.decoding.beam import (
     MODEL_WIDTH_OF_NARROW_STEPS,
@@ -21,13 +20,12 @@ from idgenrec_jax.decoding.beam import (
     narrow_steps,
 )
 from idgenrec_jax.decoding.trie import Trie, build_trie
+from idgenrec_jax.evaluation.metrics import ranking_metrics, target_ranks
 from idgenrec_jax.processes import put, readable
 from idgenrec_jax.progress import Progress
 from idgenrec_jax.sharding import replicated_beside
-from idgenrec_jax.training.losses import target_loss
+from idgenrec_jax.training.recommender_loss import target_loss
 
-HIT_CUTOFFS = (1, 5, 10, 20)
-GAIN_CUTOFFS = (5, 10, 20)
 NUM_BUCKETS = 4
 CACHE_MULTIPLE = 4
 
@@ -54,43 +52,6 @@ class Ranking:
     def ranks(self) -> Int[np.ndarray, " users"]:
         """Return the place of each user's target, from 0; -1 where it was not recommended."""
         return target_ranks(self.items, self.targets)
-
-
-def target_ranks(
-    items: Int[np.ndarray, "users results"], targets: Int[np.ndarray, " users"]
-) -> Int[np.ndarray, " users"]:
-    """Return each target's place in its user's ranking, from 0; -1 where it was not recommended."""
-    hits = items == targets[:, None]
-    return np.where(hits.any(axis=1), hits.argmax(axis=1), -1)
-
-
-def ranking_metrics(ranks: Int[np.ndarray, " users"], num_results: int) -> dict[str, float]:
-    """Return the mean over users of HR@k, NDCG@k and the reciprocal rank (0 below `num_results` places).
-
-    Each user has one relevant item, so NDCG@k is 1 / log2(rank + 2) within the cut-off and 0 beyond it.
-    """
-    found = ranks >= 0
-    places = np.where(found, ranks, 0)
-    gains = np.where(found, 1.0 / np.log2(places + 2.0), 0.0)
-    metrics = {f"hr@{k}": float(np.mean(found & (ranks < k))) for k in HIT_CUTOFFS if k <= num_results}
-    metrics |= {f"ndcg@{k}": float(np.mean(gains * (ranks < k))) for k in GAIN_CUTOFFS if k <= num_results}
-    return metrics | {"mrr": float(np.mean(np.where(found, 1.0 / (places + 1.0), 0.0)))}
-
-
-def popularity_metrics(dataset: Dataset, split: str, *, num_results: int) -> dict[str, float]:
-    """Return the metrics of recommending everyone the `num_results` items most frequent in training.
-
-    Items of equal frequency stand in the order of the catalogue.
-    """
-    counts = np.zeros(len(dataset.items), np.int64)
-    for user in range(len(dataset.users)):
-        np.add.at(counts, dataset.training_sequence(user), 1)
-    order = np.argsort(-counts, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    users = dataset.evaluation_users
-    ranks = np.asarray([place[dataset.held_out(int(user), split)[1]] for user in users], np.int64)
-    return ranking_metrics(np.where(ranks < num_results, ranks, -1), num_results)
 
 
 class Ranker:
@@ -137,11 +98,11 @@ class Ranker:
 
         self._search = jax.jit(search, static_argnames="cache_length")
 
-    def trie(self, source: PromptSource) -> Trie:
-        """Return the trie of what the recommender may write under the first template of `source`."""
-        targets = [source.target(item, 0)[:-1] for item in range(len(source.item_ids))]
+    def trie(self, renderer: PromptRenderer) -> Trie:
+        """Return the trie of what the recommender may write under the first template of `renderer`."""
+        targets = [renderer.target(item, 0)[:-1] for item in range(len(renderer.item_ids))]
         return build_trie(
-            targets, vocab_size=self._vocab_size, eos_token_id=source.eos_id, layout=self._config.trie_layout
+            targets, vocab_size=self._vocab_size, eos_token_id=renderer.eos_id, layout=self._config.trie_layout
         )
 
     def search(
@@ -175,7 +136,7 @@ class Ranker:
     def rank(
         self,
         params: Any,
-        source: PromptSource,
+        renderer: PromptRenderer,
         split: str,
         *,
         title: str,
@@ -186,9 +147,9 @@ class Ranker:
         `check_stop` is called between batches and may raise to end the work.
         """
         batches, users, targets = held_out_batches(
-            source, split, template=0, batch_size=self._config.batch_size, num_buckets=NUM_BUCKETS
+            renderer, split, template=0, batch_size=self._config.batch_size, num_buckets=NUM_BUCKETS
         )
-        trie = self.trie(source)
+        trie = self.trie(renderer)
         available_results(trie, self._config.num_beams)
         trie = put(trie, replicated_beside(params))
         items = np.full((len(users), self._config.num_beams), -1, np.int32)
@@ -217,14 +178,4 @@ def _cache_length(trie: Trie) -> int:
     # The last token is never read.
     return round_up(max(1, trie.depth - 1), CACHE_MULTIPLE)
 
-
-def metrics_table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] | None = None) -> str:
-    """Return a plain-text table, one line per named row; a metric that a row lacks is a dash."""
-    names = list(columns) if columns else list(dict.fromkeys(name for row in rows.values() for name in row))
-    width = max(len(name) for name in rows)
-    lines = [" " * width + "".join(f"  {name:>8}" for name in names)]
-    for title, row in rows.items():
-        cells = "".join(f"  {row[name]:8.4f}" if name in row else f"  {'-':>8}" for name in names)
-        lines.append(f"{title:<{width}}{cells}")
-    return "\n".join(lines)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from idgenrec_jax import run_files
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.evaluation.metrics import discounted_gains
 from idgenrec_jax.files import read_json
 
-RANKS_FILE = "target_ranks.json"
-CUT_OFF = 10
 FLIPS = 10_000
 _FLIPS_AT_ONCE = 200
 _SEED = 0
@@ -23,7 +23,7 @@ def read_gains(workdir: Path) -> dict[str, float] | None:
     Raises:
         InputError: the file of ranks is not whole.
     """
-    path = workdir / RANKS_FILE
+    path = workdir / run_files.RANKS
     if not path.exists():
         return None
     found = read_json(path, remedy="delete it, and the trial is left out of the comparison")
@@ -38,8 +38,7 @@ def read_gains(workdir: Path) -> dict[str, float] | None:
 
 def ndcg_gains(ranks: Int[np.ndarray, "users"]) -> Float[np.ndarray, "users"]:
     """Return the NDCG@10 of one target each; ranks count from 0, -1 is a target that was not found."""
-    found = (ranks >= 0) & (ranks < CUT_OFF)
-    return np.where(found, 1 / np.log2(np.where(found, ranks, 0) + 2.0), 0.0)
+    return discounted_gains(ranks, run_files.SELECTION_CUTOFF)
 
 
 def paired_differences(
@@ -65,14 +64,14 @@ def sign_flip_p_value(differences: Float[np.ndarray, "users"]) -> float:
     differing = differences[differences != 0]
     if not len(differing):
         return 1.0
-    generator = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(_SEED)
     observed = abs(differing.sum())
     # Sums of the same numbers in another order differ by rounding.
     threshold = observed - 1e-9 * np.abs(differing).sum()
     as_far = 0
     for start in range(0, FLIPS, _FLIPS_AT_ONCE):
         rows = min(_FLIPS_AT_ONCE, FLIPS - start)
-        random_bytes = generator.integers(0, 256, (rows, math.ceil(len(differing) / 8)), dtype=np.uint8)
+        random_bytes = rng.integers(0, 256, (rows, math.ceil(len(differing) / 8)), dtype=np.uint8)
         flipped = np.unpackbits(random_bytes, axis=1, count=len(differing))
         sums = differing.sum() - 2 * (flipped @ differing)
         as_far += int(np.count_nonzero(np.abs(sums) >= threshold))

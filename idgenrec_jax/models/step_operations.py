@@ -1,12 +1,12 @@
 """Floating-point operations of one training step as it is computed: padding and what is computed again included.
 
-Only matrix products count, as in `counting`, which counts the work itself. The values of a returned
+Only matrix products count, as in `operations`, which counts the work itself. The values of a returned
 dictionary add up to the step; they are for all devices together.
 """
 
-from idgenrec_jax.benchmark import counting
 from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import RecommenderBatch
+from idgenrec_jax.models import operations
 from idgenrec_jax.models.t5 import T5Config
 
 # Products with the table: scores and mean of the values; then the scores again, and the gradients of the probabilities,
@@ -18,36 +18,36 @@ def recommender_step_operations(config: T5Config, batch: RecommenderBatch) -> di
     """Return the operations of a recommender or warm-start step on a batch of this shape."""
     (rows, source), target = batch.prompt_tokens.shape, batch.target_tokens.shape[1]
     blocks = _blocks(config, rows * source, source, rows * target, target, again=False, trained=True)
-    return {"layers": blocks, "output table": counting.TRAINING * counting.output_operations(config, rows * target)}
+    return {"layers": blocks, "output table": operations.TRAINING * operations.output_operations(config, rows * target)}
 
 
 def id_step_operations(
-    generator: T5Config, recommender: T5Config, batch: IdBatch, *, id_length: int, chunks: int
+    id_generator: T5Config, recommender: T5Config, batch: IdBatch, *, id_length: int, chunks: int
 ) -> dict[str, int]:
-    """Return the operations of an ID step on a batch of this shape; arguments as of `losses.id_loss`."""
+    """Return the operations of an ID step on a batch of this shape; arguments as of `id_loss`."""
     (rows, text), places = batch.item_tokens.shape, batch.item_places.shape[1]
     written = rows * places * id_length
-    one_token = counting.decoder_operations(
-        generator, rows * places, max(1, id_length - 1) + 1, text
-    ) + counting.output_operations(generator, rows * places)
+    one_token = operations.decoder_operations(
+        id_generator, rows * places, max(1, id_length - 1) + 1, text
+    ) + operations.output_operations(id_generator, rows * places)
     again = chunks > 1
-    soft = 2 * written * generator.vocab_size
+    soft = 2 * written * id_generator.vocab_size
     (prompt_rows, source), target = batch.prompt_tokens.shape, batch.target_tokens.shape[1]
     targets = prompt_rows * target
     return {
-        "generator, layers": _blocks(
-            generator, rows * text, text, written, places * id_length, again=again, trained=True
+        "ID generator, layers": _blocks(
+            id_generator, rows * text, text, written, places * id_length, again=again, trained=True
         ),
-        "generator, greedy tokens": id_length * one_token,
-        "generator, soft IDs": soft
+        "ID generator, greedy tokens": id_length * one_token,
+        "ID generator, soft IDs": soft
         * (
-            (_SOFT_KEYS + again) * generator.d_model
+            (_SOFT_KEYS + again) * id_generator.d_model
             + (_SOFT_VALUES + again) * recommender.d_model
         ),
         "recommender, layers": _blocks(
             recommender, prompt_rows * source, source, targets, target, again=again, trained=False
         ),
-        "recommender, output table": (counting.FROZEN + again) * counting.output_operations(recommender, targets),
+        "recommender, output table": (operations.FROZEN + again) * operations.output_operations(recommender, targets),
     }
 
 
@@ -61,15 +61,15 @@ def _blocks(
 
     def forward(source_length: int, target_length: int, cross_length: int) -> int:
         return (
-            counting.encoder_operations(config, read, source_length)
-            + counting.cross_operations(config, read)
-            + counting.decoder_operations(config, written, target_length, cross_length)
+            operations.encoder_operations(config, read, source_length)
+            + operations.cross_operations(config, read)
+            + operations.decoder_operations(config, written, target_length, cross_length)
         )
 
     whole = forward(source, target, source)
     # Scores and weighted sums have two factors that a gradient goes to, whether weights are trained or not.
     mixing = whole - forward(0, 0, 0)
-    total = counting.TRAINING * whole if trained else counting.FROZEN * whole + mixing
+    total = operations.TRAINING * whole if trained else operations.FROZEN * whole + mixing
     if config.rematerialise == "layers":
         # A layer's backward pass needs everything that was computed in it but its last product.
         positions = config.num_layers * read + config.num_decoder_layers * written

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from idgenrec_jax.benchmark import counting
+from idgenrec_jax.models import operations
 from idgenrec_jax.models.t5 import T5, T5Config
 
 BATCH, SOURCE, TARGET = 8, 64, 32
@@ -36,13 +36,13 @@ def test_encoder_and_decoder_need_what_xla_counts(config):
         model = nnx.merge(graphdef, params)
         return model.logits(model.decode(target, encoded, source > 0))
 
-    # XLA also counts norms, softmax and masks; counting.py counts products only.
-    expected = counting.encoder_operations(config, BATCH * SOURCE, SOURCE)
+    # XLA also counts norms, softmax and masks; operations.py counts products only.
+    expected = operations.encoder_operations(config, BATCH * SOURCE, SOURCE)
     assert expected < compiled_operations(encode, params) < 1.15 * expected
     expected = (
-        counting.cross_operations(config, BATCH * SOURCE)
-        + counting.decoder_operations(config, BATCH * TARGET, TARGET, SOURCE)
-        + counting.output_operations(config, BATCH * TARGET)
+        operations.cross_operations(config, BATCH * SOURCE)
+        + operations.decoder_operations(config, BATCH * TARGET, TARGET, SOURCE)
+        + operations.output_operations(config, BATCH * TARGET)
     )
     assert expected < compiled_operations(decode, params) < 1.15 * expected
 
@@ -51,15 +51,15 @@ def test_parameters_are_those_of_the_model_without_norms_and_position_biases(con
     params = nnx.state(T5(config, rngs=nnx.Rngs(0)), nnx.Param)
     buckets = config.relative_attention_num_buckets * config.num_heads
     matrices = [leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
-    assert counting.parameter_count(config) == sum(matrices) - 2 * buckets
+    assert operations.parameter_count(config) == sum(matrices) - 2 * buckets
 
 
 def test_bytes_grow_with_what_is_read(config):
-    weights = counting.parameter_count(config)
-    assert counting.training_bytes(config, 3) == 3 * weights * 40
-    one = counting.decoding_bytes(config, steps=1, users=0, source=0)
+    weights = operations.parameter_count(config)
+    assert operations.training_bytes(config, 3) == 3 * weights * 40
+    one = operations.decoding_bytes(config, steps=1, users=0, source=0)
     decoder = [leaf.size for leaf in jax.tree.leaves(nnx.state(T5(config, rngs=nnx.Rngs(0)).decoder, nnx.Param))]
     matrices = sum(size for size in decoder if size > config.relative_attention_num_buckets * config.num_heads)
     assert one == 4 * (matrices + config.vocab_size * config.d_model)
     keys = config.num_decoder_layers * 2 * config.num_heads * config.d_kv * 4
-    assert counting.decoding_bytes(config, steps=2, users=5, source=7) == 2 * (one + 5 * 7 * keys)
+    assert operations.decoding_bytes(config, steps=2, users=5, source=7) == 2 * (one + 5 * 7 * keys)

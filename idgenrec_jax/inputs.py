@@ -1,0 +1,143 @@
+"""What a run is given: data, tokenizer, prompts and IDs, loaded and checked before anything is trained."""
+
+import dataclasses
+from functools import partial
+
+from jax.sharding import AbstractMesh, Mesh
+
+from idgenrec_jax.config import Config, DataConfig
+from idgenrec_jax.data.dataset import Dataset, load_dataset
+from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates, load_templates
+from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.ids.generation import item_prompts
+from idgenrec_jax.ids.rounds import Prompts
+from idgenrec_jax.ids.table import IdTable, load_table
+from idgenrec_jax.models.huggingface import resolve_folder
+from idgenrec_jax.models.t5 import T5Config
+from idgenrec_jax.sharding import batch_devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run reads: `text_tokens` are what the ID generator reads for each item, `given_ids` the user's own IDs."""
+
+    dataset: Dataset
+    tokenizer: Tokenizer
+    prompts: Prompts
+    text_tokens: list[list[int]]
+    given_ids: IdTable | None = None
+
+
+def load_inputs(config: Config, dataset: Dataset, tokenizer: Tokenizer, *, with_given_ids: bool = True) -> Inputs:
+    """Return everything that a run on `dataset` reads.
+
+    Raises:
+        InputError: the prompts or the given IDs are at fault.
+    """
+    prompts = load_prompts(config.data, tokenizer, dataset.name)
+    with_given_ids = with_given_ids and bool(config.ids.table)
+    given_ids = load_table(config.ids.table, dataset.items, tokenizer) if with_given_ids else None
+    length = config.data.max_text_length
+    text_tokens = item_prompts(dataset.item_texts, dataset.items, tokenizer, max_length=length)
+    return Inputs(dataset, tokenizer, prompts, text_tokens, given_ids)
+
+
+def load_data(path: str) -> Dataset:
+    """Return the embedded catalogue ("sample") or the one in a data folder."""
+    return load_sample() if path == "sample" else load_dataset(path)
+
+
+def load_tokenizer(config: Config) -> Tokenizer:
+    """Return the tokenizer that the configuration names or implies.
+
+    Raises:
+        InputError: a data folder without a tokenizer and without a recommender folder to take it from.
+    """
+    if config.data.tokenizer:
+        return Tokenizer.load(config.data.tokenizer)
+    if config.recommender.folder:
+        folder = resolve_folder(
+            config.recommender.folder, flag="--config.recommender.folder", random_flag="--config.recommender.folder="
+        )
+        return Tokenizer.load(folder)
+    if config.data.path == "sample":
+        return sample_tokenizer()
+    raise InputError(
+        f"--data={config.data.path}: random weights come without a tokenizer; give a Hugging Face tokenizer folder or "
+        "name with --config.data.tokenizer"
+    )
+
+
+def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) -> Prompts:
+    """Return the templates of the configuration, tokenised.
+
+    Raises:
+        InputError: the prompt file is at fault, `eval_prompt` names no template, or a template has {user_id} and user
+            IDs are off.
+    """
+    with_users = config.user_ids != "none"
+    templates = load_templates(config.prompts) if config.prompts else default_templates(with_user_ids=with_users)
+    for template in templates:
+        if "user_id" in template.fields and not with_users:
+            raise InputError(
+                f"{config.prompts}: template {template.input_text!r} has the field {{user_id}}, but "
+                "--config.data.user_ids=none; set it to train_history, or remove the field"
+            )
+    tokenise = partial(PromptTokens, tokenizer=tokenizer, dataset_name=dataset_name)
+    training = tuple(tokenise(template) for template in templates if template.group == "seen")
+    return Prompts(training, tokenise(_evaluation_template(config, templates)))
+
+
+def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) -> PromptTemplate:
+    group, colon, number = config.eval_prompt.partition(":")
+    candidates = [template for template in templates if template.group == group]
+    if not colon or not number.isdigit() or int(number) >= len(candidates):
+        counts = ", ".join(
+            f"{name}:0 to {name}:{count - 1}"
+            for name in ("seen", "unseen")
+            if (count := sum(template.group == name for template in templates))
+        )
+        raise InputError(f"--config.data.eval_prompt: found {config.eval_prompt!r}, expected one of {counts}")
+    return candidates[int(number)]
+
+
+def check_splits(dataset: Dataset, path: str) -> None:
+    """Raise InputError where there is nothing to train on, or nobody to evaluate."""
+    if not dataset.training_examples():
+        raise InputError(
+            f"{path}/user_sequence.txt: nothing to train on; expected sequences of at least four items (or of two, "
+            "which are only trained on)"
+        )
+    if not len(dataset.evaluation_users):
+        raise InputError(f"{path}/user_sequence.txt: nobody to evaluate; expected sequences of at least three items")
+
+
+def check_vocabularies(recommender: T5Config, id_generator: T5Config) -> None:
+    """Raise InputError where the two models do not share one vocabulary."""
+    if recommender.vocab_size != id_generator.vocab_size:
+        raise InputError(
+            f"the recommender's table has {recommender.vocab_size} rows, the ID generator's {id_generator.vocab_size}; "
+            "soft IDs need the same vocabulary: set --config.recommender.vocab_size and "
+            "--config.id_generator.vocab_size, or give weights that agree"
+        )
+
+
+def check_batches(config: Config, mesh: Mesh | AbstractMesh) -> None:
+    """Check that the batches of ID generation and of ranking can be split; those of training are filled up.
+
+    Raises:
+        InputError: a batch size that is not a multiple of the devices.
+    """
+    devices = batch_devices(mesh)
+    sizes = {
+        "ids.batch_size": config.ids.batch_size,
+        "evaluation.batch_size": config.evaluation.batch_size,
+    }
+    for name, size in sizes.items():
+        if size % devices:
+            raise InputError(
+                f"--config.{name}={size}: expected a multiple of the {devices} devices that split a batch "
+                "(--config.mesh.data times --config.mesh.fsdp)"
+            )

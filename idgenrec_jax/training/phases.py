@@ -1,0 +1,34 @@
+"""The phases of a run: what comes next, how long it lasts, and its learning rate."""
+
+import dataclasses
+
+from idgenrec_jax.config import Config
+
+WARM_START, ID, RECOMMENDER = "warm_start", "id", "recommender"
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training of one model; `round` counts from 1, the warm start is round 0."""
+
+    kind: str
+    round: int
+    epochs: int
+
+    @property
+    def title(self) -> str:
+        """Name for progress lines."""
+        return "warm start" if self.kind == WARM_START else f"round {self.round}, {self.kind} phase"
+
+
+def phases(config: Config, *, pretrained_generator: bool) -> tuple[Phase, ...]:
+    """Return the phases of a run; the first makes the IDs of round 0, without training where none is needed."""
+    training = config.training
+    needs_words = not pretrained_generator and (training.id_epochs > 0 or not config.ids.table)
+    result = [Phase(WARM_START, 0, training.warm_start_epochs if needs_words else 0)]
+    for number in range(1, training.rounds + 1):
+        id_phase = [Phase(ID, number, training.id_epochs)] if training.id_epochs else []
+        recommender_phase = [Phase(RECOMMENDER, number, training.recommender_epochs)]
+        first = training.order == "id_first"
+        result += id_phase + recommender_phase if first else recommender_phase + id_phase
+    return tuple(result)
