@@ -73,6 +73,9 @@ class IdsConfig:
     """How textual IDs are made."""
 
     table: str = _field("", "file of given IDs (jsonl of this program, or lines 'ITEM words ...'); empty: generate")
+    scheme: str = _field(
+        "generated", "what makes the IDs of round 0 where no table is given: generated (the ID generator) or keywords"
+    )
     num_groups: int = _field(10, "groups of diverse beam search, one beam each", low=1)
     max_penalty: int = _field(9, "diversity penalties 1, 2, .. up to this are tried for a unique ID", low=1)
     num_lengths: int = _field(2, "minimum lengths 1, 11, 21, .. tried for a unique ID", low=1)

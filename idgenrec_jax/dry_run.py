@@ -22,7 +22,7 @@ from idgenrec_jax.config import Config, MeshConfig
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import make_epochs
 from idgenrec_jax.ids.rounds import RoundIds
-from idgenrec_jax.ids.table import IdTable, make_unique
+from idgenrec_jax.ids.schemes import keywords, unique_table
 from idgenrec_jax.inputs import (
     Inputs,
     check_batches,
@@ -41,7 +41,6 @@ from idgenrec_jax.training.phases import ID, RECOMMENDER
 from idgenrec_jax.training.run_steps import configured_optimizer, make_steps
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
 from idgenrec_jax.training.steps import KEEP_BARRIERS, TrainState, create_train_state, seed_key
-from idgenrec_jax.training.warm_start import warm_start_words
 
 GROUPS = ("embeddings", "encoder", "decoder")
 COMPILED, EXTRAPOLATED, NONE = TEMPORARIES = ("compiled", "extrapolated", "none")
@@ -285,21 +284,11 @@ def _devices(config: MeshConfig) -> list[jax.Device]:
 
 def _stand_in_ids(ids: RoundIds, inputs: Inputs, config: Config) -> None:
     """Give every item, and every user where prompts name users, an ID of about the length that a run would write."""
-
-    def unique(words, names):
-        taken, next_number = set(), {}
-        made = [
-            make_unique(text, name, taken, inputs.tokenizer, next_number=next_number)
-            for text, name in zip(words, names, strict=True)
-        ]
-        return IdTable(tuple(names), tuple(text for text, _ in made), tuple(tokens for _, tokens in made))
-
-    dataset = inputs.dataset
-    words = warm_start_words(dataset.item_texts, inputs.tokenizer, config.training, given=inputs.given_ids)
-    ids.table = inputs.given_ids or unique(words, dataset.items)
+    dataset, tokenizer = inputs.dataset, inputs.tokenizer
+    ids.table = inputs.given_ids or unique_table(keywords(dataset, tokenizer, config), dataset.items, tokenizer)
     if config.data.user_ids != "none":
         first = [ids.table.texts[sequence[0]] for sequence in dataset.sequences]
-        ids.user_table = unique(first, dataset.users)
+        ids.user_table = unique_table(first, dataset.users, tokenizer)
 
 
 def _first_batch(epochs: Epochs, kind: str, mesh: Mesh) -> Any:

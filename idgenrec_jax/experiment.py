@@ -17,6 +17,7 @@ from idgenrec_jax.evaluation.metrics import metrics_table, popularity_metrics
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.files import read_json, write_json
 from idgenrec_jax.ids.rounds import RoundIds
+from idgenrec_jax.ids.schemes import keywords
 from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.inputs import (
     Inputs,
@@ -33,7 +34,6 @@ from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
 from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.training.epochs import Epochs
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
-from idgenrec_jax.training.warm_start import warm_start_words
 from idgenrec_jax.workdir import claim, named_as_in, protocol
 
 EXAMPLE_IDS = 10
@@ -165,8 +165,8 @@ def make_epochs(config: Config, ids: RoundIds, inputs: Inputs, *, row_multiple: 
     tokenizer = inputs.tokenizer
 
     def warm_start_targets() -> list[list[int]]:
-        texts = inputs.dataset.item_texts
-        words = warm_start_words(texts, tokenizer, config.training, given=inputs.given_ids)
+        given = inputs.given_ids
+        words = keywords(inputs.dataset, tokenizer, config) if given is None else given.texts
         return [[*tokens, tokenizer.eos_id] for tokens in tokenizer.encode_batch(words)]
 
     return Epochs(

@@ -13,6 +13,7 @@ from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.generation import item_prompts
 from idgenrec_jax.ids.rounds import Prompts
+from idgenrec_jax.ids.schemes import GENERATED, find_scheme, has_own_ids, unique_table
 from idgenrec_jax.ids.table import IdTable, load_table
 from idgenrec_jax.models.huggingface import resolve_folder
 from idgenrec_jax.models.t5 import T5Config
@@ -21,7 +22,8 @@ from idgenrec_jax.sharding import batch_devices
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a run reads: `text_tokens` are what the ID generator reads for each item, `given_ids` the user's own IDs."""
+    """What a run reads: `text_tokens` are what the ID generator reads for each item, `given_ids` the IDs of round
+    0 where the ID generator does not write them."""
 
     dataset: Dataset
     tokenizer: Tokenizer
@@ -37,11 +39,28 @@ def load_inputs(config: Config, dataset: Dataset, tokenizer: Tokenizer, *, with_
         InputError: the prompts or the given IDs are at fault.
     """
     prompts = load_prompts(config.data, tokenizer, dataset.name)
-    with_given_ids = with_given_ids and bool(config.ids.table)
-    given_ids = load_table(config.ids.table, dataset.items, tokenizer) if with_given_ids else None
+    given_ids = own_ids(config, dataset, tokenizer) if with_given_ids else None
     length = config.data.max_text_length
     text_tokens = item_prompts(dataset.item_texts, dataset.items, tokenizer, max_length=length)
     return Inputs(dataset, tokenizer, prompts, text_tokens, given_ids)
+
+
+def own_ids(config: Config, dataset: Dataset, tokenizer: Tokenizer) -> IdTable | None:
+    """Return the IDs of the user's file or of the scheme that the configuration names; None where they are generated.
+
+    Raises:
+        InputError: the file is at fault, or there is no such scheme, or both are given.
+    """
+    if not has_own_ids(config.ids):
+        return None
+    if config.ids.table and config.ids.scheme != GENERATED:
+        raise InputError(
+            f"--config.ids.scheme={config.ids.scheme}: --config.ids.table gives the IDs already; leave out one of them"
+        )
+    if config.ids.table:
+        return load_table(config.ids.table, dataset.items, tokenizer)
+    words = find_scheme(config.ids.scheme)(dataset, tokenizer, config)
+    return unique_table(words, dataset.items, tokenizer)
 
 
 def load_data(path: str) -> Dataset:

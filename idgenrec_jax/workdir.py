@@ -135,10 +135,11 @@ def _clear_leftovers(workdir: Path) -> None:
 
 def _check(path: Path, config: Config, data: dict[str, Any]) -> None:
     """Compare a run's config.json with what it is to go on with."""
-    found = described_run(path.parent)
+    found, defaults = described_run(path.parent), Config().to_json()
     for section, fields in config.to_json().items():
         for name, value in fields.items():
-            before = found["config"].get(section, {}).get(name)
+            # A field that the run's version did not have yet is as its default.
+            before = found["config"].get(section, {}).get(name, defaults[section].get(name))
             if before != value and f"{section}.{name}" not in _FREE_FIELDS:
                 raise InputError(
                     f"{path}: made with --config.{section}.{name}={before}, now it is {value}; {_REMEDY}"

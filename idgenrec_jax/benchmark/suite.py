@@ -24,9 +24,8 @@ from idgenrec_jax.benchmark.training_works import id_training, recommender_train
 from idgenrec_jax.benchmark.work import Work
 from idgenrec_jax.config import Config
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.experiment import Experiment, assemble
-from idgenrec_jax.ids.keywords import telling_words
-from idgenrec_jax.ids.table import IdTable, make_unique
+from idgenrec_jax.experiment import assemble
+from idgenrec_jax.ids.schemes import keywords, unique_table
 from idgenrec_jax.training.alternation import FIRST_STEP
 
 PUBLISHED_ID_BATCH = 12
@@ -46,7 +45,12 @@ def make_works(
         yield _start_up("start to first step, compiled before", scratch, fresh=False)
         return
     experiment = assemble(config, scratch / "run")
-    experiment.ids.table = experiment.inputs.given_ids or _words_table(experiment)
+    inputs = experiment.inputs
+    dataset, tokenizer = inputs.dataset, inputs.tokenizer
+    # IDs of a realistic length without training an ID generator.
+    experiment.ids.table = inputs.given_ids or unique_table(
+        keywords(dataset, tokenizer, config), dataset.items, tokenizer
+    )
     if name == "ranking":
         for ranked in RANKINGS:
             work = ranking(
@@ -91,24 +95,6 @@ def make_works(
                 peer_batch_size=peer_batch_size,
                 pad_histories=pad_histories,
             )
-
-
-def _words_table(experiment: Experiment) -> IdTable:
-    """The telling words of every item, made unique: IDs of a realistic length without training a generator."""
-    words = telling_words(
-        experiment.inputs.dataset.item_texts,
-        max_tokens=experiment.config.training.warm_start_tokens,
-        tokenizer=experiment.inputs.tokenizer,
-    )
-    items = experiment.inputs.dataset.items
-    taken: set[tuple[int, ...]] = set()
-    numbers: dict[str, int] = {}
-    pairs = [
-        make_unique(text, item, taken, experiment.inputs.tokenizer, next_number=numbers)
-        for text, item in zip(words, items, strict=True)
-    ]
-    texts, tokens = zip(*pairs, strict=True)
-    return IdTable(items, texts, tokens)
 
 
 def _start_up(name: str, scratch: Path, *, fresh: bool) -> Work:

@@ -198,8 +198,8 @@ def training_shape(renderer: PromptRenderer, *, seed: int, batch_size: int, row_
     """
     if not renderer.dataset.training_examples():
         raise InputError(
-            f"the data {source.dataset.name!r} has nothing for training: expected sequences of at least four items (or "
-            "of two, which are not evaluated)"
+            f"the data {renderer.dataset.name!r} has nothing for training: expected sequences of at least four items "
+            "(or of two, which are not evaluated)"
         )
     prompts, targets = _render(renderer, PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN]))
     return plan_shape(
@@ -247,7 +247,7 @@ def held_out_batches(
     users = np.asarray(renderer.dataset.evaluation_users)
     if not len(users):
         raise InputError(
-            f"the data {source.dataset.name!r} has no user with 3 items or more, nobody to evaluate; add users"
+            f"the data {renderer.dataset.name!r} has no user with 3 items or more, nobody to evaluate; add users"
         )
     prompts, targets = [], []
     for user in users:

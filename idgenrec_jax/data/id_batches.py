@@ -83,7 +83,7 @@ def id_shape(
     Raises ValueError when a history has more items than `items_per_batch`.
     """
     if items_per_batch < renderer.max_history:
-        raise ValueError(f"items_per_batch={items_per_batch} does not hold a history of {source.max_history} items")
+        raise ValueError(f"items_per_batch={items_per_batch} does not hold a history of {renderer.max_history} items")
     drawn = _draw_examples(renderer, PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN]))
     measured = _measure(renderer, drawn, id_length)
     size = _examples_that_fit(measured, batch_size, items_per_batch)

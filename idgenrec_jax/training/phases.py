@@ -3,6 +3,7 @@
 import dataclasses
 
 from idgenrec_jax.config import Config
+from idgenrec_jax.ids.schemes import has_own_ids
 
 WARM_START, ID, RECOMMENDER = "warm_start", "id", "recommender"
 
@@ -21,10 +22,10 @@ class Phase:
         return "warm start" if self.kind == WARM_START else f"round {self.round}, {self.kind} phase"
 
 
-def phases(config: Config, *, pretrained_generator: bool) -> tuple[Phase, ...]:
+def phases(config: Config, *, pretrained_id_generator: bool) -> tuple[Phase, ...]:
     """Return the phases of a run; the first makes the IDs of round 0, without training where none is needed."""
     training = config.training
-    needs_words = not pretrained_generator and (training.id_epochs > 0 or not config.ids.table)
+    needs_words = not pretrained_id_generator and (training.id_epochs > 0 or not has_own_ids(config.ids))
     result = [Phase(WARM_START, 0, training.warm_start_epochs if needs_words else 0)]
     for number in range(1, training.rounds + 1):
         id_phase = [Phase(ID, number, training.id_epochs)] if training.id_epochs else []

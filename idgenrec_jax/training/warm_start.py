@@ -6,23 +6,6 @@ import numpy as np
 
 from idgenrec_jax.config import TrainingConfig
 from idgenrec_jax.data.packing import PackedBatches, plan_shape
-from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.ids.keywords import telling_words
-from idgenrec_jax.ids.table import IdTable
-
-
-def warm_start_words(
-    item_texts: Sequence[str], tokenizer: Tokenizer, training: TrainingConfig, *, given: IdTable | None = None
-) -> list[str]:
-    """Return what the generator shall write for each item: the words of a given ID table, else its telling words."""
-    if given is not None:
-        return list(given.texts)
-    return telling_words(
-        item_texts,
-        max_words=training.warm_start_words,
-        max_tokens=training.warm_start_tokens,
-        tokenizer=tokenizer,
-    )
 
 
 class WarmStart:

@@ -1,0 +1,65 @@
+"""Ways to make an ID for every item without an ID generator, by name: a new one is a file and a line in `SCHEMES`.
+
+A scheme only says which words it wants for each item. What makes the IDs unique is the same for all of them.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+
+from idgenrec_jax.config import Config, IdsConfig
+from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.ids.keywords import telling_words
+from idgenrec_jax.ids.table import IdTable, make_unique
+
+GENERATED = "generated"
+"""The name under which the ID generator writes the IDs; it is no scheme of this table, for it is trained."""
+
+Scheme = Callable[[Dataset, Tokenizer, Config], list[str]]
+"""(data, tokenizer, configuration) -> the words wanted for each item, in the order of the catalogue."""
+
+
+def keywords(dataset: Dataset, tokenizer: Tokenizer, config: Config) -> list[str]:
+    """Return the most telling words of each item's own text, by TF-IDF: those that a warm start teaches."""
+    training = config.training
+    return telling_words(
+        dataset.item_texts,
+        max_words=training.warm_start_words,
+        max_tokens=training.warm_start_tokens,
+        tokenizer=tokenizer,
+    )
+
+
+SCHEMES: dict[str, Scheme] = {
+    "keywords": keywords,
+}
+
+
+def has_own_ids(config: IdsConfig) -> bool:
+    """Tell whether the IDs of round 0 come from a file or a scheme, not from the ID generator."""
+    return bool(config.table) or config.scheme != GENERATED
+
+
+def find_scheme(name: str) -> Scheme:
+    """Return the scheme called `name`.
+
+    Raises:
+        InputError: there is none; the nearest name is suggested.
+    """
+    if name in SCHEMES:
+        return SCHEMES[name]
+    known = [GENERATED, *SCHEMES]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    raise InputError(f"--config.ids.scheme: found {name!r}, expected one of {', '.join(known)}; nearest: {nearest}")
+
+
+def unique_table(texts: Sequence[str], names: Sequence[str], tokenizer: Tokenizer) -> IdTable:
+    """Return a table with these IDs, in order; one that is taken has the smallest number behind it that is free."""
+    taken: set[tuple[int, ...]] = set()
+    next_number: dict[str, int] = {}
+    made = [
+        make_unique(text, name, taken, tokenizer, next_number=next_number)
+        for text, name in zip(texts, names, strict=True)
+    ]
+    return IdTable(tuple(names), tuple(text for text, _ in made), tuple(tokens for _, tokens in made))
