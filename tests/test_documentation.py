@@ -60,6 +60,11 @@ def test_the_sweep_that_is_shown_has_its_trials(tmp_path):
     }
 
 
+@pytest.mark.parametrize("name", documentation.files())
+def test_the_code_that_is_shown_is_python(name):
+    compile(documentation.files()[name], name, "exec")
+
+
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == idgenrec_jax.__version__
