@@ -259,7 +259,7 @@ def _report_missing(path: Path, count: int) -> None:
     """Say how many values were read as blank although they have letters."""
     if count:
         words = ", ".join(sorted(MISSING_WORDS))
-        logging.info("%s: %d values only say that they are missing (%s) and count as blank", path, count, words)
+        logging.info("%s: values that only say that they are missing (%s): %d, read as blank", path, words, count)
 
 
 def _collect_items(path: Path, described: Iterator[tuple[int, str, str]]) -> dict[str, str]:
