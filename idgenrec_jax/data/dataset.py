@@ -18,7 +18,7 @@ from absl import logging
 from jaxtyping import Int
 
 from idgenrec_jax.data.checks import warn_about_keys, warn_about_order
-from idgenrec_jax.data.lines import holds_surrogate, leaves, parse_json, read_lines, shown
+from idgenrec_jax.data.lines import holds_surrogate, leaves, named, parse_json, read_lines, shown
 from idgenrec_jax.errors import InputError
 
 SEQUENCES_FILE = "user_sequence.txt"
@@ -269,7 +269,8 @@ def _collect_items(path: Path, described: Iterator[tuple[int, str, str]]) -> dic
     for number, item, text in described:
         if item in texts:
             raise InputError(
-                f"{path}:{number}: item {item} was already described on line {first_line[item]}; remove one of the two"
+                f"{path}:{number}: item {named(item)} was already described on line {first_line[item]}; "
+                "remove one of the two"
             )
         texts[item] = text
         first_line[item] = number
@@ -280,7 +281,7 @@ def _collect_items(path: Path, described: Iterator[tuple[int, str, str]]) -> dic
             "give the items a title or a description"
         )
     if blank:
-        names = ", ".join(blank[:3]) + (", ..." if len(blank) > 3 else "")
+        names = ", ".join(map(named, blank[:3])) + (", ..." if len(blank) > 3 else "")
         logging.warning("%s: %d of %d items have blank text (%s)", path, len(blank), len(texts), names)
     return texts
 
@@ -293,16 +294,19 @@ def _read_sequences(path: Path, item_index: dict[str, int], items_path: Path) ->
         user, *items = line.split()
         if user in sequences:
             raise InputError(
-                f"{path}:{number}: user {user} already has a sequence on line {first_line[user]}; "
+                f"{path}:{number}: user {named(user)} already has a sequence on line {first_line[user]}; "
                 "join the two in chronological order"
             )
         if not items:
-            raise InputError(f"{path}:{number}: user {user} has no items; remove the line, or {_REMEDY_SEQUENCES}")
+            raise InputError(
+                f"{path}:{number}: user {named(user)} has no items; remove the line, or {_REMEDY_SEQUENCES}"
+            )
         try:
             sequences[user] = np.asarray([item_index[item] for item in items], dtype=np.int32)
         except KeyError as error:
+            item = named(error.args[0])
             raise InputError(
-                f"{path}:{number}: item {error.args[0]} in the sequence of user {user} is not in {items_path}; "
+                f"{path}:{number}: item {item} in the sequence of user {named(user)} is not in {items_path}; "
                 "describe it there or remove it from the sequence"
             ) from error
         first_line[user] = number

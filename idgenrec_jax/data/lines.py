@@ -75,6 +75,11 @@ def holds_surrogate(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def named(key: str) -> str:
+    """Return a key as a message names it: as it is, or as `shown` where it is long or not printable."""
+    return key if len(key) <= _SHOWN and key.isprintable() else shown(key)
+
+
 def shown(value: Any) -> str:
     """Return a value as a message quotes it: on one line, in ASCII where it is odd, and cut where it is long."""
     try:

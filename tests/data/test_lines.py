@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from idgenrec_jax.data.lines import holds_surrogate, leaves, parse_json, read_lines, shown
+from idgenrec_jax.data.lines import holds_surrogate, leaves, named, parse_json, read_lines, shown
 from idgenrec_jax.errors import InputError
 
 
@@ -88,6 +88,10 @@ def test_values_are_shown_on_one_short_line():
     for _ in range(100_000):
         deep = [deep]
     assert shown(deep) == "a list too large to show"
+
+
+def test_keys_are_named_as_they_are_unless_long_or_odd():
+    assert [named("B00é"), named("a\x1b"), named("x" * 61)] == ["B00é", r"'a\x1b'", "'" + "x" * 56 + "..."]
 
 
 def test_half_a_surrogate_pair_is_found():

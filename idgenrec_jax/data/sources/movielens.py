@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
-from idgenrec_jax.data.lines import read_lines
+from idgenrec_jax.data.lines import named, read_lines, shown
 from idgenrec_jax.data.sources.source import Interaction, RawData, Source, files_of, key_of, number_of, rating_of
 from idgenrec_jax.errors import InputError
 
@@ -47,11 +47,11 @@ def _item_fields(path: Path, items: Set[str]) -> dict[str, Mapping[str, str]]:
     fields = {}
     for place, (movie, title, genres) in _read_rows(path, _MOVIE_COLUMNS):
         if key_of(movie, "movieId", place) in items:
-            named = [] if genres == "(no genres listed)" else genres.split("|")
-            fields[movie] = {"title": title, "categories": ", ".join(named)}
+            listed = [] if genres == "(no genres listed)" else genres.split("|")
+            fields[movie] = {"title": title, "categories": ", ".join(listed)}
     missing = sorted(items - fields.keys())
     if missing:
-        raise InputError(f"{path}: lacks movie {missing[0]}, which is rated; {_REMEDY}")
+        raise InputError(f"{path}: lacks movie {named(missing[0])}, which is rated; {_REMEDY}")
     return fields
 
 
@@ -65,7 +65,7 @@ def _read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, list
         if number == 1 and cells == list(columns):
             continue
         if len(cells) != len(columns):
-            raise InputError(f"{path}:{number}: found {line[:80]!r}, expected {','.join(columns)}; mend the line")
+            raise InputError(f"{path}:{number}: found {shown(line)}, expected {','.join(columns)}; mend the line")
         yield f"{path}:{number}", cells
 
 

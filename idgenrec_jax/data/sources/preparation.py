@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import logging
 
 from idgenrec_jax.data.dataset import ITEMS_FILE, MISSING_WORDS, SEQUENCES_FILE, is_missing
+from idgenrec_jax.data.lines import named
 from idgenrec_jax.data.sources import SOURCES
 from idgenrec_jax.data.sources.source import Interaction
 from idgenrec_jax.errors import InputError
@@ -88,10 +89,10 @@ def prepare(
     fields = raw.item_fields(frozenset(items))
     lacking = [item for item in items if item not in fields]
     if lacking:
+        names = ", ".join(map(named, lacking[:3])) + (", ..." if len(lacking) > 3 else "")
         logging.warning(
-            "%s: lacks %d of %d items (%s), which get no text",
-            input_folder, len(lacking), len(items), ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else ""),
-        )  # fmt: skip
+            "%s: lacks %d of %d items (%s), which get no text", input_folder, len(lacking), len(items), names
+        )
     preparation = Preparation(
         source=source,
         core=core,
