@@ -83,9 +83,9 @@ DEEP = 3000  # Python follows about a thousand levels.
 NASTY = (
     "", " ", "\x00", "\x1b[0m", "\ufeff", "\u2028", "\x85", "\r", "é", "e\u0301", "\u0e01\u0e33", "\U0001f600", "'",
     '"', '""', ",", ";", ":", "#", "{", "}", "[", "]", "{}", "[]", "()", "null", "None", "nan", "NaN", "N/A",
-    "Infinity", "-inf", "1e999", "true", "True", "-1", "0.5", "1_0", "٣", "9" * 30, "9" * 400, "9" * 5000, "0x" + "f" * 4000,
-    "[" * DEEP, "{'a':" * DEEP, '{"a":' * DEEP, "-" * DEEP + "1", "1" + "+1" * DEEP, "{[]: 1}", r"\ud800", r"\u0000",
-    r"\N{x}", r"\d", r"&#xD800;", "&amp;", "b''", "{history}", "{target}", "</s>", "a", "b", "u",
+    "Infinity", "-inf", "1e999", "true", "True", "-1", "0.5", "1_0", "٣", "9" * 30, "9" * 400, "9" * 5000,
+    "0x" + "f" * 4000, "[" * DEEP, "{'a':" * DEEP, '{"a":' * DEEP, "-" * DEEP + "1", "1" + "+1" * DEEP, "{[]: 1}",
+    r"\ud800", r"\u0000", r"\N{x}", r"\d", r"&#xD800;", "&amp;", "b''", "{history}", "{target}", "</s>", "a", "b", "u",
 )  # fmt: skip
 """What has broken some reader somewhere, and what looks like it."""
 
