@@ -72,7 +72,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 def holds_surrogate(text: str) -> bool:
     """Tell whether a text holds half a surrogate pair: JSON can spell one ("\\ud800"), but UTF-8 cannot write it."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def named(key: str) -> str:

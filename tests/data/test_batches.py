@@ -382,7 +382,9 @@ def test_id_batches_hold_every_example_once_with_slots_on_its_items(items_per_ba
 def test_an_example_whose_items_all_have_the_longest_text_finds_room():
     dataset = make_dataset()
     texts = [[50 + item, *[3] * (30 if item < 12 else 0)] for item in range(NUM_ITEMS)]
-    shape = id_shape(make_source(dataset, max_history=10), texts, seed=0, batch_size=2, items_per_batch=10, id_length=3)
+    shape = id_shape(
+        make_source(dataset, max_history=10), texts, seed=0, batch_size=2, items_per_batch=10, id_length=3
+    )
     sequences = tuple(np.arange(12, dtype=np.int32) for _ in dataset.users)
     source = make_source(dataclasses.replace(dataset, sequences=sequences), max_history=10)
     batches = IdBatches(source, texts, seed=0, epoch=0, num_examples=0, id_length=3, shape=shape)

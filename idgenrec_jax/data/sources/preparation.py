@@ -152,16 +152,16 @@ def choose_among_repeats(interactions: Sequence[Interaction], duplicates: str) -
     """
     if duplicates not in DUPLICATES:
         raise ValueError(f"duplicates is one of {', '.join(DUPLICATES)}, not {duplicates!r}")
+    if duplicates == "keep":
+        return list(interactions), len(interactions) - len({(event.user, event.item) for event in interactions})
     chosen: dict[tuple[str, str], Interaction] = {}
     for event in interactions:
         other = chosen.setdefault((event.user, event.item), event)
         if event.time < other.time if duplicates == "first" else event.time > other.time:
             chosen[event.user, event.item] = event
-    repeats = len(interactions) - len(chosen)
-    if duplicates == "keep":
-        return list(interactions), repeats
     # In the order of the file, which says in which order users stand.
-    return [event for event in interactions if chosen[event.user, event.item] is event], repeats
+    kept = [event for event in interactions if chosen[event.user, event.item] is event]
+    return kept, len(interactions) - len(kept)
 
 
 def core_filter(interactions: Sequence[Interaction], core: int) -> list[Interaction]:

@@ -99,9 +99,7 @@ def rating_of(value: Any, name: str, place: str) -> int | float | None:
 def _parse(text: str) -> int | float | None:
     if "_" in text:  # Python would read 1_0 as ten.
         return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return None
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        return None

@@ -12,14 +12,19 @@ from idgenrec_jax.data.sources.source import Interaction, RawData, Source, key_o
 
 
 def read(folder):
-    return RawData(interactions(folder / "plays.tsv"), lambda items: {item: {"title": f"Song {item}"} for item in items})
+    return RawData(interactions(folder / "plays.tsv"), titles)
+
+
+def titles(items):
+    return {item: {"title": f"Song {item}"} for item in items}
 
 
 def interactions(path):
     for number, line in read_lines(path, "download it again"):
         place = f"{path}:{number}"
         user, item, time = line.split("\\t")
-        yield place, Interaction(key_of(user, "user", place), key_of(item, "item", place), number_of(time, "time", place))
+        user, item = key_of(user, "user", place), key_of(item, "item", place)
+        yield place, Interaction(user, item, number_of(time, "time", place))
 
 
 SOURCE = Source("plays of songs", read)
