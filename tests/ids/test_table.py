@@ -3,7 +3,15 @@ import json
 import pytest
 
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.ids.table import MAX_ID_TOKENS, IdTable, clean_to_words, load_table, make_unique, save_table
+from idgenrec_jax.ids.table import (
+    MAX_GIVEN_TOKENS,
+    MAX_ID_TOKENS,
+    IdTable,
+    clean_to_words,
+    load_table,
+    make_unique,
+    save_table,
+)
 
 ITEMS = ("A1", "B2", "C3")
 
@@ -93,7 +101,7 @@ ROW = '{"item": "A1", "id": "red pen", "tokens": [1, 2]}'
         (b"A1 pen\nB2 caf\xe9\n", 2, ["UTF-8"]),
         ("", None, ["empty"]),
         ("  \n\n", None, ["empty"]),
-        ("A1 " + "pen " * (MAX_ID_TOKENS + 1), 1, ["'A1'", "31 tokens", "30"]),
+        ("A1 " + "pen " * (MAX_GIVEN_TOKENS + 1), 1, ["'A1'", "91 tokens", "90"]),
         (ROW, 1, ["'A1'", "tokenizer"]),
         ('{"item": "A1", "id": "pen"\n', 1, ["JSON"]),
         ('{"item": "A1", "id": "pen"}\nB2 ink\n', 2, ["JSON"]),
