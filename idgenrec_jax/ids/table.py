@@ -72,7 +72,8 @@ def make_unique(
 
     `fallback` takes the place of a base without words, "item" that of a fallback without any. The end is cut until ID
     and number fit MAX_ID_TOKENS. `next_number` remembers, across calls that share `taken`, the
-    first number still to try for a base. Returns (text, tokens) and adds the tokens to `taken`.
+    first number still to try for a base. Returns (text, tokens) and adds the tokens to `taken`. Raises InputError for a
+    tokenizer that cannot tell numbers from one another.
     """
     words = (clean_to_words(base) or clean_to_words(fallback) or "item").split(" ")
     if not tokenizer.encode(" ".join(words)):
@@ -82,13 +83,20 @@ def make_unique(
         words = words[:-1] if len(words) > 1 else [shortened(words[0], len(words[0]) // 2) or "item"]
     stem = " ".join(words)
     number = next_number.get(stem, 1)
+    before: tuple[int, ...] | None = None
     while True:
         text = stem if number == 1 else f"{stem} {number}"
         tokens = tuple(tokenizer.encode(text))
-        number += 1
         if tokens and tokens not in taken:
             break
-    next_number[stem] = number
+        if tokens == before:
+            raise InputError(
+                f"ID {text!r}: the tokenizer writes {number - 1} and {number} alike, so no number makes it unique; "
+                "give a tokenizer that knows digits with --config.data.tokenizer"
+            )
+        before = tokens if number > 1 else None
+        number += 1
+    next_number[stem] = number + 1
     taken.add(tokens)
     return text, tokens
 
