@@ -77,7 +77,7 @@ def vanishing_letters(texts: Sequence[str], tokenizer: Tokenizer) -> frozenset[s
 
 
 def lost_parts(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[str]]:
-    """Return the parts of words that a tokenizer cannot write, for each text: unknown pieces and letters that vanish."""
+    """Return for each text the parts of words that a tokenizer cannot write: unknown pieces and letters that vanish."""
     found = []
     # What says where a token stands in its text takes much memory: a part of the texts at a time.
     for start in range(0, len(texts), _CHUNK):

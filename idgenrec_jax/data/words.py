@@ -119,7 +119,7 @@ class WordSplitter:
         self._counts: dict[str, int] = {}
         self._known: dict[tuple[str, str], list[str]] = {}
         units = [(_SCRIPTS[script], _GRAPHEME.findall(run), count) for (script, run), count in runs.items()]
-        for size in range(1, max((script.longest for script in _SCRIPTS.values())) + 1):
+        for size in range(1, max(script.longest for script in _SCRIPTS.values()) + 1):
             level: Counter[str] = Counter()
             for script, run, count in units:
                 if size <= script.longest:

@@ -39,9 +39,9 @@ _STOP_WORD_TEXT = """
     a about above after again all also am an and any are as at be because been before being below between both but by
     can could did do does doing down during each few for from further get had has have having he her here hers him his
     how i if in into is it its just ll me more most my na nan new nil no none nor not now null of off on once one only
-    or other our out over own per re same she should so some such than that the their them then there these they this those through
-    to too under unknown until up use used uses using ve very via was we well were what when where which while who whom
-    why will with within without won would yes you your yours de du et la le les
+    or other our out over own per re same she should so some such than that the their them then there these they this
+    those through to too under unknown until up use used uses using ve very via was we well were what when where which
+    while who whom why will with within without won would yes you your yours de du et la le les
     amp gt lt nbsp quot reg tm www http https com
     assorted case cm count ct each feet fl fluid foot ft gallon gram grams inch inches kg lb lbs liter mg milliliter ml
     mm ounce ounces oz pack packs pair pc pcs piece pieces pk pound pounds qty quantity set sets size sizes unit units
@@ -71,13 +71,13 @@ def telling_words(
 
     A text is plain or made of fields, `title: ...; brand: ...; categories: ...; description: ...`, whose names are not
     words of the item (see `field_names`). Words are those of `data.words`; of scripts without blanks they are pieces
-    that recur in the catalogue. A word's score is the sum of its occurrences weighted by field (FIELD_WEIGHTS) times a damped
-    inverse document frequency. Items with a category always have the word of its kind. Stop words, units and single
-    characters are left out; words with digits and words that only one item has are taken where little else is left.
-    Singular and plural count as one word and are written as most of the catalogue writes them, in lower case. With a
-    `tokenizer`, a target has at most `max_tokens` tokens, and a word has that case, of those in the catalogue, which
-    takes the fewest: short IDs are quicker to learn and to decode. Targets need not be unique; a text without any word
-    gives "item". The result is a pure function of the arguments.
+    that recur in the catalogue. A word's score is the sum of its occurrences weighted by field (FIELD_WEIGHTS) times a
+    damped inverse document frequency. Items with a category always have the word of its kind. Stop words, units and
+    single characters are left out; words with digits and words that only one item has are taken where little else is
+    left. Singular and plural count as one word and are written as most of the catalogue writes them, in lower case.
+    With a `tokenizer`, a target has at most `max_tokens` tokens, and a word has that case, of those in the catalogue,
+    which takes the fewest: short IDs are quicker to learn and to decode. Targets need not be unique; a text without any
+    word gives "item". The result is a pure function of the arguments.
     """
     names = field_names(texts)
     surfaces: Counter[tuple[str, str]] = Counter()

@@ -17,7 +17,7 @@ MAX_ID_TOKENS = 30
 """Longest ID, in tokens without EOS, that an assignment may give."""
 
 MAX_GIVEN_TOKENS = 3 * MAX_ID_TOKENS
-"""Longest ID, in tokens without EOS, that a file may hold: tokenizers of bytes take three for a letter of many scripts."""
+"""Longest ID, in tokens without EOS, that a file may hold: of many scripts a letter takes three tokens of bytes."""
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -229,7 +229,12 @@ def test_a_tokenizer_that_is_not_fast_is_refused_with_a_way_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "extra"), [({"config.json": '{"model_type": "t5"}'}, 100), ({}, 100), ({"tokenizer_config.json": '{"tokenizer_class": "T5Tokenizer", "extra_ids": 0}'}, 0)]
+    ("config", "extra"),
+    [
+        ({"config.json": '{"model_type": "t5"}'}, 100),
+        ({}, 100),
+        ({"tokenizer_config.json": '{"tokenizer_class": "T5Tokenizer", "extra_ids": 0}'}, 0),
+    ],
 )
 def test_a_folder_with_a_sentencepiece_model_alone(config, extra, tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
