@@ -94,7 +94,7 @@ def telling_words(
         scores = {word: weight * rarity[word] for word, weight in item.weights.items()}
         chosen, used = [], 0
         for word in sorted(scores, key=lambda word: (word != kind, -scores[word])):
-            if len(chosen) < max_words and used + lengths[word] <= budget:
+            if word in lengths and len(chosen) < max_words and used + lengths[word] <= budget:
                 chosen.append(word)
                 used += lengths[word]
         results.append(" ".join(written[word] for word in _ordered(chosen, item, kind, document_frequency)) or "item")
@@ -243,7 +243,8 @@ def _written_forms(
     """For each normal form how it is written, and its tokens there (1 each without a tokenizer).
 
     Of singular and plural the one that the catalogue has most often, of equals the first in the alphabet; of its cases,
-    lower case among them, the one of fewest tokens, of equals the most frequent.
+    lower case among them, the one of fewest tokens, of equals the most frequent. Words that the tokenizer cannot write
+    are left out: the ID generator would learn to write unknown tokens, which are no text.
     """
     counts: dict[str, Counter[str]] = {}
     for (word, surface), count in surfaces.items():
@@ -256,6 +257,7 @@ def _written_forms(
     encoded = tokenizer.encode_batch([surface for _, surface in cases])
     best: dict[str, tuple[int, int, str]] = {}
     for ((word, surface), count), tokens in zip(cases.items(), encoded, strict=True):
-        rank = (len(tokens), -count, surface)
-        best[word] = min(best.get(word, rank), rank)
+        if tokens and tokenizer.unknown_id not in tokens:
+            rank = (len(tokens), -count, surface)
+            best[word] = min(best.get(word, rank), rank)
     return {word: rank[2] for word, rank in best.items()}, {word: rank[0] for word, rank in best.items()}

@@ -180,3 +180,10 @@ def test_sentences_without_blanks_give_words_and_not_one_or_none():
     assert {"无线", "黑色"} <= set(targets[1])
     assert all(len(word) <= 4 for target in targets for word in target)
     assert len(targets[0]) == 4
+
+
+def test_words_that_the_tokenizer_cannot_write_are_left_out(tokenizer):
+    texts = ["title: red pen \u8033\u673a", "title: blue lamp \u8033\u673a", "title: \u8033\u673a"]
+    targets = telling_words(texts, tokenizer=tokenizer)
+    assert [set(target.split()) for target in targets] == [{"red", "pen"}, {"blue", "lamp"}, {"item"}]
+    assert not any(tokenizer.unknown_id in tokens for tokens in tokenizer.encode_batch(targets))
