@@ -7,9 +7,10 @@ soft hyphens are taken out. Everything else separates words, the apostrophe amon
 Scripts that put no blanks between words are split by `WordSplitter`, for keywords only: an ID keeps what it is given.
 """
 
+import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import regex
@@ -116,24 +117,27 @@ class WordSplitter:
             for match in _RUN.finditer(word)
             if match.lastgroup
         )
-        self._counts: dict[str, int] = {}
-        self._known: dict[tuple[str, str], list[str]] = {}
-        units = [(_SCRIPTS[script], _GRAPHEME.findall(run), count) for (script, run), count in runs.items()]
+        # Every grapheme gets one character to stand for it, so that pieces are slices of strings.
+        self._stands_for: dict[str, str] = {}
+        self._character: dict[str, str] = {}
+        self._split_runs: dict[tuple[str, str], list[str]] = {}
+        counts: Counter[str] = Counter()
+        encoded = [(_SCRIPTS[script], self._encode(run), count) for (script, run), count in runs.items()]
         for size in range(1, max(script.longest for script in _SCRIPTS.values()) + 1):
             level: Counter[str] = Counter()
-            for script, run, count in units:
-                if size <= script.longest:
-                    for start in range(len(run) - size + 1):
-                        # What has a part that does not recur does not recur either.
-                        if size == 1 or (
-                            "".join(run[start : start + size - 1]) in self._counts
-                            and "".join(run[start + 1 : start + size]) in self._counts
-                        ):
-                            level["".join(run[start : start + size])] += count
+            for script, run, count in encoded:
+                if size > script.longest:
+                    continue
+                for start in range(len(run) - size + 1):
+                    piece = run[start : start + size]
+                    # What has a part that does not recur does not recur either.
+                    if size == 1 or (piece[1:] in counts and piece[:-1] in counts):
+                        level[piece] += count
             recurring = {piece: count for piece, count in level.items() if count > 1}
             if not recurring:
                 break
-            self._counts.update(recurring)
+            counts.update(recurring)
+        self._scores = {piece: _cohesion(piece, counts) for piece in counts}
 
     def split(self, word: str) -> list[str]:
         """Return the pieces of one word of `find_words`, in order."""
@@ -145,41 +149,53 @@ class WordSplitter:
                 pieces.append(match[0])
                 continue
             key = (match.lastgroup, match[0])
-            if key not in self._known:
-                self._known[key] = self._best_split(_SCRIPTS[match.lastgroup], _GRAPHEME.findall(match[0]))
-            pieces.extend(self._known[key])
+            if key not in self._split_runs:
+                best = self._best_split(_SCRIPTS[match.lastgroup], self._encode(match[0]))
+                self._split_runs[key] = ["".join(map(self._stands_for.__getitem__, piece)) for piece in best]
+            pieces.extend(self._split_runs[key])
         return pieces
 
-    def _best_split(self, script: _Script, run: Sequence[str]) -> list[str]:
-        """The pieces of one run of graphemes, by dynamic programming over where the last piece begins."""
+    def _encode(self, run: str) -> str:
+        """The run with one character for each of its graphemes."""
+        characters = []
+        for grapheme in _GRAPHEME.findall(run):
+            character = self._character.get(grapheme)
+            if character is None:
+                # Graphemes of several characters are numbered in a plane that has no characters of its own.
+                character = grapheme if len(grapheme) == 1 else chr(0xF0000 + len(self._character))
+                self._character[grapheme] = character
+                self._stands_for[character] = grapheme
+            characters.append(character)
+        return "".join(characters)
+
+    def _best_split(self, script: _Script, run: str) -> list[str]:
+        """The pieces of one run, by dynamic programming over where the last piece begins."""
         if len(run) <= script.whole:
-            return ["".join(run)]
-        best = [0.0]
-        begins = [0]
+            return [run]
+        best, begins = [0.0], [0]
         for end in range(1, len(run) + 1):
-            starts = range(max(0, end - script.longest), end)
-            scores = [best[start] + self._score(script, run[start:end]) for start in starts]
-            # Of equals the longest last piece.
-            place = max(range(len(scores)), key=scores.__getitem__)
-            best.append(scores[place])
-            begins.append(starts[place])
+            # Of equals the longest last piece: it is tried first.
+            top, begin = -math.inf, 0
+            for start in range(max(0, end - script.longest), end):
+                # Too little to matter beside what recurs, enough to prefer the usual length to single letters.
+                unseen = 1e-3 * (end - start - 1) if end - start <= script.unseen else -1.0
+                score = best[start] + self._scores.get(run[start:end], unseen)
+                if score > top:
+                    top, begin = score, start
+            best.append(top)
+            begins.append(begin)
         pieces = []
         end = len(run)
         while end:
-            pieces.append("".join(run[begins[end] : end]))
+            pieces.append(run[begins[end] : end])
             end = begins[end]
         return pieces[::-1]
 
-    def _score(self, script: _Script, units: Sequence[str]) -> float:
-        """How well the graphemes hold together: 0 for one, at most the number of their joints for several."""
-        joints = len(units) - 1
-        if not joints:
-            return 0.0
-        count = self._counts.get("".join(units))
-        if count is None:
-            # Too little to matter beside a piece that recurs, enough to prefer the usual length to single letters.
-            return 1e-3 * joints if len(units) <= script.unseen else -1.0
-        products = [
-            self._counts["".join(units[:cut])] * self._counts["".join(units[cut:])] for cut in range(1, len(units))
-        ]
-        return joints * count * count * joints / sum(products)
+
+def _cohesion(piece: str, counts: Counter[str]) -> float:
+    """How well a piece that recurs holds together: 0 for one grapheme, at most the number of joints for several."""
+    joints = len(piece) - 1
+    if not joints:
+        return 0.0
+    products = sum(counts[piece[:cut]] * counts[piece[cut:]] for cut in range(1, len(piece)))
+    return joints * counts[piece] ** 2 * joints / products
