@@ -218,10 +218,14 @@ def _parse_json(line: str, place: str) -> tuple[str, str, tuple[int, ...] | None
     """(item, ID text, tokens or None) of one JSON object."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{place}: not a JSON object ({error.msg}); expected one {_ROW_FORM} a line") from error
+    # Beside faults of form: numbers of too many digits, and too many brackets.
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or str(error).splitlines()[0]
+        raise InputError(f"{place}: not a JSON object ({reason}); expected one {_ROW_FORM} a line") from error
     if not isinstance(row, dict) or not isinstance(row.get("item"), str) or not isinstance(row.get("id"), str):
         raise InputError(f"{place}: expected {_ROW_FORM} with texts for item and id; correct the line")
+    if any("\ud800" <= character <= "\udfff" for character in row["id"]):
+        raise InputError(f"{place}: the ID {row['id']!r} holds half a character (a lone surrogate); correct the line")
     tokens = row.get("tokens")
     if tokens is None:
         return row["item"], row["id"], None

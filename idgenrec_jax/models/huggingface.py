@@ -347,7 +347,9 @@ def _number(path: Path, values: dict[str, Any], field: str, default: int | float
     value = default if value is None else value
     if value is None:
         raise InputError(f"{path}: field {field} is missing, expected a number; give the config.json of a T5 model")
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+    fits = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    # Neither NaN, nor infinite, nor an integer that no float can hold.
+    if not fits or not -(2**63) < value < 2**63:
         raise InputError(f"{path}: field {field} is {value!r}, expected {'an integer' if kind is int else 'a number'}")
     return kind(value)
 

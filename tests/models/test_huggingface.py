@@ -253,6 +253,8 @@ def test_defaults_of_a_short_config(saved):
         ({"is_encoder_decoder": False}, "is_encoder_decoder is false"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no'"),
         ({"dropout_rate": 1.5}, "dropout_rate is 1.5"),
+        ({"dropout_rate": 10**400}, "dropout_rate is 1000"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan, expected a number"),
         ({"dropout_rate": []}, r"dropout_rate is \[\], expected a number"),
     ],
 )
@@ -263,7 +265,7 @@ def test_unsupported_configs(changes, words, saved):
     assert str(error.value).startswith(f"{saved[0] / 'config.json'}: ") and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000])
 def test_a_config_that_is_no_object(text, saved):
     (saved[0] / "config.json").write_text(text)
     with pytest.raises(InputError, match="config.json: "):
