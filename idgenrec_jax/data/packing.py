@@ -155,6 +155,12 @@ class Packed(NamedTuple):
     row: Int[np.ndarray, "batches size"]
     num_rows: int
 
+    @classmethod
+    def without_examples(cls, num_batches: int, size: int, num_rows: int) -> "Packed":
+        """Return the plan of batches that have no example yet."""
+        row = np.full((num_batches, size), num_rows + 1, np.min_scalar_type(num_rows + 1))
+        return cls(np.full((num_batches, size), -1, np.int32), row, num_rows)
+
     def rows(self, batch: int) -> list[list[int]]:
         """Return the examples of each row of one batch."""
         counts = np.bincount(self.row[batch], minlength=self.num_rows)[: self.num_rows]
@@ -303,14 +309,13 @@ def pack(
 
     The longest prompt first, each into the row with the fewest tokens so far of those that have room.
     """
-    examples = np.empty(batches.shape, np.int32)
-    rows = np.empty(batches.shape, np.min_scalar_type(shape.rows + 1))
+    packed = Packed.without_examples(*batches.shape, shape.rows)
     # So many batches at once that what is read again and again stays in the processor's cache.
     together = max(1, _PACKED_TOGETHER // shape.rows)
     for start in range(0, len(batches), together):
         some = slice(start, start + together)
-        examples[some], rows[some] = _pack(batches[some], prompt_lengths, target_lengths, shape)
-    return Packed(examples, rows, shape.rows)
+        packed.examples[some], packed.row[some] = _pack(batches[some], prompt_lengths, target_lengths, shape)
+    return packed
 
 
 def as_table(batches: Sequence[Sequence[int] | Int[np.ndarray, " _"]], size: int) -> Int[np.ndarray, "batches size"]:
