@@ -62,7 +62,7 @@ class PromptRenderer:
 
     def prompt(self, user: int, history: Int[np.ndarray, " history"], template: int) -> list[int]:
         """Return the tokens of one prompt, EOS included: the last `max_history` items, fewer where they do not fit."""
-        ids = [self.item_ids[item] for item in history[-self.max_history :]]
+        ids = [self.item_ids[item] for item in history[-self.max_history :].tolist()]
         return self.templates[template].render_input(ids, self._user_id(user), self.max_prompt_length)
 
     def slots(

