@@ -19,13 +19,13 @@ from idgenrec_jax.data.packing import (
     TARGET_MULTIPLE,
     WIDTH_MULTIPLE,
     PackedBatches,
-    PackedShape,
     TokenLists,
     lengths_of,
     plan_shape,
     round_up,
 )
 from idgenrec_jax.data.prompts import PromptTokens
+from idgenrec_jax.data.row_packing import PackedShape
 from idgenrec_jax.errors import InputError
 
 # A seed apart from those of the epochs.
@@ -140,7 +140,7 @@ class PromptRenderer:
         return lengths_of(self.item_ids)
 
     @cached_property
-    def _tokens_before(self) -> Int[np.ndarray, " interactions+1"]:
+    def _tokens_before(self) -> Int[np.ndarray, " prefixes"]:
         """How many tokens the IDs of the first 0, 1, 2, ... of `items` have together."""
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self._item_lengths[self.items], dtype=np.int64)])
 
@@ -151,7 +151,7 @@ class PromptRenderer:
         return np.asarray(fields, np.int32)
 
     def _measure(
-        self, examples: Examples, tokens_before: Int[np.ndarray, " interactions+1"]
+        self, examples: Examples, tokens_before: Int[np.ndarray, " prefixes"]
     ) -> tuple[Int[np.ndarray, " examples"], Int[np.ndarray, " examples"]]:
         """Return how many history items each prompt keeps, and its tokens (int32)."""
         user_lengths = None if self.user_ids is None else lengths_of(self.user_ids)
@@ -223,8 +223,8 @@ class BucketedBatches:
 
     def __init__(
         self,
-        prompts: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[int]] | TokenLists,
+        targets: Sequence[Sequence[int]] | TokenLists,
         *,
         widths: Sequence[int],
         target_width: int,
@@ -258,9 +258,9 @@ class BucketedBatches:
     def batch(self, step: int) -> HeldOutBatch:
         """Return batch `step`."""
         width, rows = self._plan[step]
-        prompts = pad_rows([self._prompts[row] for row in rows], self._batch_size, width)
+        prompts, targets = ([tokens[row] for row in rows.tolist()] for tokens in (self._prompts, self._targets))
         return HeldOutBatch(
-            *prompts, *pad_rows([self._targets[row] for row in rows], self._batch_size, self._target_width)
+            *pad_rows(prompts, self._batch_size, width), *pad_rows(targets, self._batch_size, self._target_width)
         )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt
 
 from idgenrec_jax.data.dataset import Dataset
 
@@ -12,12 +12,12 @@ from idgenrec_jax.data.dataset import Dataset
 class Examples:
     """Items to predict: each stands at a position of a user's sequence and is predicted from what is before it.
 
-    `users` and `positions` are int32. `templates` has the smallest type that numbers every template.
+    `users` and `positions` are int32. `templates` has the smallest unsigned type for them.
     """
 
     users: Int[np.ndarray, " examples"]
     positions: Int[np.ndarray, " examples"]
-    templates: Int[np.ndarray, " examples"]
+    templates: UInt[np.ndarray, " examples"]
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -62,7 +62,7 @@ def held_out_examples(dataset: Dataset, split: str, template: int) -> Examples:
 def ragged_ranges(
     starts: Int[np.ndarray, " ranges"], counts: Int[np.ndarray, " ranges"]
 ) -> Int[np.ndarray, " numbers"]:
-    """Return for every range its `counts` numbers from `starts` on, one range after the other, in the type of starts."""
+    """Return the numbers of all ranges, one range after the other: of each its `counts` numbers from `starts` on."""
     ends = np.cumsum(counts, dtype=starts.dtype)
     # Number n of all is n - (those of the ranges before) + the start of its own range.
     numbers = np.arange(ends[-1] if len(ends) else 0, dtype=starts.dtype)

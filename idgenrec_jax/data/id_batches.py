@@ -14,19 +14,15 @@ from idgenrec_jax.data.batches import PLANNED_EXAMPLES, PromptRenderer
 from idgenrec_jax.data.examples import Examples, draw_training_examples, ragged_ranges, training_positions
 from idgenrec_jax.data.packing import (
     PLANNED_BATCHES,
-    Packed,
-    PackedShape,
-    as_table,
     cheapest_shape,
     concatenate,
     enough_for,
-    joined,
     lengths_of,
-    pack,
     plan_shape,
     round_up,
     stratified,
 )
+from idgenrec_jax.data.row_packing import Packed, PackedShape, as_table, joined, pack
 
 # A seed apart from those of the epochs.
 _PLAN = 4
@@ -223,9 +219,7 @@ class IdBatches:
             *concatenate(rows, targets, prompts.rows, prompts.target),
         )
 
-    def _pack(
-        self, batches: Int[np.ndarray, "batches size"], measured: _Measured
-    ) -> tuple[Packed, Packed, list[int]]:
+    def _pack(self, batches: Int[np.ndarray, "batches size"], measured: _Measured) -> tuple[Packed, Packed, list[int]]:
         """Return the rows of prompts and of texts of batches with as many of their examples as fit, and the others.
 
         At least one example of a batch fits.

@@ -229,7 +229,7 @@ class PromptTokens:
 
     def input_lengths(
         self,
-        tokens_before: Int[np.ndarray, " items+1"],
+        tokens_before: Int[np.ndarray, " prefixes"],
         firsts: Int[np.ndarray, " prompts"],
         ends: Int[np.ndarray, " prompts"],
         user_lengths: Int[np.ndarray, " prompts"] | None,
