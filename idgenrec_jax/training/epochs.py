@@ -1,13 +1,13 @@
 """The batches of every epoch of a run, those of the next epoch planned while one is trained on.
 
-To render and pack the prompts of an epoch takes the host seconds (Amazon Beauty: about three), in which an accelerator
-would stand still.
+To plan an epoch takes the host one to ten seconds a million examples, in which an accelerator would stand still.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
+from idgenrec_jax.background import in_daemon_thread
 from idgenrec_jax.config import Config
 from idgenrec_jax.data.batches import recommender_epoch, training_shape
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
@@ -39,20 +39,20 @@ class Epochs:
         self._supervised_multiple = row_multiple * config.training.gradient_accumulation
         # What all epochs of one kind with the same IDs share: their shape, or the words of the warm start.
         self._shared: dict[tuple[str, int], Any] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="epochs")
         self._ahead: dict[tuple[str, int, int], Future] = {}
 
     def batches(self, kind: str, id_round: int, epoch: int, *, is_last: bool) -> PackedBatches | IdBatches:
         """Return the batches of an epoch of phases of this kind with the IDs of this round.
 
-        Unless the epoch is the last before the IDs change, the next one is then planned in a thread of its own.
+        Unless the epoch is the last before the IDs change, the next one is then planned in a thread of its own, which
+        the end of the process does not wait for. What goes wrong there is raised where that epoch is asked for.
         """
         planned = self._ahead.pop((kind, id_round, epoch), None)
         self._ahead.clear()
         batches = self._plan(kind, id_round, epoch) if planned is None else planned.result()
         if not is_last:
             following = kind, id_round, epoch + 1
-            self._ahead[following] = self._thread.submit(self._plan, *following)
+            self._ahead[following] = in_daemon_thread(lambda: self._plan(*following))
         return batches
 
     def _plan(self, kind: str, id_round: int, epoch: int) -> PackedBatches | IdBatches:

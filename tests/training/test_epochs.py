@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import make_epochs
 from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START
 from tests.ids.test_rounds import make_config, make_ids, regenerate, write_given_table
@@ -53,3 +54,17 @@ def test_the_next_epoch_is_planned_meanwhile_and_not_across_new_ids(ids):
     epochs.batches(RECOMMENDER, 0, 6, is_last=False)
     epochs.batches(RECOMMENDER, 1, 7, is_last=True)
     assert not epochs._ahead
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_where_the_epoch_is_asked_for(ids, monkeypatch):
+    epochs = make_epochs(make_config(), *ids, row_multiple=1)
+
+    def without_room(*_):
+        raise InputError("prompts.txt:3: no room")
+
+    plan = epochs._plan
+    monkeypatch.setattr(epochs, "_plan", lambda *key: without_room() if key[-1] == 2 else plan(*key))
+    epochs.batches(RECOMMENDER, 0, 1, is_last=False)
+    with pytest.raises(InputError, match="prompts.txt:3: no room") as caught:
+        epochs.batches(RECOMMENDER, 0, 2, is_last=True)
+    assert caught.traceback[-1].name == "without_room", "the traceback shows where it went wrong"
