@@ -7,6 +7,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from idgenrec_jax.config import Config, DataConfig
 from idgenrec_jax.data.dataset import Dataset, load_dataset
+from idgenrec_jax.data.examples import training_positions
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates, load_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
@@ -124,7 +125,7 @@ def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) ->
 
 def check_splits(dataset: Dataset, path: str) -> None:
     """Raise InputError where there is nothing to train on, or nobody to evaluate."""
-    if not dataset.training_examples():
+    if not len(training_positions(dataset)[0]):
         raise InputError(
             f"{path}/user_sequence.txt: nothing to train on; expected sequences of at least four items (or of two, "
             "which are only trained on)"

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
+
 from idgenrec_jax.data.lines import read_lines
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
@@ -224,30 +227,66 @@ class PromptTokens:
         append_ordinary([self._eos_id])
         return tokens, slot_item, slot_position
 
-    def slots_length(
-        self, number_of_history_items: int, id_length: int, user_id: Sequence[int] | None, max_length: int
-    ) -> tuple[int, int]:
-        """How many history items `render_slots` keeps, and the length of its prompt in tokens.
+    def input_lengths(
+        self,
+        tokens_before: Int[np.ndarray, " prefixes"],
+        firsts: Int[np.ndarray, " prompts"],
+        ends: Int[np.ndarray, " prompts"],
+        user_lengths: Int[np.ndarray, " prompts"] | None,
+        max_length: int,
+    ) -> tuple[Int[np.ndarray, " prompts"], Int[np.ndarray, " prompts"]]:
+        """How many history items each prompt keeps, and its length in tokens, without rendering it.
+
+        The history of a prompt is a stretch, from `firsts` up to but without `ends`, of a list of items of which the
+        first n have `tokens_before[n]` tokens. The rule is that of `render_input` and `render_slots`.
 
         Raises:
             InputError: as `render_input`.
         """
-        kept = self._number_that_fits([id_length] * number_of_history_items, user_id, max_length)
-        return kept, self.input_length(kept) + kept * id_length + (len(user_id) if self._has_user else 0)
+        if not len(ends):
+            return ends, ends
+        users = user_lengths if self._has_user and user_lengths is not None else np.zeros_like(ends)
+        fixed = self._fixed_length + users
+        room = max_length - fixed
+        # The longest user ID has the least room: where it has some, all have.
+        self._room(None if user_lengths is None else int(users.max()), max_length)
+        if not self._has_history:
+            return np.zeros_like(ends), fixed
+        separator = len(self._separator)
 
-    def _number_that_fits(self, lengths: Sequence[int], user_id: Sequence[int] | None, max_length: int) -> int:
-        """How many of the newest history items, of these token lengths, fit into a prompt of max_length tokens."""
-        if self._has_user and user_id is None:
+        def length_from(first: np.ndarray, chosen: np.ndarray | slice) -> np.ndarray:
+            items = ends[chosen] - first
+            return tokens_before[ends[chosen]] - tokens_before[first] + separator * np.maximum(items - 1, 0)
+
+        first = firsts.copy()
+        # The fewer items, the shorter the history: the first one to keep is found by halving.
+        (cut,) = np.nonzero(length_from(first, slice(None)) > room)
+        low, high = first[cut], ends[cut]
+        while (low < high).any():
+            middle = (low + high) // 2
+            fits = length_from(middle, cut) <= room[cut]
+            low, high = np.where(fits, low, middle + 1), np.where(fits, middle, high)
+        first[cut] = high
+        return ends - first, fixed + length_from(first, slice(None))
+
+    def _room(self, user_length: int | None, max_length: int) -> int:
+        """How many tokens a prompt has for its history; `user_length` is that of the user ID, if there is one."""
+        if self._has_user and user_length is None:
             raise InputError(
                 f"prompt template {self.template.input_text!r} has {{user_id}}, but there are no user IDs; set "
                 "--config.data.user_ids=train_history or use templates without {user_id}"
             )
-        room = max_length - self._fixed_length - (len(user_id) if self._has_user else 0)
+        room = max_length - self._fixed_length - (user_length if self._has_user else 0)
         if room < 0:
             raise InputError(
                 f"--config.data.max_prompt_length={max_length}: prompt template {self.template.input_text!r} takes "
                 f"{max_length - room} tokens before any history; raise it or shorten the template"
             )
+        return room
+
+    def _number_that_fits(self, lengths: Sequence[int], user_id: Sequence[int] | None, max_length: int) -> int:
+        """How many of the newest history items, of these token lengths, fit into a prompt of max_length tokens."""
+        room = self._room(None if user_id is None else len(user_id), max_length)
         if not self._has_history:
             return 0
         kept = 0

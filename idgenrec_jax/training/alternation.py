@@ -203,6 +203,7 @@ class Alternation:
             self.state.id_round,
             self._epochs_before(phase) + self.state.epoch,
             is_last=epoch_number == phase.epochs,
+            check_stop=self._stop_before_epoch,
         )
         total = len(batches)
         progress = Progress(f"{phase.title}, epoch {epoch_number}/{phase.epochs}", total, "step", done=self.state.step)
@@ -222,6 +223,13 @@ class Alternation:
         progress.close(f"loss {loss:.4f}")
         self.state.epoch, self.state.step, self.state.loss_sum = epoch_number, 0, 0.0
         self._record(phase, "train", {"loss": loss})
+
+    def _stop_before_epoch(self) -> None:
+        """Save and raise `Interrupted` when the run was asked to stop."""
+        # Several processes ask each other, which they must do equally often: those go on to their next step.
+        if jax.process_count() == 1 and self._should_stop():
+            self._save()
+            raise Interrupted
 
     def _train_step(self, phase: Phase, batches: PackedBatches | IdBatches, total: int) -> None:
         state = self.state

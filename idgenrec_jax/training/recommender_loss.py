@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from idgenrec_jax.data.packing import RecommenderBatch
+from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
 from idgenrec_jax.training.segments import count_tokens, mean_loss, same_segment, segment_loss, split_key, split_rows
@@ -12,7 +12,7 @@ from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entrop
 
 def recommender_loss(
     model: T5,
-    batch: RecommenderBatch,
+    batch: SupervisedBatch,
     dropout_key: DropoutKey | None = None,
     *,
     part: BatchPart | None = None,
@@ -32,9 +32,9 @@ def recommender_loss(
     return mean_loss(total, count_tokens(batch.target_segments) if num_tokens is None else num_tokens)
 
 
-def split_batch(batch: RecommenderBatch, parts: int) -> RecommenderBatch:
+def split_batch(batch: SupervisedBatch, parts: int) -> SupervisedBatch:
     """Return the batch with its arrays as [parts, rows / parts, ..], each part the rows of a `BatchPart`."""
-    return RecommenderBatch(*split_rows(batch, parts))
+    return SupervisedBatch(*split_rows(batch, parts))
 
 
 def target_loss(

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from idgenrec_jax.data.id_batches import IdBatch
-from idgenrec_jax.data.packing import RecommenderBatch
+from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.sharding import parameter_shardings
 from idgenrec_jax.training.id_loss import id_loss
@@ -91,7 +91,7 @@ def make_recommender_step(
     state_sharding: PyTree = None,
     compiler_options: CompilerOptions = None,
 ) -> RecommenderStep:
-    """Return `step(state, batch: RecommenderBatch, learning_rate, seed_key) -> (state, metrics)`, state donated.
+    """Return `step(state, batch: SupervisedBatch, learning_rate, seed_key) -> (state, metrics)`, state donated.
 
     Serves the recommender's phase and the generator's warm start alike. Metrics: `loss` (nats per token, before the
     step) and `gradient_norm` (before clipping), float32. Inputs are read where the caller has placed them;
@@ -100,7 +100,7 @@ def make_recommender_step(
     included, up to rounding. `compiler_options` are those of `jax.jit`.
     """
 
-    def step(state, batch: RecommenderBatch, learning_rate, key):
+    def step(state, batch: SupervisedBatch, learning_rate, key):
         dropout_key = jax.random.fold_in(key, state.step) if dropout else None
 
         def loss_of(params, rows=batch, **part):
