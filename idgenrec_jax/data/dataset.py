@@ -19,6 +19,7 @@ from jaxtyping import Int
 
 from idgenrec_jax.data.checks import warn_about_keys, warn_about_order
 from idgenrec_jax.data.lines import holds_surrogate, leaves, named, parse_json, read_lines, shown
+from idgenrec_jax.data.words import MISSING_WORDS, is_missing
 from idgenrec_jax.errors import InputError
 
 SEQUENCES_FILE = "user_sequence.txt"
@@ -27,9 +28,6 @@ PLAIN_TEXT_FILE = "item_plain_text.txt"
 
 SHORTEST_EVALUATED = 3
 """A sequence needs one item to train on, one to validate on and one to test on."""
-
-MISSING_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "none", "null"})
-"""What other programs write where they have no value, in lower case; a field that says nothing else is blank."""
 
 _LEADING_FIELDS = ("title", "brand", "categories", "description")
 _REMEDY_FOLDER = (
@@ -157,11 +155,6 @@ def clean_text(text: str) -> str:
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
     return _BLANKS.sub(" ", unicodedata.normalize("NFC", html.unescape(text))).strip()
-
-
-def is_missing(text: str) -> bool:
-    """Tell whether a whole text is one of MISSING_WORDS, in upper or lower case."""
-    return text.strip().casefold() in MISSING_WORDS
 
 
 def item_text(fields: dict[str, str]) -> str:

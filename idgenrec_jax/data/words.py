@@ -37,6 +37,15 @@ _UNSPACED = regex.compile(_UNSPACED_LETTER)
 _IDEOGRAPH_OR_HANGUL = regex.compile(r"[\p{Han}\p{Hangul}]")
 
 
+MISSING_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "nil", "undefined"})
+"""What programs that write tables spell where they have no value, in lower case."""
+
+
+def is_missing(text: str) -> bool:
+    """Tell whether a whole text is one of MISSING_WORDS, in upper or lower case."""
+    return text.strip().casefold() in MISSING_WORDS
+
+
 def normal_text(text: str) -> str:
     """Return the text in NFC and without soft hyphens, which only say where a line may break."""
     if text.isascii():

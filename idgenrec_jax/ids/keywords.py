@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import regex
 
 from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.data.words import WordSplitter, find_words, is_short_word
+from idgenrec_jax.data.words import WordSplitter, find_words, is_missing, is_short_word
 
 FIELD_WEIGHTS = {
     "title": 3.0, "name": 3.0, "brand": 1.0, "categories": 1.5, "category": 1.5, "genres": 1.5, "tags": 1.0,
@@ -33,8 +33,6 @@ _SINGLE_ITEM_PENALTY = 0.15
 _FIRST_TITLE_WORDS = 6
 _MARKER = regex.compile(r"(?:^|;\s*)(\p{L}[\p{L}\p{M}_ ]{0,30}?):\s")
 _TAG = re.compile(r"<[^<>]{1,200}>")
-# Missing values, as programs that write tables spell them.
-_MISSING = frozenset({"nan", "none", "null", "nil", "n/a", "na", "<na>", "nat", "undefined"})
 _STOP_WORD_TEXT = """
     a about above after again all also am an and any are as at be because been before being below between both but by
     can could did do does doing down during each few for from further get had has have having he her here hers him his
@@ -171,7 +169,7 @@ def fields_of(text: str, names: frozenset[str]) -> list[tuple[str, str]]:
     ends = [mark.start() for mark in marks] + [len(text)]
     fields = [("title", text[: ends[0]])]
     fields += [(mark.group(1).lower(), text[mark.end() : end]) for mark, end in zip(marks, ends[1:], strict=True)]
-    kept = [(name, value) for name, value in fields if value.strip() and value.strip().lower() not in _MISSING]
+    kept = [(name, value) for name, value in fields if value.strip() and not is_missing(value)]
     return kept or [("title", "")]
 
 
@@ -200,7 +198,7 @@ def _read(
         else:
             _add(words, weights, surfaces, weight)
     if not weights:
-        words = [word for _, value in fields for word in find_words(value) if word.lower() not in _MISSING]
+        words = [word for _, value in fields for word in find_words(value) if not is_missing(word)]
         _add(words[:3], weights, surfaces, 1.0)
     return _ItemWords(weights, frozenset(title), frozenset(category), leaf)
 

@@ -114,14 +114,14 @@ def test_missing_values_in_an_items_file_are_counted(tmp_path, caplog):
     lines = '{"id": "a", "title": "A", "brand": "N/A", "price": NaN, "size": [Infinity, 3, "null", null]}\n'
     folder = write_folder(tmp_path / "shop", "u a b a\n", items=lines + '{"id": "b", "title": "none"}\n')
     assert load_dataset(folder).item_texts == ("title: A; size: 3", "")
-    assert "n/a, na, nan, none, null): 5, read as blank" in caplog.text
+    assert "n/a, na, nan, nat, nil, none, null, undefined): 5, read as blank" in caplog.text
 
 
 def test_a_missing_plain_text_is_blank_and_counted(tmp_path, caplog):
     caplog.set_level("INFO", "absl")
     folder = write_folder(tmp_path / "shop", "u a b a\n", items=None, plain="a pen\nb NULL\n")
     assert load_dataset(folder).item_texts == ("pen", "")
-    assert "n/a, na, nan, none, null): 1, read as blank" in caplog.text
+    assert "n/a, na, nan, nat, nil, none, null, undefined): 1, read as blank" in caplog.text
 
 
 def test_sequences_in_the_order_of_keys_are_warned_of(tmp_path, caplog):

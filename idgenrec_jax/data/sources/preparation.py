@@ -13,10 +13,11 @@ from pathlib import Path
 
 from absl import logging
 
-from idgenrec_jax.data.dataset import ITEMS_FILE, MISSING_WORDS, SEQUENCES_FILE, is_missing
+from idgenrec_jax.data.dataset import ITEMS_FILE, SEQUENCES_FILE
 from idgenrec_jax.data.lines import named
 from idgenrec_jax.data.sources import SOURCES
 from idgenrec_jax.data.sources.source import Interaction
+from idgenrec_jax.data.words import MISSING_WORDS, is_missing
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import atomic_writer, explain_write_error, write_json
 

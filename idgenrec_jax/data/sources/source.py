@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from idgenrec_jax.data.dataset import is_missing
 from idgenrec_jax.data.lines import holds_surrogate, shown
+from idgenrec_jax.data.words import is_missing
 from idgenrec_jax.errors import InputError
 
 _LARGEST = 2**63

@@ -122,7 +122,7 @@ def test_missing_values_spelt_as_text_are_blank(tmp_path, caplog):
     metadata = [{"asin": "B1", "title": "Pen", "brand": "NaN", "description": ["null"]}]
     prepare("amazon", write_raw(tmp_path / "raw", metadata=metadata), tmp_path / "out", core=1, min_rating=0.0)
     assert load_dataset(tmp_path / "out").item_texts == ("title: Pen", "", "")
-    assert "n/a, na, nan, none, null): 2, written as blank" in caplog.text
+    assert "n/a, na, nan, nat, nil, none, null, undefined): 2, written as blank" in caplog.text
 
 
 def test_a_line_that_is_no_record(tmp_path):

@@ -72,7 +72,7 @@ def test_the_folder_can_be_loaded_and_says_how_it_was_made(tmp_path, prepare_row
     assert (made.users, made.items, made.interactions) == (2, 3, 6)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["shop"], "no temporary folder is left"
     assert "lacks 1 of 3 items (c), which get no text" in caplog.text
-    assert "n/a, na, nan, none, null): 1, written as blank" in caplog.text
+    assert "n/a, na, nan, nat, nil, none, null, undefined): 1, written as blank" in caplog.text
 
 
 def test_an_event_that_is_recorded_twice_is_one(tmp_path, prepare_rows):
