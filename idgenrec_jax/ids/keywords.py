@@ -205,10 +205,12 @@ def _read(
 
 def _words(text: str, splitter: WordSplitter) -> list[str]:
     """The words of a text that may be in a target, as they are written."""
+    words = find_words(text)
+    if not text.isascii():
+        words = [piece for word in words for piece in splitter.split(word)]
     return [
         word
-        for found in find_words(text)
-        for word in splitter.split(found)
+        for word in words
         if (2 <= len(word) <= 30 or is_short_word(word)) and word.lower() not in _STOP_WORDS and not word.isdigit()
     ]
 
