@@ -4,7 +4,7 @@ import json
 
 from absl import flags
 
-from launch.command_line import define_process_flags, run, start_processes, use_compilation_cache
+from idgenrec_jax.launch.command_line import define_process_flags, run, start_processes, use_compilation_cache
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run of launch.train", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "which held-out item to predict")

@@ -11,7 +11,7 @@ from absl import flags
 
 from idgenrec_jax.config import Config
 from idgenrec_jax.sweeps.engine_options import KubernetesOptions, SlurmOptions
-from launch.command_line import config_from_flags, define_config_flags, run, stop_on_terminate
+from idgenrec_jax.launch.command_line import config_from_flags, define_config_flags, run, stop_on_terminate
 
 # sysexits.h, EX_TEMPFAIL: neither done nor wrong, try again.
 STOPPED = 75

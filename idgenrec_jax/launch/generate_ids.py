@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from launch.command_line import define_process_flags, run, start_processes, use_compilation_cache
+from idgenrec_jax.launch.command_line import define_process_flags, run, start_processes, use_compilation_cache
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "run of launch.train; its ID generator at the best validation writes")
 _GENERATOR = flags.DEFINE_string("id_generator", None, "Hugging Face T5 folder or name, instead of --workdir")

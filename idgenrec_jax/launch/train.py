@@ -4,7 +4,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.command_line import (
+from idgenrec_jax.launch.command_line import (
     config_from_flags,
     define_config_flags,
     define_process_flags,

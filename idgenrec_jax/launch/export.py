@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from launch.command_line import run, use_compilation_cache
+from idgenrec_jax.launch.command_line import run, use_compilation_cache
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "run of launch.train; its best state is exported", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "new folder to write", required=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from launch.command_line import config_from_flags, define_config_flags, run
+from idgenrec_jax.launch.command_line import config_from_flags, define_config_flags, run
 
 WORKS = ("ranking", "steps", "ids", "training", "id_training", "start_up")
 

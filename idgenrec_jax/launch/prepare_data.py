@@ -4,7 +4,7 @@ from absl import flags
 
 from idgenrec_jax.data.sources.amazon import prepare_amazon
 from idgenrec_jax.data.sources.movielens import prepare_movielens
-from launch.command_line import run
+from idgenrec_jax.launch.command_line import run
 
 _SOURCES = {"amazon": prepare_amazon, "movielens": prepare_movielens}
 
