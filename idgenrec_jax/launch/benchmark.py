@@ -55,7 +55,7 @@ def main() -> None:
             # A process each, so that one work's memory is not in the peak of the next.
             with tempfile.TemporaryDirectory() as folder:
                 part = Path(folder) / "part.json"
-                own = ["-m", "launch.benchmark", *sys.argv[1:], f"--only={name}", f"--output={part}"]
+                own = ["-m", "idgenrec_jax.launch.benchmark", *sys.argv[1:], f"--only={name}", f"--output={part}"]
                 finished = subprocess.run([sys.executable, *own], stdout=subprocess.DEVNULL)
                 if finished.returncode:
                     sys.exit(finished.returncode)

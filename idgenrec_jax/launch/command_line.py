@@ -3,6 +3,7 @@
 import difflib
 import logging as python_logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -17,6 +18,8 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import is_disk_full
 
 USER_ERROR = 2
+CONSOLE = "idgenrec"
+"""The command of an installed package, whose first argument names the program."""
 
 _DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
 
@@ -26,7 +29,6 @@ def define_config_flags() -> None:
     flags.DEFINE_string("preset", None, f"named configuration to start from: {', '.join(PRESETS)}")
     for name, kind, text in fields_with_help():
         _DEFINE[kind](f"config.{name}", None, text)
-    _list_in_help()
 
 
 def define_process_flags() -> None:
@@ -37,7 +39,6 @@ def define_process_flags() -> None:
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster manager tells it")
     flags.DEFINE_integer("num_processes", None, "with --coordinator: how many processes there are", lower_bound=1)
     flags.DEFINE_integer("process_id", None, "with --coordinator: this process, 0 to N-1", lower_bound=0)
-    _list_in_help()
 
 
 def start_processes() -> None:
@@ -82,12 +83,6 @@ def start_processes() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open to the end)
 
 
-def _list_in_help() -> None:
-    """Have --help list the flags of this file, too: by default it lists those of the program's own file alone."""
-    for flag in flags.FLAGS.get_flags_for_module(__name__):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-
-
 def config_from_flags(default_preset: str) -> Config:
     """Return the preset with every --config flag that was given applied to it."""
     values = flags.FLAGS.flag_values_dict()
@@ -98,6 +93,7 @@ def config_from_flags(default_preset: str) -> Config:
 
 def run(main: Callable[[], Any]) -> None:
     """Parse flags, run `main`, and turn a user's mistakes into one line and exit code 2."""
+    _describe_in_help(main)
     app.run(lambda arguments: sys.exit(_guarded(main, arguments[1:])), flags_parser=_parse_flags)
 
 
@@ -124,6 +120,23 @@ def stop_on_terminate() -> Callable[[], bool]:
     signal.signal(signal.SIGTERM, note)
     signal.signal(signal.SIGINT, note)
     return lambda: bool(received)
+
+
+def _describe_in_help(main: Callable[[], Any]) -> None:
+    """Have --help tell about the program, whatever file it was started by: absl looks into that file alone."""
+    sys.modules["__main__"].__doc__ = _as_called(sys.modules[main.__module__].__doc__)
+    for module in (main.__module__, __name__):
+        for flag in flags.FLAGS.get_flags_for_module(module):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+def _as_called(text: str) -> str:
+    """Name the programs as this one was called: an installed package has no `launch`, a checkout no `idgenrec`."""
+    return re.sub(r"(python -m )?\blaunch\.(?=[a-z])", f"{CONSOLE} ", text) if _is_console() else text
+
+
+def _is_console() -> bool:
+    return sys.argv[0].startswith(f"{CONSOLE} ")
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
@@ -178,7 +191,7 @@ def _fail_beside_others(error: Exception) -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {' '.join(_as_called(message).split())}", file=sys.stderr)
     sys.stderr.flush()
     if _is_one_of_several():
         sys.modules["idgenrec_jax.processes"].leave(USER_ERROR)
