@@ -10,8 +10,8 @@ from typing import Any
 from absl import flags
 
 from idgenrec_jax.config import Config
-from idgenrec_jax.sweeps.engine_options import KubernetesOptions, SlurmOptions
 from idgenrec_jax.launch.command_line import config_from_flags, define_config_flags, run, stop_on_terminate
+from idgenrec_jax.sweeps.engine_options import KubernetesOptions, SlurmOptions
 
 # sysexits.h, EX_TEMPFAIL: neither done nor wrong, try again.
 STOPPED = 75
