@@ -10,17 +10,17 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from idgenrec_jax.launch.command_line import config_from_flags, define_config_flags, run
+from idgenrec_jax.launch.command_line import config_from_flags, define_config_flags, define_path, run
 
 WORKS = ("ranking", "steps", "ids", "training", "id_training", "start_up")
 
 _ONLY = flags.DEFINE_list("only", list(WORKS), f"which works, of {', '.join(WORKS)}")
-_DATA = flags.DEFINE_string("data", "sample", "'sample' (the embedded catalogue) or a data folder")
+_DATA = define_path("data", "sample", "'sample' (the embedded catalogue) or a data folder")
 _PEER = flags.DEFINE_bool("peer", False, "time transformers on PyTorch in turns with every work that it can do")
-_PEER_PYTHON = flags.DEFINE_string(
+_PEER_PYTHON = define_path(
     "peer_python", sys.executable, "Python with torch and transformers; writing IDs needs one with transformers 4.56"
 )
-_OUTPUT = flags.DEFINE_string("output", "benchmark.json", "file for the figures")
+_OUTPUT = define_path("output", "benchmark.json", "file for the figures")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "timed runs of each work, each beside one of the peer's", lower_bound=1)
 _USERS = flags.DEFINE_integer("users", 64, "users ranked in a run", lower_bound=1)
 _ITEMS = flags.DEFINE_integer("items", 512, "items whose IDs are written in a run", lower_bound=1)

@@ -1,6 +1,7 @@
 """What the programs share: flags of the configuration and of processes, one-line errors, logging, the program cache."""
 
 import difflib
+import io
 import logging as python_logging
 import os
 import re
@@ -15,13 +16,25 @@ from absl import app, flags, logging
 
 from idgenrec_jax.config import PRESETS, Config, fields_with_help, preset
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import is_disk_full
+from idgenrec_jax.files import expand_home, is_disk_full
 
 USER_ERROR = 2
 CONSOLE = "idgenrec"
 """The command of an installed package, whose first argument names the program."""
 
 _DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
+
+
+class _PathParser(flags.ArgumentParser):
+    """Takes a path as a shell would: the shell itself leaves the ~ of --NAME=~/FILE as it is."""
+
+    def parse(self, argument: str) -> str:
+        return expand_home(argument)
+
+
+def define_path(name: str, default: str | None, help: str, *, required: bool = False) -> flags.FlagHolder[str]:
+    """Define a flag that names a file or folder; a leading ~ is the home folder, and a name without it stays."""
+    return flags.DEFINE(_PathParser(), name, default, help, required=required)
 
 
 def define_config_flags() -> None:
@@ -93,8 +106,24 @@ def config_from_flags(default_preset: str) -> Config:
 
 def run(main: Callable[[], Any]) -> None:
     """Parse flags, run `main`, and turn a user's mistakes into one line and exit code 2."""
+    print_what_can_be_printed()
     _describe_in_help(main)
-    app.run(lambda arguments: sys.exit(_guarded(main, arguments[1:])), flags_parser=_parse_flags)
+    try:
+        try:
+            app.run(lambda arguments: sys.exit(_guarded(main, arguments[1:])), flags_parser=_parse_flags)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has had enough (| head); what is still in the buffer must not be tried at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def print_what_can_be_printed() -> None:
+    """Have a terminal that cannot print a character show its escape: a title in any script is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def use_compilation_cache() -> None:

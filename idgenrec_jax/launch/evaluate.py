@@ -4,11 +4,17 @@ import json
 
 from absl import flags
 
-from idgenrec_jax.launch.command_line import define_process_flags, run, start_processes, use_compilation_cache
+from idgenrec_jax.launch.command_line import (
+    define_path,
+    define_process_flags,
+    run,
+    start_processes,
+    use_compilation_cache,
+)
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run of launch.train", required=True)
+_WORKDIR = define_path("workdir", None, "folder of a run of launch.train", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "which held-out item to predict")
-_DATA = flags.DEFINE_string("data", None, "data folder, where it is no longer the one the run was trained on")
+_DATA = define_path("data", None, "data folder, where it is no longer the one the run was trained on")
 define_process_flags()
 
 

@@ -2,10 +2,10 @@
 
 from absl import flags
 
-from idgenrec_jax.launch.command_line import run, use_compilation_cache
+from idgenrec_jax.launch.command_line import define_path, run, use_compilation_cache
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "run of launch.train; its best state is exported", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "new folder to write", required=True)
+_WORKDIR = define_path("workdir", None, "run of launch.train; its best state is exported", required=True)
+_OUTPUT = define_path("output", None, "new folder to write", required=True)
 _FORMAT = flags.DEFINE_enum(
     "format",
     "huggingface",

@@ -2,13 +2,19 @@
 
 from absl import flags
 
-from idgenrec_jax.launch.command_line import define_process_flags, run, start_processes, use_compilation_cache
+from idgenrec_jax.launch.command_line import (
+    define_path,
+    define_process_flags,
+    run,
+    start_processes,
+    use_compilation_cache,
+)
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "run of launch.train; its ID generator at the best validation writes")
-_GENERATOR = flags.DEFINE_string("id_generator", None, "Hugging Face T5 folder or name, instead of --workdir")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "tokenizer folder or name for --id_generator; default: its own")
-_DATA = flags.DEFINE_string("data", None, "'sample' or a data folder: the items to name", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "jsonl file to write, {item, id, tokens} a line", required=True)
+_WORKDIR = define_path("workdir", None, "run of launch.train; its ID generator at the best validation writes")
+_GENERATOR = define_path("id_generator", None, "Hugging Face T5 folder or name, instead of --workdir")
+_TOKENIZER = define_path("tokenizer", None, "tokenizer folder or name for --id_generator; default: its own")
+_DATA = define_path("data", None, "'sample' or a data folder: the items to name", required=True)
+_OUTPUT = define_path("output", None, "jsonl file to write, {item, id, tokens} a line", required=True)
 flags.mark_flags_as_mutual_exclusive(["workdir", "id_generator"], required=True)
 define_process_flags()
 

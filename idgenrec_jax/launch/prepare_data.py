@@ -4,13 +4,13 @@ from absl import flags
 
 from idgenrec_jax.data.sources.amazon import prepare_amazon
 from idgenrec_jax.data.sources.movielens import prepare_movielens
-from idgenrec_jax.launch.command_line import run
+from idgenrec_jax.launch.command_line import define_path, run
 
 _SOURCES = {"amazon": prepare_amazon, "movielens": prepare_movielens}
 
 _SOURCE = flags.DEFINE_enum("source", None, sorted(_SOURCES), "The raw format.", required=True)
-_INPUT = flags.DEFINE_string("input", None, "Folder with the raw files, .gz or unpacked.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "Data folder to make; must not exist, or be empty.", required=True)
+_INPUT = define_path("input", None, "Folder with the raw files, .gz or unpacked.", required=True)
+_OUTPUT = define_path("output", None, "Data folder to make; must not exist, or be empty.", required=True)
 _CORE = flags.DEFINE_integer("core", 5, "Users and items with fewer interactions are dropped.", lower_bound=1)
 _MIN_RATING = flags.DEFINE_float("min_rating", 0.0, "Ratings below this are not counted as interactions.")
 

@@ -10,20 +10,20 @@ from typing import Any
 from absl import flags
 
 from idgenrec_jax.config import Config
-from idgenrec_jax.launch.command_line import config_from_flags, define_config_flags, run, stop_on_terminate
+from idgenrec_jax.launch.command_line import config_from_flags, define_config_flags, define_path, run, stop_on_terminate
 from idgenrec_jax.sweeps.engine_options import KubernetesOptions, SlurmOptions
 
 # sysexits.h, EX_TEMPFAIL: neither done nor wrong, try again.
 STOPPED = 75
 
-_SWEEP = flags.DEFINE_string(
+_SWEEP = define_path(
     "sweep",
     None,
     "a named sweep, or FILE.py[:FUNCTION], whose function (default: sweep) returns a list of overrides; with --sampler "
     "the function (default: space) returns what the search chooses from",
 )
-_OUTPUT = flags.DEFINE_string("output", None, "folder of the sweep; one that was begun goes on", required=True)
-_DATA = flags.DEFINE_string("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
+_OUTPUT = define_path("output", None, "folder of the sweep; one that was begun goes on", required=True)
+_DATA = define_path("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
 _ENGINE = flags.DEFINE_enum(
     "engine",
     "local",

@@ -7,6 +7,7 @@ from absl import flags
 from idgenrec_jax.launch.command_line import (
     config_from_flags,
     define_config_flags,
+    define_path,
     define_process_flags,
     run,
     start_processes,
@@ -14,10 +15,10 @@ from idgenrec_jax.launch.command_line import (
     use_compilation_cache,
 )
 
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = define_path(
     "workdir", None, "folder of the run, runs/DATA-PRESET by default; an unfinished run goes on"
 )
-_DATA = flags.DEFINE_string("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
+_DATA = define_path("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "print parameters, operations and bytes per device of the run, and do nothing else"
 )
