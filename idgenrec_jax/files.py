@@ -5,6 +5,7 @@ import errno
 import glob
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from typing import Any, TextIO
 
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.locks import NO_LOCKS, lock_descriptor
+
+# The end of a temporary name: the number of the process, and what keeps apart the names that one process makes.
+_TEMPORARY = r"\.\d+(-[0-9a-f]{8})?\.tmp$"
 
 
 def expand_home(path: str | Path) -> str:
@@ -66,6 +70,8 @@ def clear_leftovers(folder: str | Path, name: str = "*") -> None:
     all of it stays.
     """
     for leftover in Path(folder).glob(f".{name if name == '*' else glob.escape(name)}.*.tmp"):
+        if not re.search(_TEMPORARY, leftover.name):
+            continue
         with contextlib.suppress(OSError):
             # Some network file systems lock only what is open for writing.
             descriptor = os.open(leftover, os.O_RDONLY if leftover.is_dir() else os.O_RDWR)

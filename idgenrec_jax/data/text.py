@@ -99,6 +99,11 @@ class Tokenizer:
             if not any(character.isalnum() or character == "\ufffd" for character in text)
         )
 
+    def equals(self, other: "Tokenizer") -> bool:
+        """Tell whether another tokenizer has the same tokens, special ones included, for every text."""
+        mine, its = self._backend.to_str(), other._backend.to_str()
+        return mine == its and (self.pad_id, self.eos_id) == (other.pad_id, other.eos_id)
+
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without an end-of-sequence token."""
         return self._backend.encode(self._without_special_tokens(text), add_special_tokens=False).ids
