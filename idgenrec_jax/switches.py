@@ -10,12 +10,19 @@ import jax
 
 from idgenrec_jax.errors import InputError
 
+_TRANSFER_GUARDS = (
+    "jax_transfer_guard",
+    "jax_transfer_guard_host_to_device",
+    "jax_transfer_guard_device_to_host",
+    "jax_transfer_guard_device_to_device",
+)
 # Switch: the values under which programs of this package can be traced; the first is JAX's default.
 _NEEDED: dict[str, tuple[Any, ...]] = {
     "jax_enable_x64": (False,),
     "jax_numpy_dtype_promotion": ("standard",),
     "jax_numpy_rank_promotion": ("allow", "warn"),
     "jax_disable_jit": (False,),
+    **dict.fromkeys(_TRANSFER_GUARDS, (None, "allow", "log")),
 }
 # Random numbers and products depend on these.
 _NUMERIC = ("jax_default_prng_impl", "jax_threefry_partitionable", "jax_default_matmul_precision")

@@ -236,8 +236,7 @@ def _check(
         before = found.get("switches", {}).get(name, value)
         if before != value:
             raise InputError(
-                f"{path}: made with {name.upper()}={before}, now it is {value}; set it in the environment as it was, or "
-                f"{_REMEDY}"
+                f"{path}: made with {name.upper()}={before}, now it is {value}; set it as it was, or {_REMEDY}"
             )
     if found["data"]["fingerprint"] != data["fingerprint"]:
         sizes = ", ".join(f"{found['data'][name]} {name}" for name in ("users", "items", "interactions"))
