@@ -15,7 +15,7 @@ def prompts(tmp_path):
     """A prompt file with two templates, one longer than the other."""
     path = tmp_path / "prompts.txt"
     path.write_text(
-        "sequential; seen; someone has bought these things one after the other: {history} and will then buy something else; {target}\n"
+        "sequential; seen; someone has bought one after the other: {history} and then buys something else; {target}\n"
         "sequential; seen; {user_id} has bought the following: {history}; {target}\n"
     )
     return str(path)

@@ -22,6 +22,7 @@ USER_ERROR = 2
 CONSOLE = "idgenrec"
 """The command of an installed package, whose first argument names the program."""
 
+_PACKAGE = str(Path(__file__).parents[1])
 _DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
 
 
@@ -156,6 +157,7 @@ def _describe_in_help(main: Callable[[], Any]) -> None:
     sys.modules["__main__"].__doc__ = _as_called(sys.modules[main.__module__].__doc__)
     for module in (main.__module__, __name__):
         for flag in flags.FLAGS.get_flags_for_module(module):
+            flag.help = _as_called(flag.help)
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
@@ -200,7 +202,8 @@ def _guarded(main: Callable[[], Any], surplus: list[str]) -> int:
 
 def _is_ours(record: python_logging.LogRecord) -> bool:
     """Drop what libraries log below a warning: Orbax alone writes 30 lines a checkpoint."""
-    return record.levelno >= python_logging.WARNING or "site-packages" not in record.pathname
+    ours = "site-packages" not in record.pathname or record.pathname.startswith(_PACKAGE)
+    return ours or record.levelno >= python_logging.WARNING
 
 
 def _is_one_of_several() -> bool:
