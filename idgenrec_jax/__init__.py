@@ -1,1 +1,3 @@
 """IDGenRec in JAX: generative recommendation with textual IDs."""
+
+__version__ = "0.2.0"

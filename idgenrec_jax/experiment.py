@@ -11,17 +11,18 @@ from absl import logging
 from jax.sharding import Mesh
 
 from idgenrec_jax import run_files
-from idgenrec_jax.config import Config
+from idgenrec_jax.config import Config, idle_settings
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.evaluation.metrics import metrics_table, popularity_metrics
 from idgenrec_jax.evaluation.ranker import Ranker
-from idgenrec_jax.files import read_json, write_json
+from idgenrec_jax.files import expand_home, read_json, write_json
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.schemes import keywords
 from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.inputs import (
     Inputs,
     check_batches,
+    check_prompt_room,
     check_splits,
     check_vocabularies,
     load_data,
@@ -34,7 +35,7 @@ from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
 from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.training.epochs import Epochs
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
-from idgenrec_jax.workdir import claim, named_as_in, protocol
+from idgenrec_jax.workdir import RunLock, claim, named_as_in, protocol
 
 EXAMPLE_IDS = 10
 EXAMPLE_TEXT = 90
@@ -64,6 +65,7 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     check_splits(dataset, config.data.path)
     tokenizer = load_tokenizer(config)
     inputs = load_inputs(config, dataset, tokenizer)
+    check_prompt_room(config, inputs.prompts)
     mesh = make_mesh(config.mesh)
     check_batches(config, mesh)
     seed = config.training.seed
@@ -90,11 +92,26 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         InputError: anything the user gave that does not fit.
         Interrupted: `should_stop` said so; the same call goes on later.
     """
-    workdir = Path(workdir)
+    workdir = Path(expand_home(workdir))
+    lock = RunLock(workdir)
+    try:
+        # Of a run that has begun, before the minutes that loading may take.
+        if from_main(lambda: workdir.is_dir() and not (workdir / run_files.RESULTS).exists()):
+            lock.take()
+        return _train(config, workdir, lock, should_stop=should_stop)
+    finally:
+        lock.release()
+
+
+def _train(config: Config, workdir: Path, lock: RunLock, *, should_stop: Callable[[], bool]) -> dict[str, Any]:
     start = time.monotonic()
+    for line in idle_settings(config):
+        logging.warning(line)
     experiment = assemble(config, workdir)
     inputs = experiment.inputs
     dataset, tokenizer = inputs.dataset, inputs.tokenizer
+    if not from_main((workdir / run_files.RESULTS).exists):
+        lock.take()
     claim(
         workdir,
         config,

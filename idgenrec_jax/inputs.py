@@ -134,6 +134,23 @@ def check_splits(dataset: Dataset, path: str) -> None:
         raise InputError(f"{path}/user_sequence.txt: nobody to evaluate; expected sequences of at least three items")
 
 
+def check_prompt_room(config: Config, prompts: Prompts) -> None:
+    """Raise InputError where not even one item of history fits into a prompt: nothing could be learned from it."""
+    shortest = {"a recommender prompt": (1, (*prompts.training, prompts.evaluation))}
+    if config.training.id_epochs:
+        shortest["an ID-phase prompt (--config.ids.soft_length)"] = (config.ids.soft_length, prompts.training)
+    for title, (id_length, templates) in shortest.items():
+        for tokens in templates:
+            fields = tokens.template.fields
+            needed = tokens.input_length(1) + id_length + ("user_id" in fields)
+            if "history" in fields and needed > config.data.max_prompt_length:
+                raise InputError(
+                    f"--config.data.max_prompt_length={config.data.max_prompt_length}: {title} of template "
+                    f"{tokens.template.input_text!r} with one item of history takes at least {needed} tokens; raise it "
+                    "or shorten the template"
+                )
+
+
 def check_vocabularies(recommender: T5Config, id_generator: T5Config) -> None:
     """Raise InputError where the two models do not share one vocabulary."""
     if recommender.vocab_size != id_generator.vocab_size:

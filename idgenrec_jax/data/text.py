@@ -140,6 +140,11 @@ class Tokenizer:
             if "\ufffd" not in text and not has_word(text)
         )
 
+    def equals(self, other: "Tokenizer") -> bool:
+        """Tell whether another tokenizer has the same tokens, special ones included, for every text."""
+        mine, its = self._backend.to_str(), other._backend.to_str()
+        return mine == its and (self.pad_id, self.eos_id) == (other.pad_id, other.eos_id)
+
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without an end-of-sequence token."""
         return self.encode_batch([text])[0]

@@ -17,9 +17,9 @@ from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.experiment import assemble
 from idgenrec_jax.ids.table import load_table
 from idgenrec_jax.inputs import load_prompts
+from idgenrec_jax.launch.command_line import _guarded
 from idgenrec_jax.models.huggingface import save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
-from launch.command_line import _guarded
 
 
 @pytest.fixture
