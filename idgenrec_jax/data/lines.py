@@ -3,8 +3,11 @@
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from idgenrec_jax.errors import InputError
+
+_SHOWN = 60
 
 
 def read_lines(path: str | Path, remedy: str) -> Iterator[tuple[int, str]]:
@@ -37,3 +40,17 @@ def read_lines(path: str | Path, remedy: str) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path}: cannot be read ({reason}); check the file and its permissions") from error
     if not found:
         raise InputError(f"{path}: the file is empty; {remedy}")
+
+
+def named(key: str) -> str:
+    """Return a key as a message names it: as it is, or as `shown` where it is long or not printable."""
+    return key if len(key) <= _SHOWN and key.isprintable() else shown(key)
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message quotes it: on one line, in ASCII where it is odd, and cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # An integer of more than 4,300 digits, or lists in lists in lists.
+        text = f"a {type(value).__name__} too large to show"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
