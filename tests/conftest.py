@@ -2,8 +2,10 @@
 
 import pytest
 from jaxtyping import install_import_hook
+from quick_compilation import compile_quickly
 from slurm_cluster import slurm_cluster, why_not
 
+compile_quickly()
 install_import_hook("idgenrec_jax", "beartype.beartype")
 
 SLOWEST_FILES = (
