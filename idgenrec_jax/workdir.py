@@ -28,6 +28,7 @@ _FREE_FIELDS = {
     "mesh.tensor",
     "training.checkpoint_every_seconds",
     "training.checkpoint_every_steps",
+    "training.log_every_steps",
 }
 _REMEDY = "name another --workdir, or delete this one"
 

@@ -16,7 +16,7 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.training.optimizer import make_optimizer
-from idgenrec_jax.training.steps import create_train_state, make_recommender_step, seed_key
+from idgenrec_jax.training.steps import create_train_state, make_supervised_step, seed_key
 
 CONFIG = T5Config(vocab_size=24, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2)
 
@@ -62,7 +62,7 @@ def assert_same(left, right):
 def test_a_train_state_comes_back_bit_by_bit_and_goes_on_as_if_nothing_had_been(tmp_path):
     graphdef, params = nnx.split(T5(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)
     optimizer = make_optimizer()
-    step = make_recommender_step(graphdef, optimizer, dropout=False)
+    step = make_supervised_step(graphdef, optimizer, dropout=False)
     segments = jnp.ones((2, 4), jnp.int32)
     tokens = jnp.arange(2, 10, dtype=jnp.int32).reshape(2, 4)
     batch = RecommenderBatch(tokens, segments, tokens, segments)
