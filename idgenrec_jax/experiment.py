@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
 from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.training.epochs import Epochs
+from idgenrec_jax.training.record_writers import check_writers
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
 from idgenrec_jax.workdir import claim, named_as_in, protocol
 
@@ -83,8 +84,18 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     return Experiment(config, inputs, mesh, id_generator, recommender, ids, ranker, place_batch)
 
 
-def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+def train(
+    config: Config,
+    workdir: str | Path,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    restart_without_checkpoint: bool = False,
+    log_to: Sequence[str] = (),
+) -> dict[str, Any]:
     """Train both models in alternation and return the contents of `results.json`; goes on where a run was cut off.
+
+    `restart_without_checkpoint`: where all checkpoints are broken, begin again. `log_to` names writers of records
+    ("tensorboard", "wandb") beside metrics.jsonl.
 
     Raises:
         InputError: anything the user gave that does not fit.
@@ -92,6 +103,7 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
     """
     workdir = Path(workdir)
     start = time.monotonic()
+    check_writers(log_to)
     experiment = assemble(config, workdir)
     inputs = experiment.inputs
     dataset, tokenizer = inputs.dataset, inputs.tokenizer
@@ -127,6 +139,8 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         validate=validate,
         should_stop=should_stop,
         place_batch=experiment.place_batch,
+        restart_without_checkpoint=restart_without_checkpoint,
+        log_to=log_to,
     )
     logging.info("ready to train after %.1f s", time.monotonic() - start)
     best = alternation.run()

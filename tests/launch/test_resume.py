@@ -121,7 +121,7 @@ def test_sigterm_saves_and_a_truncated_newest_checkpoint_falls_back(programs, fi
     assert not (workdir / "results.json").exists()
 
     checkpoints = Checkpoints(workdir / "checkpoints" / "latest", keep=2)
-    before, newest = checkpoints.steps()
+    before, newest = checkpoints.numbers()
     step_before = checkpoints.meta(before)["global_step"]
     folder = workdir / "checkpoints" / "latest" / str(newest)
     largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
