@@ -67,8 +67,10 @@ class TensorBoardWriter:
     def write(self, record: Record) -> None:
         """Add a record's numbers as scalars."""
         with self._explained():
+            when = self._start + record["seconds"]
             for name, value in _numbers(record).items():
-                self._writer.add_scalar(name, value, record["step"], walltime=self._start + record["seconds"])
+                # It knows no "@" in names.
+                self._writer.add_scalar(name.replace("@", "_"), value, record["step"], walltime=when)
 
     def close(self) -> None:
         """Write what is in memory."""
@@ -129,7 +131,7 @@ class WandbWriter:
         self._run.log(_numbers(record), step=record["step"])
 
     def close(self) -> None:
-        """Wait until all was sent."""
+        """Hand over to the library's own process, which goes on until all is sent."""
         self._run.finish()
 
 
@@ -157,7 +159,7 @@ def writer_makers(names: Sequence[str], workdir: Path, config: Config) -> list[O
     return [opener(WRITERS[name]) for name in names]
 
 
-def _numbers(record: Record) -> dict[str, float]:
+def _numbers(record: Record) -> dict[str, int | float]:
     """Return the numbers of a record but its step, each under the split it belongs to."""
     return {
         f"{record['split']}/{name}": value

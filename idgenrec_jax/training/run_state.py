@@ -84,9 +84,9 @@ def _meta_fields() -> dict[str, Any]:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Tell whether a JSON value is of a field's type; a whole number may stand for a float."""
+    """Tell whether a JSON value is of a field's type."""
     if isinstance(kind, types.UnionType):
         return any(_fits(value, one) for one in typing.get_args(kind))
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else typing.get_origin(kind) or kind)
+    return isinstance(value, typing.get_origin(kind) or kind)

@@ -1,5 +1,6 @@
 """Checkpoints: exact, replaceable, and never half."""
 
+import json
 import logging
 import shutil
 import subprocess
@@ -103,8 +104,32 @@ def test_the_newest_are_kept(tmp_path):
     assert_same(checkpoints.restore(10, simple_state(0)), simple_state(10))
 
 
+def test_what_was_saved_last_is_kept_whatever_its_number(tmp_path):
+    """A run that goes on from an older state saves a lower number than one it has saved before."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for number, kept in ((100, [100]), (120, [100, 120]), (90, [120, 90]), (120, [90, 120]), (95, [120, 95])):
+        checkpoints.save(number, simple_state(number), {})
+        assert Checkpoints(tmp_path, keep=2).numbers() == kept
+        assert checkpoints.newest(remedy="") == number
+        assert_same(checkpoints.restore(number, simple_state(0)), simple_state(number))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["120", "95"]
+
+
+def test_checkpoints_of_older_versions_count_as_older(tmp_path):
+    """Their lists hold the files alone."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for number in (30, 40):
+        checkpoints.save(number, simple_state(number), {})
+        path = tmp_path / str(number) / "files.json"
+        path.write_text(json.dumps(json.loads(path.read_text())["files"]))
+    assert checkpoints.numbers() == [30, 40]
+    checkpoints.save(20, simple_state(20), {})
+    assert checkpoints.numbers() == [40, 20]
+
+
 def test_no_folder_means_no_checkpoint(tmp_path):
-    assert Checkpoints(tmp_path / "missing", keep=2).steps() == []
+    checkpoints = Checkpoints(tmp_path / "missing", keep=2)
+    assert checkpoints.numbers() == [] and checkpoints.newest(remedy="") is None
 
 
 def test_the_same_step_can_be_saved_again(tmp_path):
@@ -192,7 +217,8 @@ def test_another_layout_of_the_files_is_one_line(tmp_path, layout):
     else:
         shutil.rmtree(tmp_path / "1")
         (tmp_path / "1").mkdir()
-    with pytest.raises(InputError, match=rf"{tmp_path}/1: cannot be read \(.*\); expected .*another --workdir") as caught:
+    message = rf"{tmp_path}/1: cannot be read \(.*\); expected .*another --workdir$"
+    with pytest.raises(InputError, match=message) as caught:
         checkpoints.meta(1)
         checkpoints.restore(1, simple_state(0))
     assert "\n" not in str(caught.value)
@@ -207,7 +233,10 @@ def test_a_broken_checkpoint_does_not_take_the_place_of_a_whole_one(tmp_path):
     assert checkpoints.numbers() == [1, 2]
 
 
-@pytest.mark.parametrize("name", ["2.unfinished", "7.unfinished", "7.unfinished.orbax-checkpoint-tmp-12", "9.orbax-checkpoint-tmp-3"])
+LEFTOVERS = "2.unfinished", "7.unfinished", "7.unfinished.orbax-checkpoint-tmp-12", "9.orbax-checkpoint-tmp-3"
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
 def test_what_a_killed_save_left_behind_is_no_checkpoint_and_cleared_by_the_next(tmp_path, name):
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save(1, simple_state(1), {})

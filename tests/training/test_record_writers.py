@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-import re
+import time
 
 import pytest
 
@@ -25,6 +25,11 @@ RECORDS = [
 ]
 
 
+def tags(records):
+    """The scalars as TensorBoard spells them."""
+    return [(name.replace("@", "_"), step, value) for name, step, value in scalars(records)]
+
+
 def open_log(workdir, records, name):
     writers = writer_makers([name], workdir, Config())
     return MetricsLog(workdir / "metrics.jsonl", records=records, writers=writers)
@@ -33,7 +38,6 @@ def open_log(workdir, records, name):
 def events(workdir):
     """(tag, step, value) of every event, and the wall times."""
     from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import RecordWriter  # noqa: F401 (the format that is read below)
 
     found, times = [], []
     for path in sorted((workdir / "tensorboard").iterdir()):
@@ -60,14 +64,14 @@ def test_event_files_hold_every_record_once_after_resumes(tmp_path):
     with open_log(tmp_path, 0, "tensorboard") as log:
         for one in RECORDS[:4]:
             log.append(one)
-    assert events(tmp_path)[0] == scalars(RECORDS[:4])
+    assert events(tmp_path)[0] == tags(RECORDS[:4])
     # The last two records came after the checkpoint; the run is not ended in order the second time.
     open_log(tmp_path, 2, "tensorboard").append(RECORDS[2])
     with open_log(tmp_path, 2, "tensorboard") as log:
         for one in RECORDS[2:]:
             log.append(one)
     found, times = events(tmp_path)
-    assert found == scalars(RECORDS)
+    assert found == tags(RECORDS)
     assert times[-1] - times[0] == pytest.approx(2.0), "events are as far apart as in training"
 
 
@@ -75,7 +79,36 @@ def test_event_files_of_a_run_that_had_none_begin_with_its_first_record(tmp_path
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in RECORDS))
     with open_log(tmp_path, 3, "tensorboard"):
         pass
-    assert events(tmp_path)[0] == scalars(RECORDS[:3])
+    assert events(tmp_path)[0] == tags(RECORDS[:3])
+
+
+def leveldb_records(data):
+    """The records of a log of LevelDB, in blocks of 32 KiB; what is first in it names the format in seven bytes."""
+    start, record = 7, b""
+    while start + 7 <= len(data):
+        if 32768 - start % 32768 < 7:
+            start += 32768 - start % 32768
+        length, kind = int.from_bytes(data[start + 4 : start + 6], "little"), data[start + 6]
+        record += data[start + 7 : start + 7 + length]
+        start += 7 + length
+        # 1: whole, 2: its first part, 3: one within, 4: its last.
+        if kind in (1, 4):
+            yield record
+            record = b""
+
+
+def wandb_scalars(workdir):
+    """(name, step, value) of everything that the offline runs under a workdir hold."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found = []
+    for path in workdir.glob("wandb/offline-run-*/run-*.wandb"):
+        for one in map(Record.FromString, leveldb_records(path.read_bytes())):
+            if one.HasField("history"):
+                items = {"/".join(item.nested_key) or item.key: item.value_json for item in one.history.item}
+                values = {name: json.loads(text) for name, text in items.items()}
+                found += [(name, values["_step"], value) for name, value in values.items() if not name.startswith("_")]
+    return found
 
 
 @pytest.mark.slow
@@ -89,22 +122,13 @@ def test_weights_and_biases_gets_every_record_once_after_resumes(tmp_path, monke
     with open_log(workdir, 1, "wandb") as log:
         for one in RECORDS[1:]:
             log.append(one)
-    from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
-
-    found, names = [], set()
-    for path in sorted(workdir.glob("wandb/offline-run-*/run-*.wandb")):
-        names.add(re.fullmatch(r"run-(.*)\.wandb", path.name)[1])
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            one = Record.FromString(data)
-            if one.HasField("history"):
-                items = {item.key or "/".join(item.nested_key): item.value_json for item in one.history.item}
-                step = json.loads(items["_step"]) if "_step" in items else one.history.step.num
-                found += [(name, step, json.loads(text)) for name, text in items.items() if not name.startswith("_")]
-    assert sorted(found) == sorted(scalars(RECORDS))
-    assert names == {json.loads((workdir / "wandb.json").read_text())["id"]}
+    # A process of its own writes the files, and may still be at it.
+    deadline = time.monotonic() + 30
+    while len(wandb_scalars(workdir)) < len(scalars(RECORDS)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert sorted(wandb_scalars(workdir)) == sorted(scalars(RECORDS))
+    names = {path.stem for path in workdir.glob("wandb/offline-run-*/run-*.wandb")}
+    assert names == {"run-" + json.loads((workdir / "wandb.json").read_text())["id"]}
 
 
 def test_a_missing_library_is_one_line_that_installs_it(monkeypatch):

@@ -36,7 +36,7 @@ def test_what_is_saved_comes_back():
 def test_a_checkpoint_of_the_first_versions_loads():
     """It has no validation within a phase, and no number of saves."""
     old = {name: value for name, value in META.items() if name not in ("saves", "validation_due")}
-    restored = restore(old | {"best": None, "seconds": 2})
+    restored = restore(old | {"best": None})
     assert (restored.saves, restored.validation_due, restored.best, restored.global_step) == (0, False, None, 12)
 
 
