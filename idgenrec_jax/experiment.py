@@ -31,7 +31,7 @@ from idgenrec_jax.inputs import (
 from idgenrec_jax.models.create import Model, create_model
 from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
-from idgenrec_jax.training.alternation import Alternation, Validation
+from idgenrec_jax.training.alternation import SELECTED, Alternation, Validation
 from idgenrec_jax.training.epochs import Epochs
 from idgenrec_jax.training.record_writers import check_writers
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
@@ -153,7 +153,7 @@ def train(
     results = {
         "validation": best["metrics"],
         "test": test.metrics(),
-        "selected": {name: best[name] for name in ("step", "round", "phase", "epoch", "id_round")},
+        "selected": {name: best[name] for name in SELECTED},
         "popularity": {
             split: popularity_metrics(dataset, split, num_results=config.evaluation.num_beams)
             for split in ("validation", "test")

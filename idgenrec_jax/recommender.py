@@ -24,7 +24,7 @@ from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.processes import put
 from idgenrec_jax.sharding import batch_sharding, check_heads, make_mesh, place_shapes
-from idgenrec_jax.training.alternation import BEST_RANKS
+from idgenrec_jax.training.alternation import BEST_RANKS, SELECTED
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.workdir import described_run, named_as_in
 
@@ -88,7 +88,7 @@ def load_run(workdir: str | Path) -> TrainedRun:
         graphdefs=graphdefs,
         params={name: saved[key] for name, key in run_files.CHECKPOINT_NAMES.items()},
         vocab_size=described["models"]["recommender"]["vocab_size"],
-        selected={name: value for name, value in best.meta(number).items() if name != BEST_RANKS},
+        selected={name: value for name, value in best.meta(number, required=SELECTED).items() if name != BEST_RANKS},
     )
 
 

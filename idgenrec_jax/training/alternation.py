@@ -40,6 +40,8 @@ from idgenrec_jax.training.steps import Metrics, TrainState, place_train_state, 
 
 BEST_RANKS = "target_ranks"
 """The key of every user's rank at the best validation, in the description of its checkpoint."""
+SELECTED = ("step", "round", "phase", "epoch", "id_round")
+"""What a run's results say of its best state: where in the run it was, and the round of its IDs."""
 FIRST_STEP = "first training step done"
 """The log line from which on the device is at work; what is before it is start-up."""
 
@@ -87,8 +89,8 @@ class Alternation:
 
         `id_generator` and `recommender` are (graphdef, params) already placed on the mesh; the params are donated.
         `no_embedding` marks the tokens that leave no trace in a soft ID, `given_ids` are the user's own for round 0.
-        `validate(recommender params, prompts, title)` ranks the validation split;
-        `place_batch` puts a numpy batch on the mesh. `restart_without_checkpoint`: where all checkpoints are broken,
+        `validate(recommender params, prompts, title)` ranks the validation split; `place_batch` puts a numpy batch on
+        the mesh. `restart_without_checkpoint`: where all checkpoints are broken,
         begin again. `log_to` names the record writers beside metrics.jsonl.
 
         Raises:
@@ -152,7 +154,7 @@ class Alternation:
 
     def best_ranks(self) -> list[int]:
         """Return every user's rank of the target at the best validation, from 0; -1: not among the results."""
-        return self._best.meta(self.state.best["step"])[BEST_RANKS]
+        return self._best.meta(self.state.best["step"], required=(BEST_RANKS,))[BEST_RANKS]
 
     @property
     def seconds(self) -> float:

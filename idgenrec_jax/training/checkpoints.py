@@ -16,7 +16,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +114,20 @@ class Checkpoints:
             logger.setLevel(level)
         from_main(self._prune)
 
-    def meta(self, number: int) -> dict[str, Any]:
+    def meta(self, number: int, *, required: Collection[str] = ()) -> dict[str, Any]:
         """Return the JSON object that was saved with `number`.
 
         Raises:
-            InputError: another version wrote the checkpoint in another way.
+            InputError: another version wrote the checkpoint in another way, or without a `required` name.
         """
         with self._explained(number), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(self.path(number), ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            meta = checkpointer.restore(self.path(number), ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            missing = sorted(set(required) - dict(meta).keys())
+        if missing:
+            raise InputError(
+                f"{self.path(number)}/meta: found {', '.join(meta)}, expected {', '.join(missing)} as well; {_REMEDY}"
+            )
+        return meta
 
     def restore(self, number: int, like: Any) -> Any:
         """Return the arrays saved as `number`, with the structure, dtypes and shardings of `like`.

@@ -1,4 +1,4 @@
-"""Jitted train and validation steps, made by factories from graph definitions and an optimizer.
+"""Jitted train steps, made by factories from graph definitions and an optimizer.
 
 A step is a pure function of (state, batch, learning rate, seed key): its dropout key is the seed key folded with the
 state's own step counter, so a resumed run repeats an undisturbed one. The state is donated. Every factory returns

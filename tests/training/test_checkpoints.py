@@ -93,6 +93,9 @@ def test_meta_is_exact_json(tmp_path):
     checkpoints = Checkpoints(tmp_path / "new" / "folder", keep=1)
     checkpoints.save(5, simple_state(1), meta)
     assert checkpoints.meta(5) == meta
+    assert checkpoints.meta(5, required=("phase", "none")) == meta
+    with pytest.raises(InputError, match="5/meta: found phase, .*, expected rounds as well; .*another --workdir$"):
+        checkpoints.meta(5, required=("rounds", "phase"))
 
 
 def test_the_newest_are_kept(tmp_path):
