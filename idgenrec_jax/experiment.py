@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ from idgenrec_jax.inputs import (
 from idgenrec_jax.models.create import Model, create_model
 from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
-from idgenrec_jax.training.alternation import Alternation, Validation
+from idgenrec_jax.training.alternation import SELECTED, Alternation, Validation
 from idgenrec_jax.training.epochs import Epochs
+from idgenrec_jax.training.record_writers import check_writers
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
 from idgenrec_jax.workdir import RunLock, claim, named_as_in, protocol
 
@@ -85,8 +86,18 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     return Experiment(config, inputs, mesh, id_generator, recommender, ids, ranker, place_batch)
 
 
-def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+def train(
+    config: Config,
+    workdir: str | Path,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    restart_without_checkpoint: bool = False,
+    log_to: Sequence[str] = (),
+) -> dict[str, Any]:
     """Train both models in alternation and return the contents of `results.json`; goes on where a run was cut off.
+
+    `restart_without_checkpoint`: where all checkpoints are broken, begin again. `log_to` names writers of records
+    ("tensorboard", "wandb") beside metrics.jsonl.
 
     Raises:
         InputError: anything the user gave that does not fit.
@@ -98,15 +109,31 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         # Of a run that has begun, before the minutes that loading may take.
         if from_main(lambda: workdir.is_dir() and not (workdir / run_files.RESULTS).exists()):
             lock.take()
-        return _train(config, workdir, lock, should_stop=should_stop)
+        return _train(
+            config,
+            workdir,
+            lock,
+            should_stop=should_stop,
+            restart_without_checkpoint=restart_without_checkpoint,
+            log_to=log_to,
+        )
     finally:
         lock.release()
 
 
-def _train(config: Config, workdir: Path, lock: RunLock, *, should_stop: Callable[[], bool]) -> dict[str, Any]:
+def _train(
+    config: Config,
+    workdir: Path,
+    lock: RunLock,
+    *,
+    should_stop: Callable[[], bool],
+    restart_without_checkpoint: bool,
+    log_to: Sequence[str],
+) -> dict[str, Any]:
     start = time.monotonic()
     for line in idle_settings(config):
         logging.warning(line)
+    check_writers(log_to)
     experiment = assemble(config, workdir)
     inputs = experiment.inputs
     dataset, tokenizer = inputs.dataset, inputs.tokenizer
@@ -144,6 +171,8 @@ def _train(config: Config, workdir: Path, lock: RunLock, *, should_stop: Callabl
         validate=validate,
         should_stop=should_stop,
         place_batch=experiment.place_batch,
+        restart_without_checkpoint=restart_without_checkpoint,
+        log_to=log_to,
     )
     logging.info("ready to train after %.1f s", time.monotonic() - start)
     best = alternation.run()
@@ -156,7 +185,7 @@ def _train(config: Config, workdir: Path, lock: RunLock, *, should_stop: Callabl
     results = {
         "validation": best["metrics"],
         "test": test.metrics(),
-        "selected": {name: best[name] for name in ("step", "round", "phase", "epoch", "id_round")},
+        "selected": {name: best[name] for name in SELECTED},
         "popularity": {
             split: popularity_metrics(dataset, split, num_results=config.evaluation.num_beams)
             for split in ("validation", "test")

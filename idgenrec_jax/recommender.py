@@ -24,7 +24,7 @@ from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.processes import put
 from idgenrec_jax.sharding import batch_sharding, check_heads, make_mesh, place_shapes
-from idgenrec_jax.training.alternation import BEST_RANKS
+from idgenrec_jax.training.alternation import BEST_RANKS, SELECTED
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.workdir import described_run, named_as_in
 
@@ -61,14 +61,13 @@ def load_run(workdir: str | Path) -> TrainedRun:
     workdir = Path(workdir)
     described = described_run(workdir)
     best = Checkpoints(workdir / run_files.BEST_CHECKPOINTS, keep=2)
-    steps = best.steps()
-    if not steps:
+    number = best.newest(remedy="restore one of them, or train again in another --workdir")
+    if number is None:
         place = workdir / run_files.BEST_CHECKPOINTS
         raise InputError(f"{place}: no checkpoint yet; run launch.train until its first validation")
-    step = steps[-1]
     if (workdir / run_files.RESULTS).exists():
         results = read_json(workdir / run_files.RESULTS, remedy="delete the workdir and train again")
-        step = best.require(results["selected"]["step"])
+        number = best.require(results["selected"]["step"])
     try:
         config = config_from_json(described["config"])
     except InputError as error:
@@ -81,7 +80,7 @@ def load_run(workdir: str | Path) -> TrainedRun:
         check_heads(mesh, t5_config.num_heads, name)
         graphdefs[name], abstract = abstract_model(t5_config)
         shapes[name] = place_shapes(mesh, abstract)
-    saved = best.restore(step, {key: shapes[name] for name, key in run_files.CHECKPOINT_NAMES.items()})
+    saved = best.restore(number, {key: shapes[name] for name, key in run_files.CHECKPOINT_NAMES.items()})
     return TrainedRun(
         config=config,
         tokenizer=Tokenizer.load(workdir / run_files.TOKENIZER),
@@ -89,7 +88,7 @@ def load_run(workdir: str | Path) -> TrainedRun:
         graphdefs=graphdefs,
         params={name: saved[key] for name, key in run_files.CHECKPOINT_NAMES.items()},
         vocab_size=described["models"]["recommender"]["vocab_size"],
-        selected={name: value for name, value in best.meta(step).items() if name != BEST_RANKS},
+        selected={name: value for name, value in best.meta(number, required=SELECTED).items() if name != BEST_RANKS},
     )
 
 

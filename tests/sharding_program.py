@@ -29,7 +29,7 @@ from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh, para
 from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
-from idgenrec_jax.training.steps import create_train_state, make_id_step, make_recommender_step, seed_key
+from idgenrec_jax.training.steps import create_train_state, make_id_step, make_supervised_step, seed_key
 
 STEPS = 20
 # The configuration's own. Ten times the ID phase's, and weights drawn twice as wide, were tried: after some steps the
@@ -119,7 +119,7 @@ class OnMesh:
 
     def train_both(self, recommender_batches, id_batches):
         places = [jax.tree.map(lambda leaf: leaf.sharding, state) for state in (self.id_generator, self.recommender)]
-        step = make_recommender_step(self.recommender_graphdef, OPTIMIZER, state_sharding=places[1])
+        step = make_supervised_step(self.recommender_graphdef, OPTIMIZER, state_sharding=places[1])
         recommender = self.train(step, self.recommender, recommender_batches, RECOMMENDER_LEARNING_RATE)
         step = make_id_step(
             self.id_generator_graphdef, self.recommender_graphdef, OPTIMIZER, NO_EMBEDDING, ID_LENGTH,

@@ -14,9 +14,9 @@ from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import PackedBatches, one_example_a_row, plan_shape
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.models.t5 import T5, T5Config
-from idgenrec_jax.training.id_loss import id_loss, loss_of_soft_ids, place_ids
+from idgenrec_jax.training.id_loss import generate_soft_ids, id_loss, loss_of_soft_ids
 from idgenrec_jax.training.recommender_loss import recommender_loss, token_cross_entropy
-from idgenrec_jax.training.soft_ids import carries_embedding, generate_soft_ids, greedy_ids, tokens_without_embedding
+from idgenrec_jax.training.soft_ids import carries_embedding, greedy_ids, place_ids, tokens_without_embedding
 
 VOCABULARY, ID_LENGTH, PAD, EOS = 64, 4, 0, 1
 SLOT = "slot"
