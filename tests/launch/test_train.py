@@ -18,7 +18,7 @@ from idgenrec_jax.workdir import PACKAGES
 pytestmark = pytest.mark.slow
 
 COMMON_KEYS = {"step", "round", "phase", "epoch", "split", "seconds"}
-METRICS = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
+METRICS = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr@10"}
 
 
 def rows(path):
