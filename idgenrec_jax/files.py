@@ -47,6 +47,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise InputError(f"{path}: exists already; delete it or name another folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        # A killed process may have left it, and process numbers come again.
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
         os.replace(temporary, path)

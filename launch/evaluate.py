@@ -36,7 +36,7 @@ def main() -> None:
         "popularity": popularity,
         "selected": recommender.selected,
         "protocol": protocol(recommender.config),
-        "data": recommender.config.data.path,
+        "data": _DATA.value or recommender.config.data.path,
     }
     from_main(lambda: write_json(path, scores))
     print(json.dumps({"written": path}))
