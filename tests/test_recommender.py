@@ -112,7 +112,7 @@ def test_no_histories_give_no_recommendations(recommender):
 def test_mistakes_name_the_way_out(recommender, workdir, tmp_path):
     with pytest.raises(InputError, match="history 1: item 'item99' is not in the catalogue of shop; leave it out"):
         recommender.recommend([["item1"], ["item1", "item99"]])
-    several = r"items 'a' \(history 0\), .* 'e' \(history 1\) and 1 more are not in the catalogue of shop; leave them out"
+    several = r"items 'a' \(history 0\), .* 'e' \(history 1\) and 1 more are not in the catalogue of shop; leave them"
     with pytest.raises(InputError, match=several):
         recommender.recommend([["a", "item1", "b"], ["c", "d", "e", "f"]])
     with pytest.raises(InputError, match="11 recommendations asked for, expected 1 to 10"):
@@ -166,7 +166,7 @@ def test_fifty_calls_of_growing_histories_compile_a_program_a_size_and_width(lon
     compiled = []
 
     def count(event, _seconds, **details):
-        if event.endswith("jaxpr_to_mlir_module_duration") and details.get("fun_name") == "search":
+        if event.endswith("jaxpr_to_mlir_module_duration"):
             compiled.append(details)
 
     rng = random.Random(4)
@@ -226,7 +226,7 @@ def test_a_checkpoint_that_training_replaces_meanwhile_is_given_up_for_the_newer
     (other / "results.json").unlink()
     best = other / "checkpoints" / "best"
     (step,) = (int(path.name) for path in best.iterdir() if path.name.isdigit())
-    real = getattr(Checkpoints, when)
+    real, expected = getattr(Checkpoints, when), load_run(workdir)
 
     def overtaken(self, number, *like):
         if number == step:
@@ -235,7 +235,7 @@ def test_a_checkpoint_that_training_replaces_meanwhile_is_given_up_for_the_newer
         return real(self, number, *like)
 
     monkeypatch.setattr(Checkpoints, when, overtaken)
-    run, expected = load_run(other), load_run(workdir)
+    run = load_run(other)
     jax.tree.map(np.testing.assert_array_equal, run.params, expected.params)
     assert not (best / str(step)).exists()
 
