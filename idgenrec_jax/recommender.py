@@ -5,7 +5,7 @@ trie of the catalogue is built once and stays on the devices.
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -77,9 +77,7 @@ class Recommender:
         )
         self._renderer = evaluation_renderer(self._run, self._ids)
         self._index = {name: number for number, name in enumerate(self.items)}
-        devices = batch_devices(self._run.mesh)
-        most = self.config.evaluation.batch_size
-        self._batch_sizes = sorted({round_up(min(size, most), devices) for size in BATCH_SIZES})
+        self._batch_sizes = batch_sizes(self.config.evaluation.batch_size, batch_devices(self._run.mesh))
         self._widths = prompt_widths(longest_prompt(self._renderer))
 
     @property
@@ -129,7 +127,8 @@ class Recommender:
         results: list[list[Recommendation]] = [[] for _ in prompts]
         # Sorted by length, so that a long history does not widen the batches of short ones.
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-        for rows, size in self._batches(order):
+        for start, size in plan_batches(len(order), self._batch_sizes):
+            rows = order[start : start + size]
             width = next(width for width in self._widths if width >= len(prompts[rows[-1]]))
             batch = pad_rows([prompts[row] for row in rows], size, width)
             # Both are [size, beams]; the rows beyond `rows` are padding.
@@ -153,18 +152,6 @@ class Recommender:
             pad_token_id=self.tokenizer.pad_id,
             layout=self.config.evaluation.trie_layout,
         )
-
-    def _batches(self, order: Sequence[int]) -> Iterator[tuple[Sequence[int], int]]:
-        """Rows in batches, each with the size of the program that takes it; only the last may have rows to spare."""
-        smallest, *larger = self._batch_sizes
-        start = 0
-        while start < len(order):
-            left = len(order) - start
-            full = [size for size in larger if size <= left]
-            # A few rows are one call of the next larger size, not as many calls of the smallest.
-            size = full[-1] if full else smallest if left <= smallest or not larger else larger[0]
-            yield order[start : start + size], size
-            start += size
 
     def _checked_count(self, count: Any) -> int:
         beams = self.config.evaluation.num_beams
@@ -207,6 +194,25 @@ class Recommender:
         named = ", ".join(f"{str(name)!r} (history {place})" for place, name in unknown[:_MOST_NAMED])
         more = f" and {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else ""
         return f"items {named}{more} are not {where}; leave them out"
+
+
+def batch_sizes(most: int, devices: int) -> tuple[int, ...]:
+    """Return the numbers of histories that programs are compiled for: at most `most`, multiples of `devices`."""
+    return tuple(sorted({round_up(min(size, most), devices) for size in BATCH_SIZES}))
+
+
+def plan_batches(count: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (first row, size) of the batches that take `count` rows; only the last may have room to spare."""
+    smallest, *larger = sizes
+    batches, start = [], 0
+    while start < count:
+        left = count - start
+        full = [size for size in larger if size <= left]
+        # A few rows are one call of the next larger size, not as many calls of the smallest.
+        size = full[-1] if full else smallest if left <= smallest or not larger else larger[0]
+        batches.append((start, size))
+        start += size
+    return batches
 
 
 def longest_prompt(renderer: PromptRenderer) -> int:

@@ -176,15 +176,17 @@ def _read_best(workdir: Path, best: Checkpoints, like: Any) -> tuple[dict[str, A
             raise
         # Orbax says in many ways that a file is not there, or is not what it was.
         except Exception as error:
-            # Processes that do not fail alike would wait for each other for ever.
-            if jax.process_count() > 1 or (step in failed and _is_whole(best, step)):
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise InputError(
-                    f"{folder}/{step}: cannot be restored ({reason}); delete it to use the one before, if there is one"
-                ) from error
-            failed.add(step)
-            logging.warning("%s: a checkpoint was replaced while it was read; reading the newest", folder)
-    raise InputError(f"{folder}: replaced by training {_ATTEMPTS} times while it was read; run the same command again")
+            cause, reason = error, next(iter(str(error).splitlines()), type(error).__name__)
+        # Processes that do not fail alike would wait for each other for ever.
+        if jax.process_count() > 1 or (step in failed and _is_whole(best, step)):
+            raise InputError(
+                f"{folder}/{step}: cannot be restored ({reason}); delete it to use the one before, if there is one"
+            ) from cause
+        failed.add(step)
+        logging.warning("%s: a checkpoint was replaced while it was read; reading the newest", folder)
+    raise InputError(
+        f"{folder}: not read in {_ATTEMPTS} attempts ({reason}); if training goes on there, run the same command again"
+    ) from cause
 
 
 def _is_whole(best: Checkpoints, step: int | None) -> bool:

@@ -12,7 +12,7 @@ from idgenrec_jax.config import preset
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import train
-from idgenrec_jax.recommender import Recommender, prompt_widths
+from idgenrec_jax.recommender import Recommender, batch_sizes, plan_batches, prompt_widths
 from idgenrec_jax.trained_run import load_run
 from idgenrec_jax.training.checkpoints import Checkpoints
 
@@ -161,6 +161,17 @@ def test_widths_end_with_the_longest_prompt():
     assert prompt_widths(40) == (32, 40) and prompt_widths(512) == (32, 64, 128, 256, 512)
 
 
+def test_batches_have_few_sizes_and_little_room_to_spare():
+    assert batch_sizes(64, 1) == (1, 8, 32) and batch_sizes(8, 1) == (1, 8) and batch_sizes(4, 1) == (1, 4)
+    # Devices that split a batch each need as many rows.
+    assert batch_sizes(32, 4) == (4, 8, 32) and batch_sizes(16, 16) == (16,) and batch_sizes(12, 3) == (3, 9, 12)
+    assert plan_batches(0, (1, 8, 32)) == [] and plan_batches(1, (1, 8, 32)) == [(0, 1)]
+    assert plan_batches(2, (1, 8, 32)) == [(0, 8)] and plan_batches(9, (1, 8, 32)) == [(0, 8), (8, 1)]
+    assert plan_batches(31, (1, 8, 32)) == [(0, 8), (8, 8), (16, 8), (24, 8)]
+    assert plan_batches(73, (1, 8, 32)) == [(0, 32), (32, 32), (64, 8), (72, 1)]
+    assert plan_batches(33, (16,)) == [(0, 16), (16, 16), (32, 16)]
+
+
 def test_fifty_calls_of_growing_histories_compile_a_program_a_size_and_width(long_recommender):
     """Serving does not wait for a compiler: one program for each batch size and width, whatever is asked."""
     compiled = []
@@ -183,7 +194,7 @@ def test_fifty_calls_of_growing_histories_compile_a_program_a_size_and_width(lon
     assert set(lengths) == {1, 11, 21, 31, 41, 51}
     # Widths 32, 64 and the longest; batches of 1 and 8, the most that the run ranks at once.
     assert long_recommender._widths[:2] == (32, 64) and len(long_recommender._widths) == 3
-    assert long_recommender._batch_sizes == [1, 8]
+    assert long_recommender._batch_sizes == (1, 8)
     assert 3 <= len(compiled) <= 2 * 3
     for histories, found in zip(calls, together, strict=True):
         if len(histories) == 11:
