@@ -10,12 +10,9 @@ def use_compilation_cache() -> None:
     What took less than half a second to compile is not kept.
     """
     import jax
-    from jax.experimental.compilation_cache import compilation_cache
 
     if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idgenrec_jax" / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    # In a process that has compiled something before, JAX has found that there is no cache and does not look again.
-    compilation_cache.reset_cache()
