@@ -12,8 +12,12 @@ from jax.sharding import Mesh
 
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config, idle_settings
+from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
-from idgenrec_jax.evaluation.metrics import metrics_table, popularity_metrics
+from idgenrec_jax.decoding.trie import Trie
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
+from idgenrec_jax.evaluation.metrics import metrics_table, with_cutoffs
+from idgenrec_jax.evaluation.popularity import popularity_metrics
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.files import expand_home, read_json, write_json
 from idgenrec_jax.ids.rounds import RoundIds
@@ -55,6 +59,15 @@ class Experiment:
     ranker: Ranker
     place_batch: Callable[[Any], Any]
 
+    def trie(self, renderer: PromptRenderer) -> Trie:
+        """Return the trie of the IDs that `renderer` holds now."""
+        return catalogue_trie(
+            renderer,
+            vocab_size=self.recommender.config.vocab_size,
+            pad_token_id=self.inputs.tokenizer.pad_id,
+            layout=self.config.evaluation.trie_layout,
+        )
+
 
 def assemble(config: Config, workdir: Path) -> Experiment:
     """Load data and tokenizer, and create both models on the mesh; `workdir` is where IDs will be kept.
@@ -80,7 +93,6 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     ranker = Ranker(
         recommender.graphdef,
         config.evaluation,
-        vocab_size=recommender.config.vocab_size,
         place_batch=place_batch,
     )
     return Experiment(config, inputs, mesh, id_generator, recommender, ids, ranker, place_batch)
@@ -153,7 +165,12 @@ def _train(
 
     def validate(params, renderer, title):
         ranking = experiment.ranker.rank(
-            params, renderer, "validation", title=title, check_stop=lambda: alternation.check_stop()
+            params,
+            renderer,
+            experiment.trie(renderer),
+            "validation",
+            title=title,
+            check_stop=lambda: alternation.check_stop(),
         )
         return Validation(ranking.loss, ranking.metrics(), ranking.ranks().tolist())
 
@@ -180,7 +197,12 @@ def _train(
     experiment.ids.load(best["id_round"])
     renderer = experiment.ids.renderer(max_history=config.data.max_history, evaluation=True)
     test = experiment.ranker.rank(
-        params["recommender"], renderer, "test", title="test", check_stop=alternation.check_stop
+        params["recommender"],
+        renderer,
+        experiment.trie(renderer),
+        "test",
+        title="test",
+        check_stop=alternation.check_stop,
     )
     results = {
         "validation": best["metrics"],
@@ -226,6 +248,7 @@ def make_epochs(config: Config, ids: RoundIds, inputs: Inputs, *, row_multiple: 
 
 def results_table(results: dict[str, Any]) -> str:
     """Return the validation and test metrics of `results.json` beside popularity's, as plain text."""
+    results = with_cutoffs(results)
     columns = list(results["test"])
     rows = {
         "validation": results["validation"],

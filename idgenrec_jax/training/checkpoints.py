@@ -181,8 +181,14 @@ class Checkpoints:
         """Return the whole checkpoints in the order of saving, and what is wrong with each of the others."""
         problems = {number: self._problem(number) for number in self._all()}
         whole = [number for number, problem in problems.items() if not problem]
-        whole.sort(key=lambda number: (self._list(number)[0], number))
+        whole.sort(key=lambda number: (self._order(number), number))
         return whole, [f"{self.path(number)}: {problem}" for number, problem in problems.items() if problem]
+
+    def _order(self, number: int) -> int:
+        """Return a checkpoint's place in the order of saving; one that its run deletes at this moment is the oldest."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            return self._list(number)[0]
+        return -1
 
     def _all(self) -> list[int]:
         entries = self._folder.iterdir() if self._folder.is_dir() else ()
@@ -202,9 +208,9 @@ class Checkpoints:
     def _problem(self, number: int) -> str | None:
         try:
             _, expected = self._list(number)
+            found = _sizes(self.path(number))
         except (OSError, ValueError, TypeError, KeyError):
             return f"{_LIST} is missing or unreadable, so the checkpoint is not whole"
-        found = _sizes(self.path(number))
         for name, size in expected.items():
             if found.get(name) != size:
                 return f"{name} has {found.get(name, 'no')} bytes, expected {size}"
