@@ -6,6 +6,7 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from idgenrec_jax.config import preset
@@ -239,11 +240,11 @@ def test_a_checkpoint_that_training_replaces_meanwhile_is_given_up_for_the_newer
     (step,) = (int(path.name) for path in best.iterdir() if path.name.isdigit())
     real, expected = getattr(Checkpoints, when), load_run(workdir)
 
-    def overtaken(self, number, *like):
+    def overtaken(self, number, *like, **required):
         if number == step:
             shutil.copytree(best / str(step), best / str(step + 1))
             shutil.rmtree(best / str(step))
-        return real(self, number, *like)
+        return real(self, number, *like, **required)
 
     monkeypatch.setattr(Checkpoints, when, overtaken)
     run = load_run(other)
@@ -255,11 +256,11 @@ def test_a_checkpoint_that_cannot_be_restored_is_one_line(workdir, tmp_path, mon
     other = tmp_path / "run"
     shutil.copytree(workdir, other)
 
-    def broken(self, number, like):
+    def broken(self, *path_and_args):
         raise ValueError("checksum differs\nmore")
 
-    monkeypatch.setattr(Checkpoints, "restore", broken)
-    with pytest.raises(InputError, match=r"best/\d+: cannot be restored \(checksum differs\); delete it"):
+    monkeypatch.setattr(ocp.Checkpointer, "restore", broken)
+    with pytest.raises(InputError, match=r"best/\d+: cannot be read \(checksum differs\); expected a checkpoint that Orbax"):
         load_run(other)
 
 
