@@ -75,7 +75,7 @@ class Checkpoints:
         Raises:
             InputError: it is not.
         """
-        problem = from_main(lambda: self._problem(number))
+        _, problem = from_main(lambda: self._inspect(number))
         if problem:
             raise InputError(f"{self.path(number)}: {problem}; restore it, or delete the workdir and train again")
         return number
@@ -148,7 +148,7 @@ class Checkpoints:
     def _prepare(self, path: Path, state: Any) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._clear_unfinished()
-        if path.exists() and self._problem(int(path.name)):
+        if path.exists() and self._inspect(int(path.name))[1]:
             shutil.rmtree(path)
         self._check_room(state)
 
@@ -161,7 +161,7 @@ class Checkpoints:
 
     def _finish(self, unfinished: Path, path: Path) -> None:
         """Give a written checkpoint its list and its number."""
-        order = 1 + max((self._list(number)[0] for number in self._survey()[0]), default=0)
+        order = 1 + max((self._inspect(number)[0] for number in self._all()), default=0)
         write_json(unfinished / _LIST, {"order": order, "files": _sizes(unfinished)})
         shutil.rmtree(path, ignore_errors=True)
         os.replace(unfinished, path)
@@ -179,42 +179,30 @@ class Checkpoints:
 
     def _survey(self) -> tuple[list[int], list[str]]:
         """Return the whole checkpoints in the order of saving, and what is wrong with each of the others."""
-        problems = {number: self._problem(number) for number in self._all()}
-        whole = [number for number, problem in problems.items() if not problem]
-        whole.sort(key=lambda number: (self._order(number), number))
-        return whole, [f"{self.path(number)}: {problem}" for number, problem in problems.items() if problem]
-
-    def _order(self, number: int) -> int:
-        """Return a checkpoint's place in the order of saving; one that its run deletes at this moment is the oldest."""
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            return self._list(number)[0]
-        return -1
+        found = [(*self._inspect(number), number) for number in self._all()]
+        whole = sorted((order, number) for order, problem, number in found if not problem)
+        problems = [f"{self.path(number)}: {problem}" for _, problem, number in found if problem]
+        return [number for _, number in whole], problems
 
     def _all(self) -> list[int]:
         entries = self._folder.iterdir() if self._folder.is_dir() else ()
         return sorted(int(entry.name) for entry in entries if entry.name.isdecimal())
 
-    def _list(self, number: int) -> tuple[int, dict[str, int]]:
-        """Return a whole checkpoint's place in the order of saving, and its files with their sizes.
+    def _inspect(self, number: int) -> tuple[int, str]:
+        """Return a checkpoint's place in the order of saving, and what is wrong with it; nothing: it is whole.
 
-        In older versions the list held the files alone: theirs is place 0.
-
-        Raises OSError, ValueError, TypeError or KeyError where there is no such list.
+        A list of older versions holds the files alone: its place is 0. A run that goes on meanwhile may delete files.
         """
-        found = json.loads((self.path(number) / _LIST).read_text(encoding="utf-8"))
-        order, files = (found["order"], found["files"]) if "order" in found else (0, found)
-        return int(order), dict(files)
-
-    def _problem(self, number: int) -> str | None:
         try:
-            _, expected = self._list(number)
-            found = _sizes(self.path(number))
-        except (OSError, ValueError, TypeError, KeyError):
-            return f"{_LIST} is missing or unreadable, so the checkpoint is not whole"
-        for name, size in expected.items():
-            if found.get(name) != size:
-                return f"{name} has {found.get(name, 'no')} bytes, expected {size}"
-        return None
+            found = json.loads((self.path(number) / _LIST).read_text(encoding="utf-8"))
+            order, expected = (int(found["order"]), found["files"]) if "order" in found else (0, found)
+            sizes = _sizes(self.path(number))
+            for name, size in expected.items():
+                if sizes.get(name) != size:
+                    return order, f"{name} has {sizes.get(name, 'no')} bytes, expected {size}"
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return 0, f"{_LIST} is missing or unreadable, so the checkpoint is not whole"
+        return order, ""
 
     def _compare(self, number: int, abstract: Any) -> None:
         """Check that the arrays on the disk are those wanted: Orbax would cast other dtypes without a word."""

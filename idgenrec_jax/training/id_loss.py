@@ -3,7 +3,7 @@
 The ID generator's training objective of IDGenRec (arXiv 2403.19021), with probabilities for its log-probabilities.
 With h the ID generator's hidden states, W its output embeddings and E the recommender's input embeddings:
 
-    p    = softmax(h W)               the generator's distribution over the vocabulary, for each token of an ID
+    p    = softmax(h W)               the ID generator's distribution over the vocabulary, for each token of an ID
     soft = p stop_gradient(E)         the ID as the recommender would read it, were p certain of one word
     loss = cross-entropy of the next item's ID, given the prompt whose history is spelled in soft IDs,
            by the recommender, all of whose parameters are frozen

@@ -114,7 +114,7 @@ class WandbWriter:
                 settings=wandb.Settings(console="off"),
             )
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise InputError(
                 f"--wandb: {reason}; expected an account (wandb login), or WANDB_MODE=offline in the environment"
             ) from error
