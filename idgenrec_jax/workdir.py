@@ -87,7 +87,7 @@ def described_run(workdir: Path) -> dict[str, Any]:
             for field in dataclasses.fields(model):
                 value = getattr(model, field.name)
                 if type(value) is not field.type and (field.type, type(value)) != (float, int):
-                    raise TypeError(f"{field.name} is {value!r:.60}, expected {field.type.__name__}")
+                    raise TypeError(f"{field.name} is {value!r:.60}, expected {getattr(field.type, '__name__', '')}")
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: models.{name}: {error}; restore the file, or train again") from error
     return found

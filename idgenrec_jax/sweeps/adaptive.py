@@ -19,7 +19,7 @@ from absl import logging
 
 from idgenrec_jax import run_files
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import explain_lock_error, read_json, write_json
+from idgenrec_jax.files import expand_home, explain_lock_error, read_json, write_json
 from idgenrec_jax.locks import lock_file
 from idgenrec_jax.run_files import SELECTION_METRIC
 from idgenrec_jax.sweeps.definition import Choice, LogUniform, Overrides, Space
@@ -209,7 +209,7 @@ class StudyTrials:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        return JournalStorage(JournalFileBackend(storage.removeprefix(JOURNAL)))
+        return JournalStorage(JournalFileBackend(expand_home(storage.removeprefix(JOURNAL))))
 
     @contextlib.contextmanager
     def _storage_errors(self, storage: str) -> Iterator[None]:
@@ -251,6 +251,7 @@ def _exclusive(output: Path) -> Iterator[None]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         descriptor = lock_file(path, wait=True)
+        assert descriptor is not None
     except OSError as error:
         raise explain_lock_error(error, path) from error
     try:
