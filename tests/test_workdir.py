@@ -16,6 +16,7 @@ from idgenrec_jax import workdir as workdir_module
 from idgenrec_jax.config import preset
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.experiment import train
 from idgenrec_jax.files import write_json
 from idgenrec_jax.models.create import random_config
 from idgenrec_jax.models.huggingface import save_t5
@@ -82,6 +83,20 @@ def test_within_one_process_there_is_one_writer_as_well(tmp_path):
     first.release()
     second.take()
     second.release()
+
+
+def test_a_training_that_cannot_have_its_folder_says_so_before_it_loads_anything(tmp_path):
+    lock = RunLock(tmp_path)
+    lock.take()
+    nowhere = preset("sample").override({"data.path": str(tmp_path / "nowhere")})
+    with pytest.raises(InputError, match="trains this run"):
+        train(nowhere, tmp_path)
+    lock.release()
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        train(nowhere, tmp_path)
+    # The failed one holds it no longer.
+    lock.take()
+    lock.release()
 
 
 def test_a_file_system_without_locks_is_warned_about_and_one_that_cannot_be_written_to_refused(
