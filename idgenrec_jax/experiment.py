@@ -15,7 +15,7 @@ from idgenrec_jax.config import Config, idle_settings
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.evaluation.metrics import metrics_table, popularity_metrics
 from idgenrec_jax.evaluation.ranker import Ranker
-from idgenrec_jax.files import expand_home, read_json, write_json
+from idgenrec_jax.files import expand_home, write_json
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.schemes import keywords
 from idgenrec_jax.ids.table import IdTable
@@ -35,7 +35,7 @@ from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
 from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.training.epochs import Epochs
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
-from idgenrec_jax.workdir import RunLock, claim, named_as_in, protocol
+from idgenrec_jax.workdir import RunLock, claim, described_results, named_as_in, protocol
 
 EXAMPLE_IDS = 10
 EXAMPLE_TEXT = 90
@@ -122,7 +122,7 @@ def _train(config: Config, workdir: Path, lock: RunLock, *, should_stop: Callabl
     )
     if from_main((workdir / run_files.RESULTS).exists):
         logging.info("%s is finished; delete it or name another --workdir to train again", workdir)
-        return read_json(workdir / run_files.RESULTS, remedy="delete the workdir to train again")
+        return described_results(workdir)
 
     def validate(params, renderer, title):
         ranking = experiment.ranker.rank(

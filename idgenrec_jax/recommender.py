@@ -17,7 +17,6 @@ from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation.ranker import Ranker, Ranking
-from idgenrec_jax.files import read_json
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.inputs import check_batches, load_data, load_inputs
 from idgenrec_jax.models.create import abstract_model
@@ -26,7 +25,7 @@ from idgenrec_jax.processes import put
 from idgenrec_jax.sharding import batch_sharding, check_heads, make_mesh, place_shapes
 from idgenrec_jax.training.alternation import BEST_RANKS
 from idgenrec_jax.training.checkpoints import Checkpoints
-from idgenrec_jax.workdir import described_run, named_as_in
+from idgenrec_jax.workdir import described_results, described_run, named_as_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +66,7 @@ def load_run(workdir: str | Path) -> TrainedRun:
         raise InputError(f"{place}: no checkpoint yet; run launch.train until its first validation")
     step = steps[-1]
     if (workdir / run_files.RESULTS).exists():
-        results = read_json(workdir / run_files.RESULTS, remedy="delete the workdir and train again")
-        step = best.require(results["selected"]["step"])
+        step = best.require(described_results(workdir)["selected"]["step"])
     try:
         config = config_from_json(described["config"])
     except InputError as error:

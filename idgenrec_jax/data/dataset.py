@@ -17,6 +17,7 @@ from jaxtyping import Int
 
 from idgenrec_jax.data.lines import read_lines
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.files import expand_home
 
 SEQUENCES_FILE = "user_sequence.txt"
 ITEMS_FILE = "items.jsonl"
@@ -113,7 +114,7 @@ def load_dataset(folder: str | Path) -> Dataset:
     Raises:
         InputError: the folder or a file of it is missing or faulty; the message names file, line and remedy.
     """
-    folder = Path(folder)
+    folder = Path(expand_home(folder))
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; {_REMEDY_FOLDER}")
     if (folder / ITEMS_FILE).exists():

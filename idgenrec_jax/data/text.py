@@ -13,7 +13,7 @@ from pathlib import Path
 import tokenizers
 
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import atomic_writer, read_json, write_json
+from idgenrec_jax.files import atomic_writer, expand_home, read_json, write_json
 
 _FLAG = "--config.data.tokenizer"
 _REMEDY = "give a folder that holds tokenizer.json, or the name of a Hugging Face model when online"
@@ -46,6 +46,7 @@ class Tokenizer:
         Raises:
             InputError: nothing is there, it is no fast tokenizer, or it has no padding or end-of-sequence token.
         """
+        folder_or_name = expand_home(folder_or_name)
         folder = Path(folder_or_name)
         if (folder / "tokenizer.json").is_file():
             backend, pad_token, eos_token = _load_from_file(folder)

@@ -30,7 +30,12 @@ _SHORT_NAMES = {
     "config.id_generator.folder": "id_generator",
 }
 _PACKAGE = str(Path(__file__).parents[1])
-_DEFINE: dict[type, Any] = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
+_DEFINE: dict[type, Any] = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    bool: flags.DEFINE_bool,
+}
 
 
 class _PathParser(flags.ArgumentParser):
