@@ -100,6 +100,7 @@ def test_a_stop_does_not_wait_for_a_plan(ids, monkeypatch, ahead):
     may_end.set()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_while_it_waits_for_a_plan_is_saved(tmp_path, monkeypatch):
     may_end = threading.Event()
     monkeypatch.setattr(WarmStart, "epoch", lambda self, epoch: may_end.wait(60))
