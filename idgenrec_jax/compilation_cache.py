@@ -12,7 +12,8 @@ def use_compilation_cache() -> None:
     import jax
 
     # By name: a type checker does not see these settings.
-    is_set, is_on = (getattr(jax.config, f"jax_{name}") for name in ("compilation_cache_dir", "enable_compilation_cache"))
+    names = "jax_compilation_cache_dir", "jax_enable_compilation_cache"
+    is_set, is_on = (getattr(jax.config, name) for name in names)
     if is_set or not is_on:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idgenrec_jax" / "compiled"
