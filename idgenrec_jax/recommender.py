@@ -24,8 +24,8 @@ from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.processes import put
 from idgenrec_jax.sharding import batch_sharding, check_heads, make_mesh, place_shapes
-from idgenrec_jax.training.alternation import BEST_RANKS, SELECTED
 from idgenrec_jax.training.checkpoints import Checkpoints
+from idgenrec_jax.training.selection import BEST_RANKS, SELECTED
 from idgenrec_jax.workdir import described_run, named_as_in
 
 
