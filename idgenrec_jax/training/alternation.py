@@ -225,8 +225,13 @@ class Alternation:
         state.loss_sum = state.loss_sum + metrics["loss"]
         state.step += 1
         state.global_step += 1
-        place = self._place(phase, state.epoch + 1, "train_step")
-        self._step_records.add(place, metrics, learning_rate=rate, examples=count_examples(batch))
+        self._step_records.add(
+            self._place(phase, state.epoch + 1, "train_step"),
+            metrics,
+            title=f"{phase.title}, epoch {state.epoch + 1}",
+            learning_rate=rate,
+            examples=count_examples(batch),
+        )
 
     def _end_phase(self, phase: Phase) -> None:
         if phase.kind != RECOMMENDER:
