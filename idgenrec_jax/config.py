@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.training.losses import SUPERVISED_LOSSES
+from idgenrec_jax.files import expand_home
 
 
 def _field(
@@ -20,18 +20,24 @@ def _field(
     choices: Collection[str] = (),
     low: int | float | None = None,
     high: int | float | None = None,
-):
-    """Declare one configuration field with its documentation and its limits."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+    path: bool = False,
+) -> Any:
+    """Declare one configuration field: its documentation, its limits, and whether it names a file or folder."""
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "path": path}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What is learned from, and how it is put into prompts."""
 
-    path: str = _field("sample", "'sample' (the embedded catalogue) or a data folder; --data sets it")
-    tokenizer: str = _field("", "tokenizer folder or name; empty: the recommender's folder, or the sample's own")
-    prompts: str = _field("", "prompt file, lines 'task; seen|unseen; input; target'; empty: ten built-in templates")
+    path: str = _field("sample", "'sample' (the embedded catalogue) or a data folder; --data sets it", path=True)
+    tokenizer: str = _field(
+        "", "tokenizer folder or name; empty: the recommender's folder, or the sample's own", path=True
+    )
+    prompts: str = _field(
+        "", "prompt file, lines 'task; seen|unseen; input; target'; empty: ten built-in templates", path=True
+    )
     eval_prompt: str = _field("seen:0", "template that validation and test use, as GROUP:NUMBER")
     user_ids: str = _field(
         "none",
@@ -48,7 +54,9 @@ class DataConfig:
 class ModelConfig:
     """One T5: loaded from a folder, or of these sizes with random weights."""
 
-    folder: str = _field("", "Hugging Face T5 folder or name; empty: random initialisation with the sizes below")
+    folder: str = _field(
+        "", "Hugging Face T5 folder or name; empty: random initialisation with the sizes below", path=True
+    )
     d_model: int = _field(128, "width of the residual stream", low=1)
     d_kv: int = _field(32, "width of one attention head", low=1)
     d_ff: int = _field(512, "width of the feed-forward layer", low=1)
@@ -73,7 +81,9 @@ class ModelConfig:
 class IdsConfig:
     """How textual IDs are made."""
 
-    table: str = _field("", "file of given IDs (jsonl of this program, or lines 'ITEM words ...'); empty: generate")
+    table: str = _field(
+        "", "file of given IDs (jsonl of this program, or lines 'ITEM words ...'); empty: generate", path=True
+    )
     scheme: str = _field(
         "generated", "what makes the IDs of round 0 where no table is given: generated (the ID generator) or keywords"
     )
@@ -96,7 +106,9 @@ class TrainingConfig:
     seed: int = _field(0, "the run is a pure function of the configuration and this seed", low=0, high=2**30)
     rounds: int = _field(3, "rounds of one ID phase and one recommender phase", low=1)
     order: str = _field(
-        "id_first", "which phase opens a round", choices=("id_first", "recommender_first")
+        "recommender_first",
+        "which phase opens a round (published: id_first)",
+        choices=("recommender_first", "id_first"),
     )
     id_epochs: int = _field(1, "epochs of an ID phase; 0: no ID phases", low=0)
     recommender_epochs: int = _field(10, "epochs of a recommender phase", low=1)
@@ -116,14 +128,16 @@ class TrainingConfig:
     recommender_learning_rate: float = _field(1e-3, "peak learning rate of the recommender", low=0.0)
     id_learning_rate: float = _field(1e-4, "peak learning rate of the ID generator (published: 1e-8)", low=0.0)
     embedding_learning_rate_factor: float = _field(
-        1.0, "learning rate of the embedding tables, relative to the others'; random weights want about 10", low=0.0
+        1.0,
+        "learning rate of the embedding tables, relative to the others'; random weights want about 10; 0: they stay",
+        low=0.0,
     )
     loss: str = _field(
-        "vocabulary", "loss of the recommender: over the whole vocabulary at every token", choices=SUPERVISED_LOSSES
+        "vocabulary", "loss of the recommender, by its name in training/losses.py: vocabulary (all tokens compete)"
     )
     warmup_fraction: float = _field(0.05, "share of training over which the learning rate rises", low=0.0, high=0.99)
     weight_decay: float = _field(0.01, "AdamW weight decay, norms excepted", low=0.0)
-    gradient_clip: float = _field(1.0, "largest global gradient norm", low=0.0)
+    gradient_clip: float = _field(1.0, "largest global gradient norm; 0: gradients are not clipped", low=0.0)
     warm_start_epochs: int = _field(30, "epochs of the ID generator's warm start; none when it is pretrained", low=0)
     warm_start_learning_rate: float = _field(1e-3, "peak learning rate of the warm start", low=0.0)
     warm_start_batch_size: int = _field(32, "items in a warm-start step", low=1)
@@ -146,7 +160,9 @@ class EvaluationConfig:
 
     num_beams: int = _field(20, "beams of the constrained search; cut-offs above it are not reported", low=10)
     batch_size: int = _field(32, "users ranked at once", low=1)
-    length_penalty: float = _field(0.0, "score = sum of log-probabilities / length**penalty (transformers' default: 1)")
+    length_penalty: float = _field(
+        0.0, "score = sum of log-probabilities / length**penalty (transformers' default: 1)", low=-10.0, high=10.0
+    )
     trie_layout: str = _field("auto", "layout of the trie on the device", choices=("auto", "dense", "csr"))
 
 
@@ -183,19 +199,28 @@ class Config:
                 f"--config.training.id_items_per_batch={self.training.id_items_per_batch}: expected at least the "
                 f"{self.data.id_max_history} items of --config.data.id_max_history, so that one history fits"
             )
+        parts = {"gradient_accumulation": "recommender_batch_size", "id_chunks": "id_batch_size"}
+        for name, batch in parts.items():
+            if getattr(self.training, name) > getattr(self.training, batch):
+                raise InputError(
+                    f"--config.training.{name}={getattr(self.training, name)}: expected at most the "
+                    f"{getattr(self.training, batch)} examples of --config.training.{batch}, one in each part"
+                )
 
     def override(self, overrides: Mapping[str, Any]) -> "Config":
-        """Return a copy with `{"section.field": value}` applied.
+        """Return a copy with `{"section.field": value}` applied; a leading ~ of a path becomes the home folder.
 
         Raises:
             InputError: an unknown section or field (the nearest valid one is suggested), or a value outside its limits.
         """
-        known = {name for name, _, _ in _walk(self)}
+        known = {name: field for name, field, _ in _walk(self)}
         sections: dict[str, dict[str, Any]] = {}
         for name, value in overrides.items():
             if name not in known:
                 nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
                 raise InputError(f"--config.{name}: no such field; the nearest valid one is --config.{nearest[0]}")
+            if known[name].metadata["path"] and isinstance(value, str):
+                value = expand_home(value)
             section, field = name.split(".")
             sections.setdefault(section, {})[field] = value
         changed = {name: dataclasses.replace(getattr(self, name), **values) for name, values in sections.items()}
@@ -206,12 +231,14 @@ class Config:
         return dataclasses.asdict(self)
 
 
-def config_from_json(values: Mapping[str, Mapping[str, Any]]) -> Config:
+def config_from_json(values: Any) -> Config:
     """Return the configuration that `Config.to_json` wrote.
 
     Raises:
-        InputError: a field that this version does not know, or a value outside its limits.
+        InputError: not an object of objects, a field that this version does not know, or a value outside its limits.
     """
+    if not isinstance(values, dict) or not all(isinstance(fields, dict) for fields in values.values()):
+        raise InputError("expected an object of sections, each an object of fields, as config.json has under 'config'")
     flat = {f"{section}.{name}": value for section, fields in values.items() for name, value in fields.items()}
     return Config().override(flat)
 
@@ -221,6 +248,32 @@ def fields_with_help() -> Iterator[tuple[str, type, str]]:
     for name, field, _ in _walk(Config()):
         choices = field.metadata["choices"]
         yield name, field.type, field.metadata["help"] + (f"; one of {', '.join(choices)}" if choices else "")
+
+
+def path_fields() -> tuple[str, ...]:
+    """Return the fields, as `section.field`, that name a file or folder."""
+    return tuple(name for name, field, _ in _walk(Config()) if field.metadata["path"])
+
+
+def idle_settings(config: Config) -> list[str]:
+    """Return a line for each setting that is allowed, but with which a part of the run does nothing."""
+    training = config.training
+    rates = {
+        "recommender": training.recommender_epochs,
+        "id": training.id_epochs,
+        "warm_start": 0 if config.id_generator.folder else training.warm_start_epochs,
+    }
+    lines = [
+        f"--config.training.{phase}_learning_rate=0: these phases train nothing"
+        for phase, epochs in rates.items()
+        if epochs and getattr(training, f"{phase}_learning_rate") == 0
+    ]
+    if training.validate_every_epochs > training.recommender_epochs:
+        lines.append(
+            f"--config.training.validate_every_epochs={training.validate_every_epochs}: more than the "
+            f"{training.recommender_epochs} epochs of a phase, which is validated at its end only"
+        )
+    return lines
 
 
 def _walk(config: Config) -> Iterator[tuple[str, dataclasses.Field, Any]]:
@@ -260,7 +313,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data.max_text_length": 64,
         "data.max_prompt_length": 192,
         "training.rounds": 2,
-        "training.order": "recommender_first",
         "training.recommender_epochs": 6,
         "training.recommender_batch_size": 64,
         "training.id_examples_per_epoch": 1024,
@@ -273,7 +325,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data.max_text_length": 64,
         "data.max_prompt_length": 256,
         "training.rounds": 2,
-        "training.order": "recommender_first",
         "training.id_examples_per_epoch": 4096,
         "training.recommender_epochs": 10,
         "training.recommender_batch_size": 64,
@@ -284,36 +335,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.warm_start_learning_rate": 2e-3,
         "training.warm_start_tokens": 7,
     },
-    "small": {**_models(**_SMALL), "data.max_text_length": 256, "training.order": "recommender_first"},
-    "base": {**_models(**_BASE), "training.order": "recommender_first"},
-    "large": {**_models(**_LARGE), "training.order": "recommender_first"},
-    "3b": {
-        **_models(**_LARGE | {"d_kv": 128, "d_ff": 16384, "num_heads": 32}),
-        "training.order": "recommender_first",
-    },
-    "11b": {
-        **_models(**_LARGE | {"d_kv": 128, "d_ff": 65536, "num_heads": 128}),
-        "training.order": "recommender_first",
-    },
+    "small": {**_models(**_SMALL), "data.max_text_length": 256},
+    "base": _models(**_BASE),
+    "large": _models(**_LARGE),
+    "3b": _models(**_LARGE | {"d_kv": 128, "d_ff": 16384, "num_heads": 32}),
+    "11b": _models(**_LARGE | {"d_kv": 128, "d_ff": 65536, "num_heads": 128}),
     # T5 v1.1 and Flan-T5.
-    "v1.1-small": {
-        **_models(**_SMALL | _V1_1 | {"d_ff": 1024, "num_layers": 8, "num_decoder_layers": 8, "num_heads": 6}),
-        "training.order": "recommender_first",
-    },
-    "v1.1-base": {**_models(**_BASE | _V1_1 | {"d_ff": 2048}), "training.order": "recommender_first"},
-    "v1.1-large": {**_models(**_LARGE | _V1_1 | {"d_ff": 2816}), "training.order": "recommender_first"},
-    "v1.1-xl": {
-        **_models(**_LARGE | _V1_1 | {"d_model": 2048, "d_ff": 5120, "num_heads": 32}),
-        "training.order": "recommender_first",
-    },
-    "v1.1-xxl": {
-        **_models(**_LARGE | _V1_1 | {"d_model": 4096, "d_ff": 10240, "num_heads": 64}),
-        "training.order": "recommender_first",
-    },
+    "v1.1-small": _models(
+        **_SMALL | _V1_1 | {"d_ff": 1024, "num_layers": 8, "num_decoder_layers": 8, "num_heads": 6}
+    ),
+    "v1.1-base": _models(**_BASE | _V1_1 | {"d_ff": 2048}),
+    "v1.1-large": _models(**_LARGE | _V1_1 | {"d_ff": 2816}),
+    "v1.1-xl": _models(**_LARGE | _V1_1 | {"d_model": 2048, "d_ff": 5120, "num_heads": 32}),
+    "v1.1-xxl": _models(**_LARGE | _V1_1 | {"d_model": 4096, "d_ff": 10240, "num_heads": 64}),
     "paper": {
         **_models(**_SMALL),
         "recommender.folder": "t5-small",
         "id_generator.folder": "nandakishormpai/t5-small-machine-articles-tag-generation",
+        "training.order": "id_first",
         "training.id_learning_rate": 1e-8,
         "evaluation.num_beams": 10,
         "evaluation.length_penalty": 1.0,

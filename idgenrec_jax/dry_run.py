@@ -26,6 +26,7 @@ from idgenrec_jax.ids.schemes import keywords, unique_table
 from idgenrec_jax.inputs import (
     Inputs,
     check_batches,
+    check_prompt_room,
     check_splits,
     check_vocabularies,
     load_data,
@@ -133,6 +134,7 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
     check_splits(dataset, config.data.path)
     tokenizer = load_tokenizer(config)
     inputs = load_inputs(config, dataset, tokenizer)
+    check_prompt_room(config, inputs.prompts)
     mesh = make_mesh(config.mesh, _devices(config.mesh))
     check_batches(config, mesh)
     optimizer = configured_optimizer(config.training)

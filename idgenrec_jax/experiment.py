@@ -11,17 +11,22 @@ from absl import logging
 from jax.sharding import Mesh
 
 from idgenrec_jax import run_files
-from idgenrec_jax.config import Config
+from idgenrec_jax.config import Config, idle_settings
+from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
-from idgenrec_jax.evaluation.metrics import metrics_table, popularity_metrics
+from idgenrec_jax.decoding.trie import Trie
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
+from idgenrec_jax.evaluation.metrics import metrics_table, with_cutoffs
+from idgenrec_jax.evaluation.popularity import popularity_metrics
 from idgenrec_jax.evaluation.ranker import Ranker
-from idgenrec_jax.files import read_json, write_json
+from idgenrec_jax.files import expand_home, read_json, write_json
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.schemes import keywords
 from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.inputs import (
     Inputs,
     check_batches,
+    check_prompt_room,
     check_splits,
     check_vocabularies,
     load_data,
@@ -36,7 +41,7 @@ from idgenrec_jax.training.epochs import Epochs
 from idgenrec_jax.training.record_writers import check_writers
 from idgenrec_jax.training.selection import SELECTED
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
-from idgenrec_jax.workdir import claim, named_as_in, protocol
+from idgenrec_jax.workdir import RunLock, claim, named_as_in, protocol
 
 EXAMPLE_IDS = 10
 EXAMPLE_TEXT = 90
@@ -55,6 +60,15 @@ class Experiment:
     ranker: Ranker
     place_batch: Callable[[Any], Any]
 
+    def trie(self, renderer: PromptRenderer) -> Trie:
+        """Return the trie of the IDs that `renderer` holds now."""
+        return catalogue_trie(
+            renderer,
+            vocab_size=self.recommender.config.vocab_size,
+            pad_token_id=self.inputs.tokenizer.pad_id,
+            layout=self.config.evaluation.trie_layout,
+        )
+
 
 def assemble(config: Config, workdir: Path) -> Experiment:
     """Load data and tokenizer, and create both models on the mesh; `workdir` is where IDs will be kept.
@@ -66,6 +80,7 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     check_splits(dataset, config.data.path)
     tokenizer = load_tokenizer(config)
     inputs = load_inputs(config, dataset, tokenizer)
+    check_prompt_room(config, inputs.prompts)
     mesh = make_mesh(config.mesh)
     check_batches(config, mesh)
     seed = config.training.seed
@@ -79,7 +94,6 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     ranker = Ranker(
         recommender.graphdef,
         config.evaluation,
-        vocab_size=recommender.config.vocab_size,
         place_batch=place_batch,
     )
     return Experiment(config, inputs, mesh, id_generator, recommender, ids, ranker, place_batch)
@@ -102,12 +116,42 @@ def train(
         InputError: anything the user gave that does not fit.
         Interrupted: `should_stop` said so; the same call goes on later.
     """
-    workdir = Path(workdir)
+    workdir = Path(expand_home(workdir))
+    lock = RunLock(workdir)
+    try:
+        # Of a run that has begun, before the minutes that loading may take.
+        if from_main(lambda: workdir.is_dir() and not (workdir / run_files.RESULTS).exists()):
+            lock.take()
+        return _train(
+            config,
+            workdir,
+            lock,
+            should_stop=should_stop,
+            restart_without_checkpoint=restart_without_checkpoint,
+            log_to=log_to,
+        )
+    finally:
+        lock.release()
+
+
+def _train(
+    config: Config,
+    workdir: Path,
+    lock: RunLock,
+    *,
+    should_stop: Callable[[], bool],
+    restart_without_checkpoint: bool,
+    log_to: Sequence[str],
+) -> dict[str, Any]:
     start = time.monotonic()
+    for line in idle_settings(config):
+        logging.warning(line)
     check_writers(log_to)
     experiment = assemble(config, workdir)
     inputs = experiment.inputs
     dataset, tokenizer = inputs.dataset, inputs.tokenizer
+    if not from_main((workdir / run_files.RESULTS).exists):
+        lock.take()
     claim(
         workdir,
         config,
@@ -122,7 +166,12 @@ def train(
 
     def validate(params, renderer, title):
         ranking = experiment.ranker.rank(
-            params, renderer, "validation", title=title, check_stop=lambda: alternation.check_stop()
+            params,
+            renderer,
+            experiment.trie(renderer),
+            "validation",
+            title=title,
+            check_stop=lambda: alternation.check_stop(),
         )
         return Validation(ranking.loss, ranking.metrics(), ranking.ranks().tolist())
 
@@ -149,7 +198,12 @@ def train(
     experiment.ids.load(best["id_round"])
     renderer = experiment.ids.renderer(max_history=config.data.max_history, evaluation=True)
     test = experiment.ranker.rank(
-        params["recommender"], renderer, "test", title="test", check_stop=alternation.check_stop
+        params["recommender"],
+        renderer,
+        experiment.trie(renderer),
+        "test",
+        title="test",
+        check_stop=alternation.check_stop,
     )
     results = {
         "validation": best["metrics"],
@@ -195,6 +249,7 @@ def make_epochs(config: Config, ids: RoundIds, inputs: Inputs, *, row_multiple: 
 
 def results_table(results: dict[str, Any]) -> str:
     """Return the validation and test metrics of `results.json` beside popularity's, as plain text."""
+    results = with_cutoffs(results)
     columns = list(results["test"])
     rows = {
         "validation": results["validation"],

@@ -2,14 +2,26 @@
 
 import contextlib
 import errno
+import glob
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.locks import NO_LOCKS, lock_descriptor
+
+# The end of a temporary name: the number of the process, and what keeps apart the names that one process makes.
+_TEMPORARY = r"\.\d+(-[0-9a-f]{8})?\.tmp$"
+
+
+def expand_home(path: str | Path) -> str:
+    """Return a path that a user gave with a leading ~ or ~USER as the home folder; any other text as it is."""
+    return os.path.expanduser(str(path))
 
 
 @contextlib.contextmanager
@@ -19,20 +31,17 @@ def atomic_writer(path: str | Path) -> Iterator[TextIO]:
     Raises:
         InputError: the disk is full or the folder cannot be written to; `path` is then as it was before.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = Path(expand_home(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with _temporary(path, _open_file) as (temporary, descriptor):
+            with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+            os.replace(temporary, path)
     except OSError as error:
         raise explain_write_error(error, path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -42,18 +51,80 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         InputError: `path` exists already, the disk is full, or the folder around it cannot be written to.
     """
-    path = Path(path)
+    path = Path(expand_home(path))
     if path.exists():
         raise InputError(f"{path}: exists already; delete it or name another folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path, _open_folder) as (temporary, _):
+            yield temporary
+            os.replace(temporary, path)
     except OSError as error:
         raise explain_write_error(error, path) from error
+
+
+def clear_leftovers(folder: str | Path, name: str = "*") -> None:
+    """Delete what killed programs left half written in `folder`; what a living one writes stays.
+
+    `name` is the one that the files were to have. Where the file system has no locks, nothing tells the two apart, and
+    all of it stays.
+    """
+    for leftover in Path(folder).glob(f".{name if name == '*' else glob.escape(name)}.*.tmp"):
+        if not re.search(_TEMPORARY, leftover.name):
+            continue
+        with contextlib.suppress(OSError):
+            # Some network file systems lock only what is open for writing.
+            descriptor = os.open(leftover, os.O_RDONLY if leftover.is_dir() else os.O_RDWR)
+            try:
+                if lock_descriptor(descriptor, wait=False):
+                    _delete(leftover)
+            finally:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, make: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
+    """Make a file or folder beside `path`, held (flock) while it is written, and delete what is left of it."""
+    clear_leftovers(path.parent, path.name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    descriptor = make(temporary)
+    try:
+        # Between making and holding it another program may have taken it for a leftover.
+        while not _is_held(descriptor, temporary):
+            os.close(descriptor)
+            descriptor = make(temporary)
+        yield temporary, descriptor
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _delete(temporary)
+        os.close(descriptor)
+
+
+def _is_held(descriptor: int, path: Path) -> bool:
+    """Hold an open file; return whether it is still the one at `path`. Where there are no locks, nobody deletes."""
+    try:
+        lock_descriptor(descriptor, wait=True)
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def _open_file(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+
+
+def _open_folder(path: Path) -> int:
+    path.mkdir()
+    return os.open(path, os.O_RDONLY)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -67,14 +138,28 @@ def read_json(path: str | Path, *, remedy: str) -> Any:
     """Return the JSON document in a file; `remedy` is the way out that the error names.
 
     Raises:
-        InputError: the file is missing, not UTF-8 or not JSON.
+        InputError: the file is missing, not UTF-8 or not JSON, or nested too deeply; NaN, infinities and halves of
+            characters (lone surrogates) are no JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(expand_home(path)).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        _check_characters(value)
+        return value
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: expected a JSON document, found one nested too deeply; {remedy}") from error
     except ValueError as error:
         raise InputError(f"{path}: expected a JSON document, found something else ({error}); {remedy}") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _check_characters(value: Any) -> None:
+    """Raise ValueError where a text cannot be written again."""
+    json.dumps(value, ensure_ascii=False).encode("utf-8")
 
 
 def is_disk_full(error: BaseException | None) -> bool:
@@ -93,3 +178,13 @@ def explain_write_error(error: OSError, path: str | Path) -> InputError:
     if is_disk_full(error):
         return InputError(f"{path}: no space left on the disk; free some and run the same command again to go on")
     return InputError(f"{path}: cannot be written ({error.strerror}); expected a folder with write permission")
+
+
+def explain_lock_error(error: OSError, path: str | Path) -> InputError:
+    """Return the one-line error for a lock's file that cannot be written or locked."""
+    if error.errno in NO_LOCKS:
+        return InputError(
+            f"{path}: its file system has no locks ({error.strerror}), which keep two processes from one folder; name "
+            "a folder on a file system that has them"
+        )
+    return explain_write_error(error, path)

@@ -7,6 +7,8 @@ from jax.sharding import AbstractMesh, Mesh
 
 from idgenrec_jax.config import Config, DataConfig
 from idgenrec_jax.data.dataset import Dataset, load_dataset
+from idgenrec_jax.data.examples import training_positions
+from idgenrec_jax.data.lines import shown
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates, load_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
@@ -101,7 +103,7 @@ def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) ->
     for template in templates:
         if "user_id" in template.fields and not with_users:
             raise InputError(
-                f"{config.prompts}: template {template.input_text!r} has the field {{user_id}}, but "
+                f"{config.prompts}: template {shown(template.input_text)} has the field {{user_id}}, but "
                 "--config.data.user_ids=none; set it to train_history, or remove the field"
             )
     tokenise = partial(PromptTokens, tokenizer=tokenizer, dataset_name=dataset_name)
@@ -124,13 +126,30 @@ def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) ->
 
 def check_splits(dataset: Dataset, path: str) -> None:
     """Raise InputError where there is nothing to train on, or nobody to evaluate."""
-    if not dataset.training_examples():
+    if not len(training_positions(dataset)[0]):
         raise InputError(
             f"{path}/user_sequence.txt: nothing to train on; expected sequences of at least four items (or of two, "
             "which are only trained on)"
         )
     if not len(dataset.evaluation_users):
         raise InputError(f"{path}/user_sequence.txt: nobody to evaluate; expected sequences of at least three items")
+
+
+def check_prompt_room(config: Config, prompts: Prompts) -> None:
+    """Raise InputError where not even one item of history fits into a prompt: nothing could be learned from it."""
+    shortest = {"a recommender prompt": (1, (*prompts.training, prompts.evaluation))}
+    if config.training.id_epochs:
+        shortest["an ID-phase prompt (--config.ids.soft_length)"] = (config.ids.soft_length, prompts.training)
+    for title, (id_length, templates) in shortest.items():
+        for tokens in templates:
+            fields = tokens.template.fields
+            needed = tokens.input_length(1) + id_length + ("user_id" in fields)
+            if "history" in fields and needed > config.data.max_prompt_length:
+                raise InputError(
+                    f"--config.data.max_prompt_length={config.data.max_prompt_length}: {title} of template "
+                    f"{tokens.template.input_text!r} with one item of history takes at least {needed} tokens; raise it "
+                    "or shorten the template"
+                )
 
 
 def check_vocabularies(recommender: T5Config, id_generator: T5Config) -> None:

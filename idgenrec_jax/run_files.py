@@ -13,6 +13,8 @@ RANKS = "target_ranks.json"
 PROMPTS = "prompts.txt"
 TOKENIZER = "tokenizer"
 IDS = "ids"
+LOCK = "lock"
+"""Held (flock) by the process that trains; its text says which one."""
 LATEST_CHECKPOINTS = Path("checkpoints") / "latest"
 BEST_CHECKPOINTS = Path("checkpoints") / "best"
 CHECKPOINT_NAMES = {"id_generator": "generator", "recommender": "recommender"}

@@ -18,6 +18,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from idgenrec_jax.config import MeshConfig
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.processes import connect
+from idgenrec_jax.switches import check_switches
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -50,8 +51,10 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     """Return the mesh of axes data, fsdp and tensor over `devices` (all of them by default).
 
     Raises:
-        InputError: the sizes do not multiply to the number of devices, or more than one is -1.
+        InputError: the sizes do not multiply to the number of devices, or more than one is -1; or JAX is set to work in
+            a way in which no model of this package does.
     """
+    check_switches()
     devices = jax.devices() if devices is None else devices
     sizes = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
     free = [name for name, size in sizes.items() if size == -1]

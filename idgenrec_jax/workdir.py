@@ -1,28 +1,39 @@
-"""The folder of a run: what it was made from, and the checks that the same command goes on with the same run."""
+"""The folder of a run: what it was made from, who trains in it, and that the same command goes on with the same run.
+
+What a run reads is compared by its contents: files and folders may move between two calls.
+"""
 
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from idgenrec_jax import run_files
-from idgenrec_jax.config import Config
+from idgenrec_jax.config import Config, path_fields
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import explain_write_error, read_json, write_json
+from idgenrec_jax.files import clear_leftovers, explain_write_error, read_json, write_json
+from idgenrec_jax.locks import NO_LOCKS, holder, lock_file, note_holder
+from idgenrec_jax.models.huggingface import resolve_folder
 from idgenrec_jax.models.t5 import T5Config
+from idgenrec_jax.models.tensor_files import weight_files
 from idgenrec_jax.processes import from_main
+from idgenrec_jax.switches import numeric_switches
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy")
 
-# Fields that say where things are, on how many devices, and how often to save, not what is computed; a resumed run may
-# differ in them.
+# Nothing that is computed depends on where things are (their contents are compared), on how many devices there are, or
+# on how often the run is saved.
 _FREE_FIELDS = {
-    "data.path",
+    *path_fields(),
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",
@@ -30,6 +41,9 @@ _FREE_FIELDS = {
     "training.checkpoint_every_steps",
     "training.log_every_steps",
 }
+_MODELS = ("recommender", "id_generator")
+# Of a large file of weights so many pieces, evenly spread, are compared: training changes all of them.
+_PIECES, _PIECE_BYTES = 256, 2**16
 _REMEDY = "name another --workdir, or delete this one"
 
 
@@ -49,12 +63,82 @@ def protocol(config: Config) -> dict[str, Any]:
 
 
 def described_run(workdir: Path) -> dict[str, Any]:
-    """Return the contents of config.json.
+    """Return the contents of config.json, checked as far as this package reads them.
 
     Raises:
-        InputError: the folder holds no run.
+        InputError: the folder holds no run, or its config.json was edited or is another version's.
     """
-    return read_json(workdir / run_files.CONFIG, remedy="expected the --workdir of a run of launch.train")
+    path = workdir / run_files.CONFIG
+    found = read_json(path, remedy="expected the --workdir of a run of launch.train")
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected an object, found {type(found).__name__}; restore the file, or train again")
+    models = {f"models.{name}": dict for name in _MODELS}
+    data = {"data.name": str, "data.fingerprint": str, "data.users": int, "data.items": int, "data.interactions": int}
+    for name, kind in ({"config": dict, "data": dict, "models": dict} | data | models).items():
+        value: Any = found
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            raise InputError(
+                f"{path}: {name} is {value!r:.60}, expected {kind.__name__}; restore the file, or train again"
+            )
+    try:
+        for name in _MODELS:
+            model = T5Config(**found["models"][name])
+            for field in dataclasses.fields(model):
+                value = getattr(model, field.name)
+                if type(value) is not field.type and (field.type, type(value)) != (float, int):
+                    raise TypeError(f"{field.name} is {value!r:.60}, expected {field.type.__name__}")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: models.{name}: {error}; restore the file, or train again") from error
+    return found
+
+
+class RunLock:
+    """Keeps a run's folder to one process that trains; those that only read it need no lock."""
+
+    def __init__(self, workdir: Path):
+        """Of the run in `workdir`; nothing is held yet."""
+        self._workdir = workdir
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        """Hold the folder, which is made where it is missing, until `release` or the end of the process.
+
+        Of several processes process 0 holds it. Where the file system has no locks, a warning says so.
+
+        Raises:
+            InputError: another process holds it, or it cannot be written to.
+        """
+        from_main(self._take)
+
+    def _take(self) -> None:
+        path = self._workdir / run_files.LOCK
+        if self._descriptor is not None:
+            return
+        try:
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            self._descriptor = lock_file(path, wait=False)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise explain_write_error(error, path) from error
+            logging.warning(
+                "%s: the file system has no locks (%s); see to it that no other process trains in this folder",
+                path,
+                error.strerror,
+            )
+            return
+        if self._descriptor is None:
+            raise InputError(
+                f"{self._workdir}: {holder(path)} trains this run; wait for it or stop it, or name another --workdir"
+            )
+        note_holder(self._descriptor, os.getpid())
+
+    def release(self) -> None:
+        """Let others have the folder."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def named_as_in(workdir: Path, dataset: Dataset) -> Dataset:
@@ -99,14 +183,17 @@ def claim(
         "items": len(dataset.items),
         "interactions": dataset.num_interactions,
         "fingerprint": fingerprint(config, dataset, text_tokens),
+        "weights": {name: _weights_digest(getattr(config, name).folder, name) for name in _MODELS},
     }
-    from_main(lambda: _make(workdir, config, tokenizer, data, models))
-    _check(workdir / run_files.CONFIG, config, data)
+    described = {name: dataclasses.asdict(model) for name, model in models.items()}
+    from_main(lambda: _make(workdir, config, tokenizer, data, described))
+    _check(workdir, config, tokenizer, data, described)
+    from_main(lambda: _note_paths(workdir, config))
     from_main(lambda: _clear_leftovers(workdir))
 
 
 def _make(
-    workdir: Path, config: Config, tokenizer: Tokenizer, data: dict[str, Any], models: dict[str, T5Config]
+    workdir: Path, config: Config, tokenizer: Tokenizer, data: dict[str, Any], models: Mapping[str, Any]
 ) -> None:
     """Fill the folder where it is not a run's yet; config.json comes last."""
     if (workdir / run_files.CONFIG).exists():
@@ -121,33 +208,87 @@ def _make(
     description = {
         "config": config.to_json(),
         "data": data,
-        "models": {name: dataclasses.asdict(model) for name, model in models.items()},
+        "models": models,
         "protocol": protocol(config),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "switches": numeric_switches(),
     }
     write_json(workdir / run_files.CONFIG, description)
 
 
 def _clear_leftovers(workdir: Path) -> None:
-    """Delete the files that a killed run was writing."""
-    for leftover in [*workdir.glob(".*.tmp"), *(workdir / run_files.IDS).glob(".*.tmp")]:
-        leftover.unlink()
+    """Delete what killed programs, this one or an export, left half written."""
+    for folder in (workdir, workdir / run_files.IDS):
+        clear_leftovers(folder)
+    for folder in (run_files.LATEST_CHECKPOINTS, run_files.BEST_CHECKPOINTS):
+        for leftover in (workdir / folder).glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _check(path: Path, config: Config, data: dict[str, Any]) -> None:
-    """Compare a run's config.json with what it is to go on with."""
-    found, defaults = described_run(path.parent), Config().to_json()
+def _check(
+    workdir: Path, config: Config, tokenizer: Tokenizer, data: dict[str, Any], models: Mapping[str, Any]
+) -> None:
+    """Compare a run's config.json and tokenizer with what it is to go on with."""
+    found, defaults = described_run(workdir), Config().to_json()
+    path = workdir / run_files.CONFIG
     for section, fields in config.to_json().items():
         for name, value in fields.items():
             # A field that the run's version did not have yet is as its default.
             before = found["config"].get(section, {}).get(name, defaults[section].get(name))
             if before != value and f"{section}.{name}" not in _FREE_FIELDS:
-                raise InputError(
-                    f"{path}: made with --config.{section}.{name}={before}, now it is {value}; {_REMEDY}"
-                )
+                raise InputError(f"{path}: made with --config.{section}.{name}={before}, now it is {value}; {_REMEDY}")
+    for name, value in numeric_switches().items():
+        before = found.get("switches", {}).get(name, value)
+        if before != value:
+            raise InputError(
+                f"{path}: made with {name.upper()}={before}, now it is {value}; set it as it was, or {_REMEDY}"
+            )
     if found["data"]["fingerprint"] != data["fingerprint"]:
         sizes = ", ".join(f"{found['data'][name]} {name}" for name in ("users", "items", "interactions"))
         raise InputError(
             f"{path}: made with other data, tokenizer, prompts or IDs ({found['data']['name']}: {sizes}); {_REMEDY}, "
-            "or give what it was made with"
+            "or give what it was made with: --data, --config.data.tokenizer, --config.data.prompts, --config.ids.table"
         )
+    if not tokenizer.equals(Tokenizer.load(workdir / run_files.TOKENIZER)):
+        raise InputError(
+            f"{workdir / run_files.TOKENIZER}: made with another tokenizer; {_REMEDY}, or give this one with "
+            "--config.data.tokenizer"
+        )
+    weights = found["data"].get("weights", {})
+    for name in _MODELS:
+        folder, digest = getattr(config, name).folder, data["weights"][name]
+        # Runs of earlier versions kept the path of weights, but no digest of them.
+        same = weights[name] == digest if name in weights else bool(found["config"][name]["folder"]) == bool(folder)
+        if not same or T5Config(**found["models"][name]) != T5Config(**models[name]):
+            raise InputError(
+                f"{path}: made with other weights, now --config.{name}.folder={folder}; {_REMEDY}, or give those it "
+                "was made with"
+            )
+
+
+def _note_paths(workdir: Path, config: Config) -> None:
+    """Keep the paths as they are now, for the programs that read the run."""
+    path = workdir / run_files.CONFIG
+    found, values = described_run(workdir), config.to_json()
+    before = json.dumps(found["config"])
+    for section, name in (field.split(".") for field in path_fields()):
+        found["config"].setdefault(section, {})[name] = values[section][name]
+    if json.dumps(found["config"]) != before:
+        write_json(path, found)
+
+
+def _weights_digest(folder_or_name: str, model: str) -> str:
+    """A hash of the weights in a folder, of pieces of them where they are large; empty where there are none."""
+    if not folder_or_name:
+        return ""
+    flag = f"--config.{model}.folder"
+    folder = resolve_folder(folder_or_name, flag=flag, random_flag=f"{flag}= (empty)")
+    digest = hashlib.sha256()
+    for path in weight_files(folder):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as file:
+            for start in range(0, size, max(_PIECE_BYTES, size // _PIECES)):
+                file.seek(start)
+                digest.update(file.read(_PIECE_BYTES))
+    return digest.hexdigest()

@@ -1,35 +1,6 @@
-"""Export a trained run: python -m launch.export --workdir=DIR --output=DIR [--format=huggingface|stablehlo]."""
+"""See idgenrec_jax/launch/export.py."""
 
-from absl import flags
-
-from launch.command_line import run, use_compilation_cache
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "run of launch.train; its best state is exported", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "new folder to write", required=True)
-_FORMAT = flags.DEFINE_enum(
-    "format",
-    "huggingface",
-    ["huggingface", "stablehlo"],
-    "huggingface: folders that transformers loads; stablehlo: the recommend function, compiled by any JAX",
-)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "huggingface: of the weights as written")
-_BATCH = flags.DEFINE_integer("batch_size", 1, "stablehlo: histories that one call answers", lower_bound=1)
-_PLATFORMS = flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "stablehlo: where the function is to run")
-
-
-def main() -> None:
-    """Write the export."""
-    use_compilation_cache()
-    if _FORMAT.value == "huggingface":
-        from idgenrec_jax.export.folders import export_folders
-
-        export_folders(_WORKDIR.value, _OUTPUT.value, dtype=_DTYPE.value)
-    else:
-        from idgenrec_jax.export.recommend_program import export_program
-
-        export_program(_WORKDIR.value, _OUTPUT.value, batch_size=_BATCH.value, platforms=_PLATFORMS.value)
-    print(f"exported to {_OUTPUT.value}")
-
+from idgenrec_jax.launch.export import main, run
 
 if __name__ == "__main__":
     run(main)

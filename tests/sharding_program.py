@@ -20,6 +20,7 @@ from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.prompts import PromptTokens, default_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.experiment import assemble, make_epochs
 from idgenrec_jax.ids.generation import IdGeneration, item_prompts
@@ -145,11 +146,14 @@ class OnMesh:
 
     def ranking(self, renderer):
         ranker = Ranker(
-            self.recommender_graphdef, EvaluationConfig(num_beams=10, batch_size=16), vocab_size=SIZES["vocab_size"],
+            self.recommender_graphdef, EvaluationConfig(num_beams=10, batch_size=16),
             place_batch=lambda batch: jax.device_put(batch, batch_sharding(self.mesh)),
         )  # fmt: skip
         with jax.transfer_guard("disallow"):
-            return ranker.rank(self.recommender.params, renderer, "test", title="test")
+            trie = catalogue_trie(
+                renderer, vocab_size=SIZES["vocab_size"], pad_token_id=TOKENIZER.pad_id, layout="auto"
+            )
+            return ranker.rank(self.recommender.params, renderer, trie, "test", title="test")
 
 
 def moved(tree, places):

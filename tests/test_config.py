@@ -7,7 +7,16 @@ import sys
 
 import pytest
 
-from idgenrec_jax.config import PRESETS, Config, EvaluationConfig, config_from_json, fields_with_help, preset
+from idgenrec_jax.config import (
+    PRESETS,
+    Config,
+    EvaluationConfig,
+    config_from_json,
+    fields_with_help,
+    idle_settings,
+    path_fields,
+    preset,
+)
 from idgenrec_jax.errors import InputError
 
 
@@ -31,6 +40,40 @@ def test_the_paper_preset_is_as_published():
     assert (config.training.recommender_learning_rate, config.training.id_learning_rate) == (1e-3, 1e-8)
     assert (config.training.recommender_batch_size, config.evaluation.num_beams) == (256, 10)
     assert (config.data.max_history, config.data.id_max_history) == (20, 10)
+    assert config.training.order == "id_first"
+
+
+def test_all_other_presets_begin_with_the_recommender():
+    assert {preset(name).training.order for name in PRESETS if name != "paper"} == {"recommender_first"}
+    assert Config().training.order == "recommender_first"
+
+
+def test_path_fields_are_those_whose_help_names_a_file_or_folder():
+    assert set(path_fields()) == {name for name, _, text in fields_with_help() if "folder" in text or "file" in text}
+
+
+def test_a_leading_tilde_of_a_path_is_the_home_folder_and_names_stay_names(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for name in path_fields():
+        section, field = name.split(".")
+        for value, expected in (("~/x", "/home/me/x"), ("t5-small", "t5-small"), ("a/~b", "a/~b"), ("", "")):
+            assert getattr(getattr(Config().override({name: value}), section), field) == expected
+    assert Config().override({"data.eval_prompt": "~"}).data.eval_prompt == "~"
+
+
+def test_settings_that_do_nothing_are_named():
+    assert [line for name in PRESETS for line in idle_settings(preset(name))] == []
+    idle = {"training.recommender_learning_rate": 0.0, "training.id_learning_rate": 0.0,
+            "training.validate_every_epochs": 11}  # fmt: skip
+    assert [line.split(":")[0] for line in idle_settings(Config().override(idle))] == [
+        "--config.training.recommender_learning_rate=0",
+        "--config.training.id_learning_rate=0",
+        "--config.training.validate_every_epochs=11",
+    ]
+    assert len(idle_settings(Config().override(idle | {"training.id_epochs": 0}))) == 2
+    rate = {"training.warm_start_learning_rate": 0.0}
+    assert len(idle_settings(Config().override(rate))) == 1
+    assert idle_settings(Config().override(rate | {"id_generator.folder": "t5-small"})) == []
 
 
 def test_an_unknown_preset_names_the_nearest():
@@ -67,6 +110,7 @@ def test_an_unknown_field_suggests_the_nearest(wrong, nearest):
         ("recommender.dropout_rate", 0.99, r"found 0.99, expected at least 0.0 and at most 0.95"),
         ("training.rounds", True, "found True, expected a value of type int"),
         ("data.user_ids", "publish", "expected one of none, train_history, published; nearest: published"),
+        ("evaluation.length_penalty", 1e30, "expected at least -10.0 and at most 10.0"),
         ("evaluation.trie_layout", "cst", "expected one of auto, dense, csr; nearest: csr"),
     ],
 )
@@ -122,6 +166,17 @@ def test_an_id_batch_has_room_for_the_history_of_one_example():
         Config().override({"training.id_items_per_batch": 4, "data.id_max_history": 10})
 
 
+@pytest.mark.parametrize(
+    ("name", "batch"), [("gradient_accumulation", "recommender_batch_size"), ("id_chunks", "id_batch_size")]
+)
+def test_a_step_has_no_more_parts_than_examples(name, batch):
+    Config().override({f"training.{name}": 16, f"training.{batch}": 16})
+    with pytest.raises(
+        InputError, match=f"^--config.training.{name}=17: expected at most the 16 examples of .*{batch},"
+    ):
+        Config().override({f"training.{name}": 17, f"training.{batch}": 16})
+
+
 def test_models_are_selected_by_ndcg_at_10_so_there_are_at_least_ten_beams():
     with pytest.raises(InputError, match="--config.evaluation.num_beams"):
         Config().override({"evaluation.num_beams": 9})
@@ -137,6 +192,12 @@ def test_json_of_another_version_names_the_field():
     values = Config().to_json()
     values["training"]["round_count"] = 3
     with pytest.raises(InputError, match=r"--config.training.round_count: no such field; .*--config.training.rounds$"):
+        config_from_json(values)
+
+
+@pytest.mark.parametrize("values", [None, 3, [], {"training": 3}, {"training": None}, {"data": [["path", "x"]]}])
+def test_json_of_another_shape_is_an_input_error(values):
+    with pytest.raises(InputError, match="expected an object of sections, each an object of fields"):
         config_from_json(values)
 
 

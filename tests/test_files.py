@@ -2,12 +2,25 @@
 
 import errno
 import os
+import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import atomic_writer, explain_write_error, is_disk_full, read_json, write_json
+from idgenrec_jax.files import (
+    atomic_folder,
+    atomic_writer,
+    clear_leftovers,
+    expand_home,
+    explain_lock_error,
+    explain_write_error,
+    is_disk_full,
+    read_json,
+    write_json,
+)
 
 
 @pytest.fixture
@@ -42,6 +55,63 @@ def test_a_failing_block_leaves_the_old_file_and_no_other(tmp_path):
         raise KeyError("reason")
     assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_a_folder_appears_only_when_its_block_ends(tmp_path):
+    with pytest.raises(KeyError, match="reason"), atomic_folder(tmp_path / "new" / "out") as folder:
+        (folder / "half").mkdir()
+        raise KeyError("reason")
+    with atomic_folder(tmp_path / "new" / "out") as folder:
+        write_json(folder / "part" / "file.json", [1])
+        assert not (tmp_path / "new" / "out").exists()
+    assert os.listdir(tmp_path / "new") == ["out"] and read_json(tmp_path / "new/out/part/file.json", remedy="") == [1]
+    with pytest.raises(InputError, match="out: exists already"), atomic_folder(tmp_path / "new" / "out"):
+        pass
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from idgenrec_jax.files import atomic_folder, atomic_writer
+with atomic_folder(Path(sys.argv[1]) / "out") as folder, atomic_writer(Path(sys.argv[1]) / "file.txt") as file:
+    (folder / "part").mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_program_left_goes_when_the_same_is_written_again_and_what_is_being_written_stays(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment, check=False)
+    left = os.listdir(tmp_path)
+    assert killed.returncode == -signal.SIGKILL and len(left) == 2 and all(name.endswith(".tmp") for name in left)
+    (tmp_path / ".out.other.tmp").touch()
+    with atomic_folder(tmp_path / "out") as mine, atomic_writer(tmp_path / "file.txt") as file:
+        # As another program, or another thread, would that writes the same.
+        clear_leftovers(tmp_path)
+        with atomic_writer(tmp_path / "file.txt") as other:
+            other.write("other")
+        assert mine.is_dir()
+        file.write("mine")
+    assert sorted(os.listdir(tmp_path)) == [".out.other.tmp", "file.txt", "out"]
+    assert (tmp_path / "file.txt").read_text() == "mine"
+
+
+def test_a_leading_tilde_is_the_home_folder_wherever_a_file_is_written_or_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    write_json("~/file.json", [1])
+    with atomic_folder("~/folder"):
+        pass
+    assert read_json("~/file.json", remedy="") == [1]
+    assert os.listdir(tmp_path) == ["home"] and sorted(os.listdir("home")) == ["file.json", "folder"]
+    assert expand_home("t5-small") == "t5-small" and expand_home("a/~/b") == "a/~/b"
+
+
+def test_a_file_system_without_locks_is_named():
+    message = str(explain_lock_error(OSError(errno.ENOLCK, "No locks available"), "a/lock"))
+    assert message.startswith("a/lock: its file system has no locks (No locks available)")
+    assert "name a folder on a file system that has them" in message
+    assert "with write permission" in str(explain_lock_error(OSError(errno.EACCES, "Permission denied"), "a/lock"))
 
 
 def test_a_full_disk_leaves_the_old_file_and_says_so(small_disk):
@@ -93,6 +163,11 @@ def test_json_round_trip_keeps_text_readable(tmp_path):
         (b"", "expected a JSON document"),
         (b'{"a": ', "expected a JSON document"),
         (b"\xff\xfe\x00", "expected a JSON document"),
+        (b"[" * 100_000, "expected a JSON document, found one nested too deeply"),
+        (b'{"loss": NaN}', "expected a JSON document"),
+        (b"[1, -Infinity]", "expected a JSON document"),
+        (b'["\\ud800"]', "expected a JSON document"),
+        (b"9" * 5000, "expected a JSON document"),
     ],
 )
 def test_read_json_names_file_reason_and_remedy(tmp_path, content, reason):

@@ -19,7 +19,7 @@ from idgenrec_jax.training.checkpoints import Checkpoints
 PROGRAM = '''
 import json, pathlib
 from absl import flags
-from launch.command_line import define_process_flags, run, start_processes
+from idgenrec_jax.launch.command_line import define_process_flags, run, start_processes
 
 FOLDER = flags.DEFINE_string("folder", None, "")
 define_process_flags()

@@ -1,9 +1,8 @@
-"""Every command of the README runs, in its order, on a small data folder; what installs and tests is CI's own."""
+"""Every command of README and docs/ runs, in order, on a small data folder; what installs and tests is CI's own."""
 
 import importlib.util
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from documentation import commands, scripts
 from flax import nnx
 
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
@@ -19,8 +19,7 @@ from idgenrec_jax.models.huggingface import save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.strip().split("\n")]
+COMMANDS = commands()
 
 # What makes a training run of any preset small: the commands themselves stay as they are printed.
 SIZES = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 1}
@@ -40,7 +39,7 @@ SMALL = [
     "--config.ids.num_lengths=1",
     "--config.data.max_text_length=32",
 ]
-# The README's sweeps have 6 and 20 trials, which are those of tests/launch/test_sweep.py, smaller.
+# The sweeps of docs/sweeps.md have 6 and 20 trials, which are those of tests/launch/test_sweep.py, smaller.
 ONE_TRIAL = '''
 from idgenrec_jax.sweeps.definition import LogUniform
 
@@ -56,7 +55,7 @@ FEW = ["--repeats=1", "--steps=1", "--only=training"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The folders and files that the README's commands name, small."""
+    """The folders and files that the commands name, small."""
     folder = tmp_path_factory.mktemp("readme")
     sample = load_sample()
     kept = 40
@@ -112,7 +111,7 @@ def run(folder, command):
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs(folder):
+def test_every_command_of_readme_and_docs_runs(folder):
     products = [command for command in COMMANDS if not command.startswith("pip install")]
     products.insert(0, "python -m launch.train")
     for command in products:
@@ -123,10 +122,11 @@ def test_every_command_of_the_readme_runs(folder):
     assert "--config.training.rounds" in run(folder, "python -m launch.train --help").stdout
     assert json.loads((folder / "runs/users/results.json").read_text())["protocol"]["user_ids"] == "train_history"
     assert len((folder / "sample_ids.jsonl").read_text().splitlines()) == len(load_sample().items)
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0 and len(result.stdout.splitlines()) == 5, result.stderr
+    for code in scripts():
+        words = [sys.executable, "-c", code]
+        result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0 and len(result.stdout.splitlines()) == 5, result.stderr
     shutil.rmtree(folder / "runs")
 
 

@@ -106,7 +106,7 @@ def _start_up(name: str, scratch: Path, *, fresh: bool) -> Work:
         runs += 1
         cache = scratch / (f"cache_{runs}" if fresh else "cache")
         process = subprocess.Popen(
-            [sys.executable, "-m", "launch.train", f"--workdir={scratch / f'start_{fresh}_{runs}'}"],
+            [sys.executable, "-m", "idgenrec_jax.launch.train", f"--workdir={scratch / f'start_{fresh}_{runs}'}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

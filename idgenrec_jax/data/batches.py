@@ -1,31 +1,38 @@
 """Prompts, and the numpy batches of recommender phases and of evaluation: a pure function of (seed, epoch, step).
 
 A recommender epoch is packed (see packing.py). Held-out prompts have a row each and are sorted into a few buckets of
-length, so that little padding is computed and few programs are compiled.
+length, so that little padding is computed and few programs are compiled. Batches are planned from lengths alone: a
+prompt is rendered when its batch is asked for.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.examples import Examples, draw_training_examples, held_out_examples, training_positions
 from idgenrec_jax.data.packing import (
     TARGET_MULTIPLE,
     WIDTH_MULTIPLE,
     PackedBatches,
-    PackedShape,
+    TokenLists,
+    lengths_of,
     plan_shape,
     round_up,
 )
 from idgenrec_jax.data.prompts import PromptTokens
+from idgenrec_jax.data.row_packing import PackedShape
 from idgenrec_jax.errors import InputError
 
 # A seed apart from those of the epochs.
 _PLAN = 3
 PLANNED_EXAMPLES = 20_000
+# Examples that are measured at once, which bounds the memory that it takes.
+_MEASURED_TOGETHER = 2**18
 
 
 class HeldOutBatch(NamedTuple):
@@ -55,7 +62,7 @@ class PromptRenderer:
 
     def prompt(self, user: int, history: Int[np.ndarray, " history"], template: int) -> list[int]:
         """Return the tokens of one prompt, EOS included: the last `max_history` items, fewer where they do not fit."""
-        ids = [self.item_ids[item] for item in history[-self.max_history :]]
+        ids = [self.item_ids[item] for item in history[-self.max_history :].tolist()]
         return self.templates[template].render_input(ids, self._user_id(user), self.max_prompt_length)
 
     def slots(
@@ -69,24 +76,98 @@ class PromptRenderer:
         kept = max(slot_item, default=-1) + 1
         return tokens, slot_item, slot_position, history[len(history) - kept :]
 
-    def slots_length(self, user: int, history_length: int, template: int, id_length: int) -> tuple[int, int]:
-        """Return how many history items `slots` keeps of so many, and the tokens of its prompt."""
-        return self.templates[template].slots_length(
-            min(history_length, self.max_history), id_length, self._user_id(user), self.max_prompt_length
-        )
+    def target_width(self) -> int:
+        """Return the width in tokens that fits every item's target under every template."""
+        return round_up(int(self._item_lengths.max() + self._target_fields.max()), TARGET_MULTIPLE)
 
     def longest_prompt(self) -> int:
         """Return a number of tokens that no training prompt exceeds under any template."""
-        tokens = np.asarray([len(tokens) for tokens in self.item_ids])
-        longest = 0
-        for user in range(len(self.dataset.users)):
-            history = self.dataset.training_sequence(user)[:-1]
-            sums = np.concatenate([[0], np.cumsum(tokens[history])])
-            first = np.maximum(np.arange(len(sums)) - self.max_history, 0)
-            longest = max(longest, int((sums - sums[first]).max()))
-        fields = max(template.input_length(self.max_history) for template in self.templates)
-        user = max(map(len, self.user_ids), default=0) if self.user_ids is not None else 0
-        return min(self.max_prompt_length, longest + fields + user)
+        users, positions = training_positions(self.dataset)
+        ends = self._starts[users] + positions
+        firsts = np.maximum(ends - self.max_history, self._starts[users])
+        longest = int((self._tokens_before[ends] - self._tokens_before[firsts]).max(initial=0))
+        return min(self.max_prompt_length, longest + self.longest_fields(self.max_history))
+
+    def longest_fields(self, number_of_history_items: int) -> int:
+        """Return the most tokens of a prompt beside those of its items' IDs."""
+        fields = max(template.input_length(number_of_history_items) for template in self.templates)
+        return fields + (max(map(len, self.user_ids), default=0) if self.user_ids is not None else 0)
+
+    def prompts(self, examples: Examples) -> TokenLists:
+        """Return the prompts of the examples, each rendered when it is asked for."""
+        _, lengths = self._measure(examples, self._tokens_before)
+
+        def make(example: int) -> list[int]:
+            user, position, template = examples[example]
+            return self.prompt(user, self.dataset.sequences[user][:position], template)
+
+        return TokenLists(lengths, make)
+
+    def targets(self, examples: Examples) -> TokenLists:
+        """Return the targets of the examples, each made when it is asked for."""
+        items = self.target_items(examples)
+        lengths = self._item_lengths[items] + self._target_fields[examples.templates]
+        return TokenLists(lengths, lambda example: self.target(int(items[example]), int(examples.templates[example])))
+
+    def target_items(self, examples: Examples) -> Int[np.ndarray, " examples"]:
+        """Return the item (int32) that each example predicts."""
+        return self.items[self.history_ends(examples)]
+
+    def slots_lengths(
+        self, examples: Examples, id_length: int
+    ) -> tuple[Int[np.ndarray, " examples"], Int[np.ndarray, " examples"]]:
+        """Return how many history items `slots` keeps of each example, and the tokens of its prompt (int32)."""
+        return self._measure(examples, id_length * np.arange(len(self.items) + 1))
+
+    def history_ends(self, examples: Examples) -> Int[np.ndarray, " examples"]:
+        """Return where in `items` the history of each example ends; the item that it predicts stands there."""
+        return self._starts[examples.users] + examples.positions
+
+    @cached_property
+    def items(self) -> Int[np.ndarray, " interactions"]:
+        """The sequences of all users, one after the other (int32)."""
+        return np.concatenate([np.zeros(0, np.int32), *self.dataset.sequences])
+
+    @cached_property
+    def _starts(self) -> Int[np.ndarray, " users"]:
+        """Where in `items` each user's sequence starts."""
+        lengths = lengths_of(self.dataset.sequences)
+        return np.cumsum(lengths, dtype=np.int64) - lengths
+
+    @cached_property
+    def _item_lengths(self) -> Int[np.ndarray, " catalogue"]:
+        """The tokens of each item's ID (int32)."""
+        return lengths_of(self.item_ids)
+
+    @cached_property
+    def _tokens_before(self) -> Int[np.ndarray, " prefixes"]:
+        """How many tokens the IDs of the first 0, 1, 2, ... of `items` have together."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self._item_lengths[self.items], dtype=np.int64)])
+
+    @cached_property
+    def _target_fields(self) -> Int[np.ndarray, " templates"]:
+        """The tokens that a target has beside the item's ID, EOS included, under each template (int32)."""
+        fields = [len(template.target_prefix) + len(template.target_suffix) + 1 for template in self.templates]
+        return np.asarray(fields, np.int32)
+
+    def _measure(
+        self, examples: Examples, tokens_before: Int[np.ndarray, " prefixes"]
+    ) -> tuple[Int[np.ndarray, " examples"], Int[np.ndarray, " examples"]]:
+        """Return how many history items each prompt keeps, and its tokens (int32)."""
+        user_lengths = None if self.user_ids is None else lengths_of(self.user_ids)
+        kept, lengths = np.zeros((2, len(examples)), np.int32)
+        for start in range(0, len(examples), _MEASURED_TOGETHER):
+            some = slice(start, start + _MEASURED_TOGETHER)
+            users, positions, templates = examples.users[some], examples.positions[some], examples.templates[some]
+            ends = self._starts[users] + positions
+            firsts = np.maximum(ends - self.max_history, self._starts[users])
+            for number, template in enumerate(self.templates):
+                (chosen,) = np.nonzero(templates == number)
+                users_lengths = None if user_lengths is None else user_lengths[users[chosen]]
+                kept[start + chosen], lengths[start + chosen] = template.input_lengths(
+                    tokens_before, firsts[chosen], ends[chosen], users_lengths, self.max_prompt_length
+                )
+        return kept, lengths
 
     def target(self, item: int, template: int) -> list[int]:
         """Return the tokens the recommender must write for `item`, EOS included."""
@@ -109,7 +190,7 @@ def pad_rows(
     return tokens, mask
 
 
-def bucket_widths(lengths: Sequence[int], num_buckets: int) -> tuple[int, ...]:
+def bucket_widths(lengths: Sequence[int] | Int[np.ndarray, " prompts"], num_buckets: int) -> tuple[int, ...]:
     """Return at most `num_buckets` widths in tokens that pad `lengths` the least; the last holds the longest.
 
     Widths are multiples of 8. Exact, by dynamic programming over the widths in use.
@@ -142,21 +223,21 @@ class BucketedBatches:
 
     def __init__(
         self,
-        prompts: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[int]] | TokenLists,
+        targets: Sequence[Sequence[int]] | TokenLists,
         *,
         widths: Sequence[int],
         target_width: int,
         batch_size: int,
     ):
-        """Plan the batches; nothing is padded before `batch` asks for it."""
+        """Plan the batches from lengths; no prompt is made before `batch` asks for it."""
         self._prompts, self._targets = prompts, targets
         self._target_width, self._batch_size = target_width, batch_size
-        lengths = np.asarray([len(prompt) for prompt in prompts])
+        lengths = lengths_of(prompts)
         buckets = np.searchsorted(np.asarray(widths), lengths)
         if len(lengths) and lengths.max() > widths[-1]:
             raise ValueError(f"a prompt of {lengths.max()} tokens does not fit the widest bucket, {widths[-1]}")
-        order = np.argsort(lengths, kind="stable")
+        order = np.argsort(lengths, kind="stable").astype(np.int32)
         self._plan: list[tuple[int, Int[np.ndarray, " rows"]]] = []
         carried = np.zeros(0, order.dtype)
         for bucket, width in enumerate(widths):
@@ -177,17 +258,10 @@ class BucketedBatches:
     def batch(self, step: int) -> HeldOutBatch:
         """Return batch `step`."""
         width, rows = self._plan[step]
-        prompts = pad_rows([self._prompts[row] for row in rows], self._batch_size, width)
+        prompts, targets = ([tokens[row] for row in rows.tolist()] for tokens in (self._prompts, self._targets))
         return HeldOutBatch(
-            *prompts, *pad_rows([self._targets[row] for row in rows], self._batch_size, self._target_width)
+            *pad_rows(prompts, self._batch_size, width), *pad_rows(targets, self._batch_size, self._target_width)
         )
-
-
-def target_width(renderer: PromptRenderer) -> int:
-    """Return the width in tokens that fits every item's target under every template."""
-    templates, items = range(len(renderer.templates)), range(len(renderer.item_ids))
-    longest = max(len(renderer.target(item, template)) for item in items for template in templates)
-    return round_up(longest, TARGET_MULTIPLE)
 
 
 def training_shape(renderer: PromptRenderer, *, seed: int, batch_size: int, row_multiple: int = 1) -> PackedShape:
@@ -196,18 +270,20 @@ def training_shape(renderer: PromptRenderer, *, seed: int, batch_size: int, row_
     Raises:
         InputError: no sequence has two items to train on.
     """
-    if not renderer.dataset.training_examples():
+    drawn = draw_training_examples(
+        renderer.dataset, len(renderer.templates), PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN])
+    )
+    if not len(drawn):
         raise InputError(
             f"the data {renderer.dataset.name!r} has nothing for training: expected sequences of at least four items "
             "(or of two, which are not evaluated)"
         )
-    prompts, targets = _render(renderer, PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN]))
     return plan_shape(
-        [len(prompt) for prompt in prompts],
-        [len(target) for target in targets],
+        renderer.prompts(drawn).lengths,
+        renderer.targets(drawn).lengths,
         batch_size=batch_size,
         longest_prompt=renderer.longest_prompt(),
-        longest_target=target_width(renderer),
+        longest_target=renderer.target_width(),
         row_multiple=row_multiple,
     )
 
@@ -217,56 +293,31 @@ def recommender_epoch(
 ) -> PackedBatches:
     """Return the training batches of one recommender epoch; `num_examples` 0 means all of them.
 
-    `shape` is that of `training_shape` for the same source and batch size.
+    `shape` is that of `training_shape` for the same renderer and batch size.
 
     Every position of every training sequence but the first is a target once; its template is drawn anew each epoch.
     """
     rng = np.random.default_rng([seed, 1, epoch])
-    prompts, targets = _render(renderer, num_examples, rng)
+    examples = draw_training_examples(renderer.dataset, len(renderer.templates), num_examples, rng)
+    prompts, targets = renderer.prompts(examples), renderer.targets(examples)
     return PackedBatches(prompts, targets, shape=shape, batch_size=batch_size, rng=rng)
-
-
-def _render(
-    renderer: PromptRenderer, num_examples: int, rng: np.random.Generator
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Return prompts and targets of `num_examples` training examples (0: all), each under a template of its own."""
-    examples = draw(renderer.dataset.training_examples(), num_examples, rng)
-    templates = rng.integers(len(renderer.templates), size=len(examples)).tolist()
-    prompts, targets = [], []
-    for (user, position), template in zip(examples, templates, strict=True):
-        sequence = renderer.dataset.training_sequence(user)
-        prompts.append(renderer.prompt(user, sequence[:position], template))
-        targets.append(renderer.target(int(sequence[position]), template))
-    return prompts, targets
 
 
 def held_out_batches(
     renderer: PromptRenderer, split: str, *, template: int, batch_size: int, num_buckets: int
 ) -> tuple[BucketedBatches, Int[np.ndarray, " users"], Int[np.ndarray, " users"]]:
-    """Return the prompts of a held-out split by length, the user of each example, and its target item."""
-    users = np.asarray(renderer.dataset.evaluation_users)
-    if not len(users):
+    """Return the prompts of a held-out split by length, the user of each example, and its target item (int32)."""
+    examples = held_out_examples(renderer.dataset, split, template)
+    if not len(examples):
         raise InputError(
             f"the data {renderer.dataset.name!r} has no user with 3 items or more, nobody to evaluate; add users"
         )
-    prompts, targets = [], []
-    for user in users:
-        history, target = renderer.dataset.held_out(int(user), split)
-        prompts.append(renderer.prompt(int(user), history, template))
-        targets.append(target)
+    prompts = renderer.prompts(examples)
     batches = BucketedBatches(
         prompts,
-        [renderer.target(target, template) for target in targets],
-        widths=bucket_widths([len(prompt) for prompt in prompts], num_buckets),
-        target_width=target_width(renderer),
+        renderer.targets(examples),
+        widths=bucket_widths(prompts.lengths, num_buckets),
+        target_width=renderer.target_width(),
         batch_size=batch_size,
     )
-    return batches, users, np.asarray(targets, np.int32)
-
-
-def draw(
-    examples: Sequence[tuple[int, int]], count: int, rng: np.random.Generator
-) -> list[tuple[int, int]]:
-    """Return `count` of the examples without replacement (0: all), in random order."""
-    order = rng.permutation(len(examples))
-    return [examples[index] for index in (order[:count] if count else order)]
+    return batches, examples.users, renderer.target_items(examples)

@@ -5,8 +5,10 @@ an item: "id" and text fields) or `item_plain_text.txt` (`ITEM text`). `items.js
 """
 
 import html
-import json
+import math
+import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,9 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int
 
-from idgenrec_jax.data.lines import read_lines
+from idgenrec_jax.data.checks import warn_about_keys, warn_about_order
+from idgenrec_jax.data.lines import holds_surrogate, leaves, named, parse_json, read_lines, shown
+from idgenrec_jax.data.words import MISSING_WORDS, is_missing
 from idgenrec_jax.errors import InputError
 
 SEQUENCES_FILE = "user_sequence.txt"
@@ -34,6 +38,7 @@ _REMEDY_SEQUENCES = "write one line a user: USER ITEM ITEM ... in chronological 
 _REMEDY_ITEMS = 'write one line an item: {"id": "...", "title": "...", ...}'
 _REMEDY_PLAIN_TEXT = "write one line an item: ITEM text"
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]+")
+_LIKE_A_FIELD = re.compile(r";(?=[^:;]+: )")
 
 
 @dataclass(frozen=True)
@@ -108,18 +113,20 @@ class Dataset:
 def load_dataset(folder: str | Path) -> Dataset:
     """Reads and checks a data folder; the data set is named after it.
 
-    Short sequences, and items without text, are allowed and counted in a warning.
+    Short sequences, and items without text, are allowed and counted in a warning. So are sequences in the order of
+    their item keys instead of time, and keys that look like mistakes.
 
     Raises:
         InputError: the folder or a file of it is missing or faulty; the message names file, line and remedy.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    # os.path, not Path: a name that is too long or forbidden is simply not there, instead of an OSError.
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder; {_REMEDY_FOLDER}")
-    if (folder / ITEMS_FILE).exists():
+    if os.path.exists(folder / ITEMS_FILE):
         items_path = folder / ITEMS_FILE
         described = _read_json_items(items_path)
-    elif (folder / PLAIN_TEXT_FILE).exists():
+    elif os.path.exists(folder / PLAIN_TEXT_FILE):
         items_path = folder / PLAIN_TEXT_FILE
         described = _read_plain_items(items_path)
     else:
@@ -134,78 +141,118 @@ def load_dataset(folder: str | Path) -> Dataset:
         sequences=tuple(sequences.values()),
     )
     _warn_about_short_sequences(dataset, folder / SEQUENCES_FILE)
+    warn_about_order(folder / SEQUENCES_FILE, dataset.items, dataset.sequences)
+    warn_about_keys(items_path, "item", dataset.items, MISSING_WORDS)
+    warn_about_keys(folder / SEQUENCES_FILE, "user", dataset.users, MISSING_WORDS)
     return dataset
 
 
 def clean_text(text: str) -> str:
     """The text on one line: HTML entities resolved, control characters and runs of white space made single spaces.
 
-    Halves of surrogate pairs, which JSON can spell but no text can hold, become question marks.
+    Letters and their accents are composed (Unicode NFC), so that equal texts are equal however they were typed. Halves
+    of surrogate pairs, which JSON can spell but no text can hold, become question marks.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
-    return _BLANKS.sub(" ", html.unescape(text)).strip()
+    return _BLANKS.sub(" ", unicodedata.normalize("NFC", html.unescape(text))).strip()
 
 
 def item_text(fields: dict[str, str]) -> str:
     """One line on an item: "title: ...; brand: ...; categories: ...; description: ...", then further fields.
 
-    Blank fields, the "id" and a brand that is "Unknown" are left out; an item without any field left gets "".
+    Blank and missing fields (see `is_missing`), the "id" and a brand that is "Unknown" are left out; an item without
+    any field left gets "". No value can be taken for a field: names have neither colon nor semicolon, and where a value
+    goes on like one ("Pen; colour: red") its semicolon becomes a comma. So a field begins at the start or behind "; "
+    exactly where a name, a colon and a blank stand.
     """
     names = [name for name in _LEADING_FIELDS if name in fields]
     names += [name for name in fields if name not in _LEADING_FIELDS and name != "id"]
     parts = []
     for name in names:
         value = clean_text(fields[name])
-        if value and not (name == "brand" and value.lower() == "unknown"):
-            parts.append(f"{name}: {value}")
+        if not value or is_missing(value) or (name == "brand" and value.lower() == "unknown"):
+            continue
+        label = " ".join(re.split(r"[:;\s]+", clean_text(name))).strip() or "text"
+        parts.append(f"{label}: {_LIKE_A_FIELD.sub(',', value)}")
     return "; ".join(parts)
 
 
-def _field_value(value: object) -> str | None:
-    """A JSON value as text: strings, numbers and (nested) lists of them; None for anything else."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, list):
-        parts = [_field_value(part) for part in value]
-        return None if None in parts else ", ".join(part for part in parts if part)
-    return None
+def _field_texts(value: object) -> list[str] | None:
+    """A JSON value as texts: strings, numbers and what (nested) lists of them hold; None for anything else."""
+    texts = []
+    for part in leaves(value):
+        if part is None:
+            texts.append("")
+        elif isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, int | float) and not isinstance(part, bool):
+            # NaN and infinity are no JSON, but Python's own writer spells them; neither says anything of an item.
+            texts.append(str(part) if isinstance(part, int) or math.isfinite(part) else "nan")
+        else:
+            return None
+    return texts
 
 
 def _read_json_items(path: Path) -> Iterator[tuple[int, str, str]]:
     """Yields (line number, item, text) of an items.jsonl."""
+    missing = 0
     for number, line in read_lines(path, _REMEDY_ITEMS):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise InputError(f"{path}:{number}: not a JSON object ({reason}); {_REMEDY_ITEMS}") from error
+        place = f"{path}:{number}"
+        record = parse_json(line, place, _REMEDY_ITEMS)
         if not isinstance(record, dict):
-            raise InputError(f"{path}:{number}: a JSON {type(record).__name__}, not an object; {_REMEDY_ITEMS}")
+            raise InputError(f"{place}: a JSON {type(record).__name__}, not an object; {_REMEDY_ITEMS}")
+        item = _item_key(record, place)
         fields = {}
         for name, value in record.items():
-            text = _field_value(value)
-            if text is None:
+            texts = _field_texts(value)
+            if texts is None:
                 raise InputError(
-                    f"{path}:{number}: field {name!r} is a JSON {type(value).__name__}; "
+                    f"{place}: field {shown(name)} is a JSON {type(value).__name__}; "
                     "fields are strings, numbers or lists of strings"
                 )
-            fields[name] = text
-        item = fields.get("id", "")
-        if not item or len(item.split()) != 1:
-            found = "no id" if not item.strip() else f"an id with blanks, {item!r}"
-            raise InputError(f"{path}:{number}: {found}; give every item an id without blanks, as in {SEQUENCES_FILE}")
+            if name != "id":
+                present = [text for text in texts if not is_missing(text)]
+                missing += len(texts) - len(present)
+                fields[name] = ", ".join(text for text in present if text.strip())
         yield number, item, item_text(fields)
+    _report_missing(path, missing)
+
+
+def _item_key(record: dict, place: str) -> str:
+    """The "id" of an item, a text or a number."""
+    value = record.get("id")
+    item = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if item is None or isinstance(item, str) and not item.strip():
+        found = "no id"
+    elif not isinstance(item, str):
+        found = f"the id is {shown(value)}, not a text"
+    elif len(item.split()) != 1:
+        found = f"an id with blanks, {shown(item)}"
+    elif holds_surrogate(item):
+        found = f"the id {shown(item)} holds half a surrogate pair, which no file can"
+    else:
+        return item
+    raise InputError(f"{place}: {found}; give every item an id without blanks, as in {SEQUENCES_FILE}")
 
 
 def _read_plain_items(path: Path) -> Iterator[tuple[int, str, str]]:
     """Yields (line number, item, text) of an item_plain_text.txt."""
+    missing = 0
     for number, line in read_lines(path, _REMEDY_PLAIN_TEXT):
-        item, *text = line.split(maxsplit=1)
-        yield number, item, clean_text(text[0]) if text else ""
+        item, *rest = line.split(maxsplit=1)
+        text = clean_text(rest[0]) if rest else ""
+        if is_missing(text):
+            missing += 1
+            text = ""
+        yield number, item, text
+    _report_missing(path, missing)
+
+
+def _report_missing(path: Path, count: int) -> None:
+    """Say how many values were read as blank although they have letters."""
+    if count:
+        words = ", ".join(sorted(MISSING_WORDS))
+        logging.info("%s: values that only say that they are missing (%s): %d, read as blank", path, words, count)
 
 
 def _collect_items(path: Path, described: Iterator[tuple[int, str, str]]) -> dict[str, str]:
@@ -215,7 +262,8 @@ def _collect_items(path: Path, described: Iterator[tuple[int, str, str]]) -> dic
     for number, item, text in described:
         if item in texts:
             raise InputError(
-                f"{path}:{number}: item {item} was already described on line {first_line[item]}; remove one of the two"
+                f"{path}:{number}: item {named(item)} was already described on line {first_line[item]}; "
+                "remove one of the two"
             )
         texts[item] = text
         first_line[item] = number
@@ -226,7 +274,7 @@ def _collect_items(path: Path, described: Iterator[tuple[int, str, str]]) -> dic
             "give the items a title or a description"
         )
     if blank:
-        names = ", ".join(blank[:3]) + (", ..." if len(blank) > 3 else "")
+        names = ", ".join(map(named, blank[:3])) + (", ..." if len(blank) > 3 else "")
         logging.warning("%s: %d of %d items have blank text (%s)", path, len(blank), len(texts), names)
     return texts
 
@@ -239,16 +287,19 @@ def _read_sequences(path: Path, item_index: dict[str, int], items_path: Path) ->
         user, *items = line.split()
         if user in sequences:
             raise InputError(
-                f"{path}:{number}: user {user} already has a sequence on line {first_line[user]}; "
+                f"{path}:{number}: user {named(user)} already has a sequence on line {first_line[user]}; "
                 "join the two in chronological order"
             )
         if not items:
-            raise InputError(f"{path}:{number}: user {user} has no items; remove the line, or {_REMEDY_SEQUENCES}")
+            raise InputError(
+                f"{path}:{number}: user {named(user)} has no items; remove the line, or {_REMEDY_SEQUENCES}"
+            )
         try:
             sequences[user] = np.asarray([item_index[item] for item in items], dtype=np.int32)
         except KeyError as error:
+            item = named(error.args[0])
             raise InputError(
-                f"{path}:{number}: item {error.args[0]} in the sequence of user {user} is not in {items_path}; "
+                f"{path}:{number}: item {item} in the sequence of user {named(user)} is not in {items_path}; "
                 "describe it there or remove it from the sequence"
             ) from error
         first_line[user] = number

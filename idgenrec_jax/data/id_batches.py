@@ -3,29 +3,33 @@
 Prompts and texts are packed as a recommender phase's are (see packing.py): several share a row, kept apart by segments.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
-from idgenrec_jax.data.batches import PLANNED_EXAMPLES, PromptRenderer, draw, target_width
+from idgenrec_jax.data.batches import PLANNED_EXAMPLES, PromptRenderer
+from idgenrec_jax.data.examples import Examples, draw_training_examples, ragged_ranges, training_positions
 from idgenrec_jax.data.packing import (
     PLANNED_BATCHES,
-    PackedShape,
     cheapest_shape,
     concatenate,
     enough_for,
-    pack,
+    lengths_of,
     plan_shape,
     round_up,
     stratified,
 )
+from idgenrec_jax.data.row_packing import Packed, PackedShape, as_table, joined, pack
 
 # A seed apart from those of the epochs.
 _PLAN = 4
 # Share of the planned batches for whose items there is room. Room for all would be empty in most of them.
 _SHARE_WITH_ROOM = 0.9
+# Batches that are planned at once, which bounds the memory that it takes.
+_PLANNED_TOGETHER = 2**11
 
 
 class IdBatch(NamedTuple):
@@ -57,12 +61,29 @@ class IdShape(NamedTuple):
     texts: PackedShape
 
 
-class _Measured(NamedTuple):
+class _Measured:
     """The items that each example's prompt has slots for, and the lengths in tokens of its prompt and target."""
 
-    histories: list[list[int]]
-    prompt_lengths: Int[np.ndarray, " examples"]
-    target_lengths: Int[np.ndarray, " examples"]
+    def __init__(self, renderer: PromptRenderer, examples: Examples, id_length: int):
+        """Measure the prompts of the examples without rendering them."""
+        self.kept, self.prompt_lengths = renderer.slots_lengths(examples, id_length)
+        self.target_lengths = renderer.targets(examples).lengths
+        self._items, self._num_items = renderer.items, len(renderer.dataset.items)
+        self._firsts = renderer.history_ends(examples) - self.kept
+
+    def distinct_items(
+        self, batches: Int[np.ndarray, "batches size"], chosen: Bool[np.ndarray, "batches size"]
+    ) -> list[Int[np.ndarray, " _"]]:
+        """Return the distinct items of each batch's chosen examples, in ascending order."""
+        batch, _ = np.nonzero(chosen)
+        examples = batches[chosen]
+        kept = self.kept[examples]
+        items = self._items[ragged_ranges(self._firsts[examples], kept)]
+        # One number for each (batch, item), so that one sort serves all batches; np.unique takes four times as long.
+        pairs = np.sort(np.repeat(batch, kept) * self._num_items + items)
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+        ends = np.searchsorted(pairs, np.arange(1, len(batches)) * self._num_items)
+        return np.split(pairs % self._num_items, ends) if len(batches) else []
 
 
 def id_shape(
@@ -84,28 +105,28 @@ def id_shape(
     """
     if items_per_batch < renderer.max_history:
         raise ValueError(f"items_per_batch={items_per_batch} does not hold a history of {renderer.max_history} items")
-    drawn = _draw_examples(renderer, PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN]))
-    measured = _measure(renderer, drawn, id_length)
+    drawn = draw_training_examples(
+        renderer.dataset, len(renderer.templates), PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN])
+    )
+    measured = _Measured(renderer, drawn, id_length)
     size = _examples_that_fit(measured, batch_size, items_per_batch)
-    longest_history = min(renderer.max_history, max(position for _, position in renderer.dataset.training_examples()))
-    longest_prompt = max(template.input_length(longest_history) for template in renderer.templates)
-    longest_prompt += longest_history * id_length
-    longest_prompt += max(map(len, renderer.user_ids), default=0) if renderer.user_ids is not None else 0
+    longest_history = min(renderer.max_history, int(training_positions(renderer.dataset)[1].max()))
+    longest_prompt = longest_history * id_length + renderer.longest_fields(longest_history)
     prompts = plan_shape(
         measured.prompt_lengths,
         measured.target_lengths,
         batch_size=size,
         longest_prompt=min(longest_prompt, renderer.max_prompt_length),
-        longest_target=target_width(renderer),
+        longest_target=renderer.target_width(),
         row_multiple=row_multiple,
     )
-    distinct = [items[:items_per_batch] for items in _planned_items(measured, size)]
-    items = max(longest_history, enough_for(list(map(len, distinct)), _SHARE_WITH_ROOM))
-    distinct = [of_batch[:items] for of_batch in distinct]
-    text_lengths = np.asarray([len(tokens) for tokens in text_tokens])
+    distinct = _planned_items(measured, size)
+    items = enough_for([min(len(of_batch), items_per_batch) for of_batch in distinct], _SHARE_WITH_ROOM)
+    items = max(longest_history, items)
+    text_lengths = lengths_of(text_tokens)
     longest_text = int(text_lengths.max())
     texts = cheapest_shape(
-        distinct,
+        as_table([of_batch[:items] for of_batch in distinct], items),
         text_lengths,
         np.zeros_like(text_lengths),
         batch_size=items,
@@ -139,32 +160,38 @@ class IdBatches:
     ):
         """Draw the epoch's examples (`num_examples` 0: all) and plan its batches; `text_tokens` is each item's text.
 
-        `shape` is that of `id_shape` for the same source, texts and `id_length`.
+        `shape` is that of `id_shape` for the same renderer, texts and `id_length`.
         """
         self._renderer, self._text_tokens, self._id_length, self._shape = renderer, text_tokens, id_length, shape
-        self._text_lengths = np.asarray([len(tokens) for tokens in text_tokens])
+        self._text_lengths = lengths_of(text_tokens)
         rng = np.random.default_rng([seed, 2, epoch])
-        self._examples = _draw_examples(renderer, num_examples, rng)
-        self._measured = _measure(renderer, self._examples, id_length)
-        # Per batch, the examples of each row of prompts and the items of each row of texts.
-        self._plan: list[tuple[list[list[int]], list[list[int]]]] = []
-        remaining: list[int] = []
-        for examples in stratified(self._measured.prompt_lengths, shape.examples, rng):
-            remaining += self._plan_batch(examples.tolist())
-        while remaining:
-            remaining = self._plan_batch(remaining[: shape.examples]) + remaining[shape.examples :]
+        self._examples = draw_training_examples(renderer.dataset, len(renderer.templates), num_examples, rng)
+        measured = _Measured(renderer, self._examples, id_length)
+        batches = stratified(measured.prompt_lengths, shape.examples, rng)
+        plans, waiting = [], deque[int]()
+        for start in range(0, len(batches), _PLANNED_TOGETHER):
+            *plan, left = self._pack(batches[start : start + _PLANNED_TOGETHER], measured)
+            plans.append(plan)
+            waiting += left
+        while waiting:
+            batch = [waiting.popleft() for _ in range(min(shape.examples, len(waiting)))]
+            *plan, left = self._pack(as_table([batch], shape.examples), measured)
+            plans.append(plan)
+            waiting.extendleft(left[::-1])
+        # The examples of each row of prompts, and the items of each row of texts.
+        self._prompts, self._texts = map(joined, zip(*plans, strict=True))
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return len(self._plan)
+        return len(self._prompts.examples)
 
     def examples(self, step: int) -> list[tuple[int, int, int]]:
         """Return the (user, position, template) of each example of batch `step`, row by row."""
-        return [self._examples[example] for row in self._plan[step][0] for example in row]
+        return [self._examples[example] for row in self._prompts.rows(step) for example in row]
 
     def batch(self, step: int) -> IdBatch:
         """Return batch `step`."""
-        rows, item_rows = self._plan[step]
+        rows, item_rows = self._prompts.rows(step), self._texts.rows(step)
         prompts, texts = self._shape.prompts, self._shape.texts
         item_places = np.zeros((texts.rows, texts.examples_per_row), np.int32)
         place: dict[int, int] = {}
@@ -192,53 +219,42 @@ class IdBatches:
             *concatenate(rows, targets, prompts.rows, prompts.target),
         )
 
-    def _plan_batch(self, examples: list[int]) -> list[int]:
-        """Plan a batch of as many of the examples as fit, at least one, and return the others."""
-        _, prompt_lengths, target_lengths = self._measured
-        left: list[int] = []
-        while True:
-            rows, without_room = pack(np.asarray(examples), prompt_lengths, target_lengths, self._shape.prompts)
-            items = _distinct_items(self._measured.histories, (example for row in rows for example in row))
-            if len(items) <= self._shape.items:
-                no_targets = np.zeros_like(self._text_lengths)
-                item_rows, without_place = pack(items, self._text_lengths, no_targets, self._shape.texts)
-                if not without_place:
-                    self._plan.append((rows, item_rows))
-                    return left + without_room
-            left.append(examples[-1])
-            examples = examples[:-1]
+    def _pack(self, batches: Int[np.ndarray, "batches size"], measured: _Measured) -> tuple[Packed, Packed, list[int]]:
+        """Return the rows of prompts and of texts of batches with as many of their examples as fit, and the others.
 
-
-def _draw_examples(
-    renderer: PromptRenderer, num_examples: int, rng: np.random.Generator
-) -> list[tuple[int, int, int]]:
-    """Return (user, position, template) of `num_examples` training examples (0: all), in random order."""
-    examples = draw(renderer.dataset.training_examples(), num_examples, rng)
-    templates = rng.integers(len(renderer.templates), size=len(examples)).tolist()
-    return [(user, position, template) for (user, position), template in zip(examples, templates, strict=True)]
-
-
-def _measure(renderer: PromptRenderer, examples: Sequence[tuple[int, int, int]], id_length: int) -> _Measured:
-    histories, prompt_lengths, target_lengths = [], [], []
-    for user, position, template in examples:
-        sequence = renderer.dataset.training_sequence(user)
-        kept, length = renderer.slots_length(user, position, template, id_length)
-        histories.append(sequence[position - kept : position].tolist())
-        prompt_lengths.append(length)
-        target_lengths.append(len(renderer.target(int(sequence[position]), template)))
-    return _Measured(histories, np.asarray(prompt_lengths, int), np.asarray(target_lengths, int))
-
-
-def _distinct_items(histories: Sequence[Sequence[int]], examples: Iterable[int]) -> Int[np.ndarray, " items"]:
-    """Return the distinct items of these examples' histories, in ascending order."""
-    return np.asarray(sorted({item for example in examples for item in histories[example]}), int)
+        At least one example of a batch fits.
+        """
+        batches, shape = batches.copy(), self._shape
+        prompts = Packed.without_examples(*batches.shape, shape.prompts.rows)
+        texts = Packed.without_examples(len(batches), shape.items, shape.texts.rows)
+        dropped: list[list[int]] = [[] for _ in batches]
+        unplanned = np.arange(len(batches))
+        while len(unplanned):
+            packed = pack(batches[unplanned], measured.prompt_lengths, measured.target_lengths, shape.prompts)
+            items = measured.distinct_items(packed.examples, packed.placed())
+            few = np.asarray([len(of_batch) <= shape.items for of_batch in items])
+            table = as_table([of_batch if fits else [] for of_batch, fits in zip(items, few, strict=True)], shape.items)
+            packed_texts = pack(table, self._text_lengths, np.zeros_like(self._text_lengths), shape.texts)
+            planned = few & (packed_texts.row != shape.texts.rows).all(axis=1)
+            for whole, part in ((prompts, packed), (texts, packed_texts)):
+                whole.examples[unplanned[planned]] = part.examples[planned]
+                whole.row[unplanned[planned]] = part.row[planned]
+            unplanned = unplanned[~planned]
+            for batch in unplanned.tolist():
+                last = np.flatnonzero(batches[batch] >= 0)[-1]
+                dropped[batch].append(int(batches[batch, last]))
+                batches[batch, last] = -1
+        left = []
+        for batch, of_batch in enumerate(dropped):
+            left += of_batch + prompts.examples[batch][prompts.row[batch] == shape.prompts.rows].tolist()
+        return prompts, texts, left
 
 
 def _planned_items(measured: _Measured, batch_size: int) -> list[Int[np.ndarray, " _"]]:
     """Return the distinct items of some batches of so many examples, in random order."""
     batches = stratified(measured.prompt_lengths, batch_size, np.random.default_rng(0))[:PLANNED_BATCHES]
     rng = np.random.default_rng(1)
-    return [rng.permutation(_distinct_items(measured.histories, batch.tolist())) for batch in batches]
+    return [rng.permutation(items) for items in measured.distinct_items(batches, batches >= 0)]
 
 
 def _examples_that_fit(measured: _Measured, batch_size: int, items_per_batch: int) -> int:

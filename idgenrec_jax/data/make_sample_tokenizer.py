@@ -12,6 +12,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from idgenrec_jax.data.prompts import default_templates
 from idgenrec_jax.data.sample import TOKENIZER_FILE, load_sample
+from idgenrec_jax.data.words import find_words
 from idgenrec_jax.files import atomic_writer
 
 VOCABULARY_SIZE = 2000
@@ -24,7 +25,7 @@ def training_texts() -> list[str]:
     templates = [template for with_ids in (False, True) for template in default_templates(with_ids)]
     prompts = [re.sub(r"\{[^{}]*\}", " ", template.input_text) for template in templates] + [dataset.name]
     texts = [*dataset.item_texts, *prompts]
-    words = sorted({word for text in texts for word in re.findall(r"[^\W_]+", text.lower())})
+    words = sorted({word for text in texts for word in find_words(text.lower())})
     # The trainer only considers strings that recur in *different* words. Two endings make every word such a string, so
     # that common and rare words alike can become one piece, and IDs and prompts take one token a word.
     return texts + [word + ending for word in words for ending in (".", ",", ";", "")]

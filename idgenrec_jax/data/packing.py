@@ -4,12 +4,15 @@ Every batch holds short and long prompts in the same proportions, and every row 
 padding is computed, and an epoch needs a single compiled program.
 """
 
-import heapq
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Int
+
+from idgenrec_jax.data.row_packing import PackedShape, as_table, joined, pack
 
 WIDTH_MULTIPLE = 8
 TARGET_MULTIPLE = 2
@@ -20,10 +23,11 @@ PLANNED_BATCHES = 64
 _UNLIMITED = 2**30
 
 
-class RecommenderBatch(NamedTuple):
-    """Prompts and the target tokens (ID + EOS) that follow them; also texts and words in the warm start.
+class SupervisedBatch(NamedTuple):
+    """What either T5 learns from: prompts and targets (ID + EOS), or texts and their words in the warm start.
 
-    Segment s > 0 of a row's prompts and segment s of its targets are one example; segment 0 is padding.
+    Segment s > 0 of a row's prompts and segment s of its targets are one example. Segment 0 is padding, which nothing
+    reads: its token is 0 whatever the padding token of the tokenizer.
     """
 
     prompt_tokens: Int[Array | np.ndarray, "rows source"]
@@ -32,18 +36,35 @@ class RecommenderBatch(NamedTuple):
     target_segments: Int[Array | np.ndarray, "rows target"]
 
 
-class PackedShape(NamedTuple):
-    """The shape of every batch: its rows, the most examples in one, and the tokens of prompts and targets in one."""
-
-    rows: int
-    examples_per_row: int
-    source: int
-    target: int
-
-
 def round_up(value: int, multiple: int) -> int:
     """Return the smallest multiple of `multiple` that is at least `value`."""
     return -(-value // multiple) * multiple
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenLists:
+    """Token lists that are made when they are asked for; their lengths in tokens are known before.
+
+    `make(example)` returns the list of an example, which has `lengths[example]` tokens.
+    """
+
+    lengths: Int[np.ndarray, " examples"]
+    make: Callable[[int], Sequence[int]]
+
+    def __len__(self) -> int:
+        """Return the number of lists."""
+        return len(self.lengths)
+
+    def __getitem__(self, example: int) -> Sequence[int]:
+        """Return the tokens of one list."""
+        return self.make(example)
+
+
+def lengths_of(sequences: Sequence[Sized] | TokenLists) -> Int[np.ndarray, " examples"]:
+    """Return the lengths in tokens; `TokenLists` are not made for it."""
+    if isinstance(sequences, TokenLists):
+        return sequences.lengths
+    return np.fromiter(map(len, sequences), np.int32, len(sequences))
 
 
 def plan_shape(
@@ -74,7 +95,7 @@ def plan_shape(
 
 
 def cheapest_shape(
-    batches: Sequence[Int[np.ndarray, " _"]],
+    batches: Int[np.ndarray, "batches _"],
     prompts: Int[np.ndarray, " examples"],
     targets: Int[np.ndarray, " examples"],
     *,
@@ -84,17 +105,17 @@ def cheapest_shape(
     row_multiple: int,
     share: float = 1.0,
 ) -> PackedShape:
-    """Return the shape that computes least for `batches`, which name at most `batch_size` examples each, by length.
+    """Return the shape that computes least for `batches`, each of at most `batch_size` examples.
 
-    Its rows are wide enough for this share of the batches.
+    `batches` names examples, and -1 where there is none; `prompts` and `targets` are the lengths of all examples. The
+    rows of the shape are wide enough for this share of the batches.
     """
     shapes = []
     for examples_per_row in range(1, min(MAX_EXAMPLES_PER_ROW, batch_size) + 1):
         rows = round_up(-(-batch_size // examples_per_row), row_multiple)
-        unlimited = PackedShape(rows, examples_per_row, _UNLIMITED, _UNLIMITED)
-        packed = [pack(batch, prompts, targets, unlimited)[0] for batch in batches]
+        packed = pack(batches, prompts, targets, PackedShape(rows, examples_per_row, _UNLIMITED, _UNLIMITED))
         source, target = (
-            max(longest, enough_for([max(int(lengths[row].sum()) for row in batch) for batch in packed], share))
+            max(longest, enough_for(packed.tokens_per_row(lengths).max(axis=1), share))
             for lengths, longest in ((prompts, longest_prompt), (targets, longest_target))
         )
         shapes.append(
@@ -103,7 +124,7 @@ def cheapest_shape(
     return min(shapes, key=_cost)
 
 
-def enough_for(values: Sequence[int], share: float) -> int:
+def enough_for(values: Sequence[int] | Int[np.ndarray, " values"], share: float) -> int:
     """Return the least of the values that at least this share of them does not exceed."""
     return int(np.quantile(values, share, method="higher"))
 
@@ -122,73 +143,74 @@ class PackedBatches:
 
     def __init__(
         self,
-        prompts: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[int]] | TokenLists,
+        targets: Sequence[Sequence[int]] | TokenLists,
         *,
         shape: PackedShape,
         batch_size: int,
         rng: np.random.Generator,
     ):
-        """Plan the batches; no array is made before `batch` asks for it.
+        """Plan the batches from lengths; no token list and no array is made before `batch` asks for it.
 
         Raises ValueError for a prompt or target that is longer than a row.
         """
         self._prompts, self._targets, self._shape = prompts, targets, shape
-        lengths = tuple(np.asarray([len(tokens) for tokens in rows], int) for rows in (prompts, targets))
+        lengths = lengths_of(prompts), lengths_of(targets)
         for found, width in zip(lengths, (shape.source, shape.target), strict=True):
             if len(found) and found.max() > width:
                 raise ValueError(f"an example of {found.max()} tokens does not fit a row of {width}")
-        self._plan: list[list[list[int]]] = []
-        remaining: list[int] = []
-        for examples in stratified(lengths[0], batch_size, rng):
-            rows, left = pack(examples, *lengths, shape)
-            self._plan.append(rows)
-            remaining += left
-        while remaining:
-            rows, left = pack(np.asarray(remaining[:batch_size]), *lengths, shape)
-            self._plan.append(rows)
-            remaining = left + remaining[batch_size:]
+        self._totals = tuple(int(found.sum()) for found in lengths)
+        plan = pack(stratified(lengths[0], batch_size, rng), *lengths, shape)
+        further = []
+        waiting = deque(plan.without_place().tolist())
+        while waiting:
+            batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+            packed = pack(as_table([batch], batch_size), *lengths, shape)
+            waiting.extendleft(packed.without_place().tolist()[::-1])
+            further.append(packed)
+        self._plan = joined([plan, *further])
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return len(self._plan)
+        return len(self._plan.examples)
 
     @property
     def padding_shares(self) -> tuple[float, float]:
         """Shares of the positions of prompts and of targets, over all batches, that hold no token."""
-        rows = len(self._plan) * self._shape.rows
+        rows = len(self) * self._shape.rows
         shares = [
-            1.0 - sum(map(len, tokens)) / max(1, rows * width)
-            for tokens, width in ((self._prompts, self._shape.source), (self._targets, self._shape.target))
+            1.0 - tokens / max(1, rows * width)
+            for tokens, width in zip(self._totals, (self._shape.source, self._shape.target), strict=True)
         ]
         return shares[0], shares[1]
 
     def examples(self, step: int) -> list[tuple[Sequence[int], Sequence[int]]]:
         """Return the (prompt, target) pairs that batch `step` holds, row by row."""
-        return [(self._prompts[example], self._targets[example]) for row in self._plan[step] for example in row]
+        rows = self._plan.rows(step)
+        return [(self._prompts[example], self._targets[example]) for row in rows for example in row]
 
-    def batch(self, step: int) -> RecommenderBatch:
+    def batch(self, step: int) -> SupervisedBatch:
         """Return batch `step`."""
-        plan = self._plan[step]
-        return RecommenderBatch(
-            *concatenate(plan, self._prompts, self._shape.rows, self._shape.source),
-            *concatenate(plan, self._targets, self._shape.rows, self._shape.target),
+        rows = self._plan.rows(step)
+        return SupervisedBatch(
+            *concatenate(rows, self._prompts, self._shape.rows, self._shape.source),
+            *concatenate(rows, self._targets, self._shape.rows, self._shape.target),
         )
 
 
 def one_example_a_row(
     prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], *, source: int, target: int
-) -> RecommenderBatch:
+) -> SupervisedBatch:
     """Return the batch in which every row is one example, padded to `source` and `target` tokens."""
     plan = [[example] for example in range(len(prompts))]
-    return RecommenderBatch(
+    return SupervisedBatch(
         *concatenate(plan, prompts, len(plan), source), *concatenate(plan, targets, len(plan), target)
     )
 
 
 def concatenate(
     plan: Sequence[Sequence[int]],
-    sequences: Sequence[Sequence[int]] | Mapping[int, Sequence[int]],
+    sequences: Sequence[Sequence[int]] | TokenLists | Mapping[int, Sequence[int]],
     rows: int,
     width: int,
 ) -> tuple[Int[np.ndarray, "rows width"], Int[np.ndarray, "rows width"]]:
@@ -206,50 +228,23 @@ def concatenate(
 
 def stratified(
     lengths: Int[np.ndarray, " examples"], batch_size: int, rng: np.random.Generator
-) -> list[Int[np.ndarray, " batch"]]:
-    """Return the examples of each batch: one of every stratum of equal length, the last few batches one fewer."""
+) -> Int[np.ndarray, "batches batch_size"]:
+    """Return the examples (int32) of each batch: one of every stratum of equal length.
+
+    The batches that have one fewer name -1 instead of the shortest.
+    """
     count = len(lengths)
     num_batches = -(-count // batch_size)
     if not num_batches:
-        return []
-    order = rng.permutation(count)
-    order = order[np.argsort(lengths[order], kind="stable")]
+        return np.zeros((0, batch_size), np.int32)
+    order = np.arange(count, dtype=np.int32)
+    rng.shuffle(order)
+    # Numbers of 16 bits are sorted in linear time.
+    sortable = lengths.astype(np.min_scalar_type(lengths.max()))
+    order = order[np.argsort(sortable[order], kind="stable")]
     # The places that stay free are among the shortest, where they change the least.
-    table = np.full(batch_size * num_batches, -1)
+    table = np.full(batch_size * num_batches, -1, np.int32)
     table[-count:] = order
-    table = rng.permuted(table.reshape(batch_size, num_batches), axis=1)
-    return [column[column >= 0] for column in table.T]
-
-
-def pack(
-    examples: Int[np.ndarray, " batch"],
-    prompt_lengths: Int[np.ndarray, " examples"],
-    target_lengths: Int[np.ndarray, " examples"],
-    shape: PackedShape,
-) -> tuple[list[list[int]], list[int]]:
-    """Return the examples of each row, and those that found no place.
-
-    The longest prompt first, each into the row with the fewest tokens so far of those that have room.
-    """
-    rows: list[list[int]] = [[] for _ in range(shape.rows)]
-    target = [0] * shape.rows
-    remaining = []
-    # (tokens of prompts, row) of every row that is not full of examples.
-    open_rows = [(0, row) for row in range(shape.rows)]
-    for example in examples[np.argsort(-prompt_lengths[examples], kind="stable")].tolist():
-        prompt_length, target_length = int(prompt_lengths[example]), int(target_lengths[example])
-        passed = []
-        while open_rows:
-            source, row = heapq.heappop(open_rows)
-            if source + prompt_length <= shape.source and target[row] + target_length <= shape.target:
-                rows[row].append(example)
-                target[row] += target_length
-                if len(rows[row]) < shape.examples_per_row:
-                    passed.append((source + prompt_length, row))
-                break
-            passed.append((source, row))
-        else:
-            remaining.append(example)
-        for entry in passed:
-            heapq.heappush(open_rows, entry)
-    return rows, remaining
+    table = table.reshape(batch_size, num_batches)
+    rng.permuted(table, axis=1, out=table)
+    return np.ascontiguousarray(table.T)  # [batch_size, batches] -> [batches, batch_size]

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from idgenrec_jax.data.lines import read_lines
+import numpy as np
+from jaxtyping import Int
+
+from idgenrec_jax.data.lines import named, read_lines, shown
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 
@@ -18,8 +21,10 @@ FIELDS = ("user_id", "history", "target", "dataset")
 GROUPS = ("seen", "unseen")
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
+# Characters of a field's name that are compared with those there are.
+_COMPARED = 60
 _LAYOUT = "task; seen|unseen; input template; target template"
-_SEPARATOR = ";"
+_SEPARATORS = (";", ",", "|", "/", ".", "-")
 
 _OWN_TEMPLATES = (
     # (group, input without a user ID, input with one)
@@ -99,18 +104,18 @@ def load_templates(path: str | Path) -> list[PromptTemplate]:
 def _fault(group: str, input_text: str, target_text: str) -> str | None:
     """What is wrong with a template and how to mend it, or None."""
     if group not in GROUPS:
-        return f"group is {group!r}; write seen (trained on) or unseen (only evaluated)"
+        return f"group is {shown(group)}; write seen (trained on) or unseen (only evaluated)"
     for text in (input_text, target_text):
         names = _FIELD.findall(text)
         for name in names:
             if name not in FIELDS:
-                nearest = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)[0]
+                nearest = difflib.get_close_matches(name[:_COMPARED], FIELDS, n=1, cutoff=0.0)[0]
                 known = ", ".join(f"{{{field}}}" for field in FIELDS)
-                return f"unknown field {{{name}}}; did you mean {{{nearest}}}? Fields are {known}"
-            if names.count(name) > 1 and name != "dataset":
-                return f"field {{{name}}} stands twice in {text!r}; use it once"
+                return f"unknown field {{{named(name)}}}; did you mean {{{nearest}}}? Fields are {known}"
+            if name != "dataset" and names.count(name) > 1:
+                return f"field {{{name}}} stands twice in {shown(text)}; use it once"
         if "{" in _FIELD.sub("", text) or "}" in _FIELD.sub("", text):
-            return f"a brace without its partner in {text!r}; braces only go around fields"
+            return f"a brace without its partner in {shown(text)}; braces only go around fields"
     inputs, targets = set(_FIELD.findall(input_text)), set(_FIELD.findall(target_text))
     if "target" in inputs:
         return "the input template contains {target}: the model would be told the answer; remove it"
@@ -132,16 +137,22 @@ class PromptTokens:
         self.template = template
         self._pad_id, self._eos_id = tokenizer.pad_id, tokenizer.eos_id
         self._separator = _separator_tokens(tokenizer)
-        self._pieces = _split_into_pieces(template.input_text, tokenizer, dataset_name)
+        self._pieces, input_texts = _split_into_pieces(template.input_text, tokenizer, dataset_name)
         fixed = [piece for piece in self._pieces if not isinstance(piece, str)]
         self._fixed_length = sum(len(piece) for piece in fixed) + 1
         self._has_user = "user_id" in self._pieces
         self._has_history = "history" in self._pieces
-        target_pieces = _split_into_pieces(template.target_text, tokenizer, dataset_name)
+        target_pieces, target_texts = _split_into_pieces(template.target_text, tokenizer, dataset_name)
+        self._texts = (*input_texts, *target_texts)
         middle = target_pieces.index("target")
         before, after = target_pieces[:middle], target_pieces[middle + 1 :]
         self._target_prefix = tuple(token for piece in before for token in piece)
         self._target_suffix = tuple(token for piece in after for token in piece)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts that were tokenised, those around fields: what a check of the tokenizer's spelling looks at."""
+        return self._texts
 
     @property
     def pieces(self) -> list[str | list[int]]:
@@ -224,30 +235,66 @@ class PromptTokens:
         append_ordinary([self._eos_id])
         return tokens, slot_item, slot_position
 
-    def slots_length(
-        self, number_of_history_items: int, id_length: int, user_id: Sequence[int] | None, max_length: int
-    ) -> tuple[int, int]:
-        """How many history items `render_slots` keeps, and the length of its prompt in tokens.
+    def input_lengths(
+        self,
+        tokens_before: Int[np.ndarray, " prefixes"],
+        firsts: Int[np.ndarray, " prompts"],
+        ends: Int[np.ndarray, " prompts"],
+        user_lengths: Int[np.ndarray, " prompts"] | None,
+        max_length: int,
+    ) -> tuple[Int[np.ndarray, " prompts"], Int[np.ndarray, " prompts"]]:
+        """How many history items each prompt keeps, and its length in tokens, without rendering it.
+
+        The history of a prompt is a stretch, from `firsts` up to but without `ends`, of a list of items of which the
+        first n have `tokens_before[n]` tokens. The rule is that of `render_input` and `render_slots`.
 
         Raises:
             InputError: as `render_input`.
         """
-        kept = self._number_that_fits([id_length] * number_of_history_items, user_id, max_length)
-        return kept, self.input_length(kept) + kept * id_length + (len(user_id) if self._has_user else 0)
+        if not len(ends):
+            return ends, ends
+        users = user_lengths if self._has_user and user_lengths is not None else np.zeros_like(ends)
+        fixed = self._fixed_length + users
+        room = max_length - fixed
+        # The longest user ID has the least room: where it has some, all have.
+        self._room(None if user_lengths is None else int(users.max()), max_length)
+        if not self._has_history:
+            return np.zeros_like(ends), fixed
+        separator = len(self._separator)
+
+        def length_from(first: np.ndarray, chosen: np.ndarray | slice) -> np.ndarray:
+            items = ends[chosen] - first
+            return tokens_before[ends[chosen]] - tokens_before[first] + separator * np.maximum(items - 1, 0)
+
+        first = firsts.copy()
+        # The fewer items, the shorter the history: the first one to keep is found by halving.
+        (cut,) = np.nonzero(length_from(first, slice(None)) > room)
+        low, high = first[cut], ends[cut]
+        while (low < high).any():
+            middle = (low + high) // 2
+            fits = length_from(middle, cut) <= room[cut]
+            low, high = np.where(fits, low, middle + 1), np.where(fits, middle, high)
+        first[cut] = high
+        return ends - first, fixed + length_from(first, slice(None))
+
+    def _room(self, user_length: int | None, max_length: int) -> int:
+        """How many tokens a prompt has for its history; `user_length` is that of the user ID, if there is one."""
+        if self._has_user and user_length is None:
+            raise InputError(
+                f"prompt template {shown(self.template.input_text)} has {{user_id}}, but there are no user IDs; set "
+                "--config.data.user_ids=train_history or use templates without {user_id}"
+            )
+        room = max_length - self._fixed_length - (user_length if self._has_user else 0)
+        if room < 0:
+            raise InputError(
+                f"--config.data.max_prompt_length={max_length}: prompt template {shown(self.template.input_text)} "
+                f"takes {max_length - room} tokens before any history; raise it or shorten the template"
+            )
+        return room
 
     def _number_that_fits(self, lengths: Sequence[int], user_id: Sequence[int] | None, max_length: int) -> int:
         """How many of the newest history items, of these token lengths, fit into a prompt of max_length tokens."""
-        if self._has_user and user_id is None:
-            raise InputError(
-                f"prompt template {self.template.input_text!r} has {{user_id}}, but there are no user IDs; set "
-                "--config.data.user_ids=train_history or use templates without {user_id}"
-            )
-        room = max_length - self._fixed_length - (len(user_id) if self._has_user else 0)
-        if room < 0:
-            raise InputError(
-                f"--config.data.max_prompt_length={max_length}: prompt template {self.template.input_text!r} takes "
-                f"{max_length - room} tokens before any history; raise it or shorten the template"
-            )
+        room = self._room(None if user_id is None else len(user_id), max_length)
         if not self._has_history:
             return 0
         kept = 0
@@ -260,20 +307,39 @@ class PromptTokens:
 
 
 def _separator_tokens(tokenizer: Tokenizer) -> list[int]:
-    """The tokens between two IDs, as in "first; second", without the word boundary that every text begins with."""
+    """The tokens between two IDs: of the first of `_SEPARATORS` that the tokenizer can spell.
+
+    They are those inside "first; second", without the word boundary that every text begins with.
+    """
     first, second = tokenizer.encode("a"), tokenizer.encode(" a")
-    whole = tokenizer.encode(f"a{_SEPARATOR} a")
-    if whole[: len(first)] == first and whole[len(whole) - len(second) :] == second:
-        return whole[len(first) : len(whole) - len(second)]
-    return tokenizer.encode(_SEPARATOR)
+    for separator in _SEPARATORS:
+        whole = tokenizer.encode(f"a{separator} a")
+        inside = whole[len(first) : len(whole) - len(second)]
+        stands_alone = whole[: len(first)] == first and whole[len(whole) - len(second) :] == second
+        for tokens in ([inside] if stands_alone else []) + [tokenizer.encode(separator)]:
+            # An unknown token, or none at all, would not tell where an ID ends.
+            if tokenizer.decode(tokens).strip() == separator:
+                return tokens
+    raise InputError(
+        f"--config.data.tokenizer: its vocabulary spells none of {' '.join(_SEPARATORS)} to stand between the IDs of a "
+        "prompt; use a tokenizer that has one of them"
+    )
 
 
-def _split_into_pieces(text: str, tokenizer: Tokenizer, dataset_name: str) -> list[str | list[int]]:
-    """A template in order: fields as their names, the text between them as tokens."""
+def _split_into_pieces(text: str, tokenizer: Tokenizer, dataset_name: str) -> tuple[list[str | list[int]], list[str]]:
+    """A template in order, fields as their names and the text between them as tokens; and that text."""
+    # The name of a folder may hold bytes that are no text, and braces that are no field.
+    name = dataset_name.encode("utf-8", "replace").decode("utf-8")
+    texts, fields = [""], []
+    for index, part in enumerate(_FIELD.split(text)):
+        if index % 2 and part != "dataset":
+            fields.append(part)
+            texts.append("")
+        else:
+            texts[-1] += name if index % 2 else part
     pieces: list[str | list[int]] = []
-    for index, part in enumerate(_FIELD.split(text.replace("{dataset}", dataset_name))):
-        if index % 2:
-            pieces.append(part)
-        elif part.strip():
-            pieces.append(tokenizer.encode(part))
-    return pieces
+    for between, field in zip(texts, [*fields, None], strict=True):
+        tokens = tokenizer.encode(between) if between.strip() else []
+        pieces += [tokens] if tokens else []
+        pieces += [field] if field is not None else []
+    return pieces, [between.strip() for between in texts if between.strip()]

@@ -15,10 +15,13 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from idgenrec_jax.data.spelling import check_spelling
 from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.data.words import find_words
 from idgenrec_jax.decoding.diverse import PEEL_FROM_WIDTH, diverse_beam_search
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.ids.table import IdTable, clean_to_words
+from idgenrec_jax.ids.keywords import field_names, fields_of
+from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.ids.uniqueness import PENALTIES, assign_unique_ids
 from idgenrec_jax.processes import put, readable
 
@@ -35,14 +38,17 @@ _LOGGER = logging.getLogger(__name__)
 def item_prompts(
     texts: Sequence[str], names: Sequence[str], tokenizer: Tokenizer, *, max_length: int
 ) -> list[list[int]]:
-    """What the generator reads for each item: the first tokens of its text, and EOS, `max_length` together at most.
+    """What the ID generator reads for each item: the first tokens of its text, and EOS, `max_length` together at most.
 
-    A blank text is replaced by the item's name. Raises InputError if texts and names differ in number.
+    A blank text is replaced by the item's name. Warns of what the tokenizer cannot write. Raises InputError if texts
+    and names differ in number, or if the tokenizer leaves nothing of the texts.
     """
     if len(names) != len(texts):
         raise InputError(f"{len(names)} names and {len(texts)} texts; expected one text for each name")
     described = [text if text.strip() else name for name, text in zip(names, texts, strict=True)]
-    return [tokens[: max_length - 1] + [tokenizer.eos_id] for tokens in tokenizer.encode_batch(described)]
+    tokens = tokenizer.encode_batch(described)
+    check_spelling(described, tokenizer, "texts that IDs are written from", tokens=tokens)
+    return [row[: max_length - 1] + [tokenizer.eos_id] for row in tokens]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +143,8 @@ class IdGeneration:
             message = "%d of %d texts are blank, the first is that of %r; their IDs are written from the names"
             _LOGGER.warning(message, len(blank), len(texts), blank[0])
         decoder = CandidateDecoder(self, params, prompts, on_progress)
-        plain = [_first_words(text) or name for name, text in zip(names, texts, strict=True)]
+        fields = field_names(texts)
+        plain = [_first_words(text, fields) or name for name, text in zip(names, texts, strict=True)]
         assignments = assign_unique_ids(
             decoder.candidates,
             len(names),
@@ -405,9 +412,7 @@ def _decode_batch(
     return result.tokens
 
 
-def _first_words(text: str) -> str:
-    """At most eight words of the first field's value, as in `title: ...; brand: ...`, or of a plain text."""
-    head, colon, rest = text.partition(": ")
-    if colon and len(head.split()) == 1:
-        text = rest.partition("; ")[0]
-    return " ".join(clean_to_words(text).split()[:8])
+def _first_words(text: str, names: frozenset[str]) -> str:
+    """At most eight words of the first field's value, of fields called `names`, or of a plain text."""
+    _, value = fields_of(text, names)[0]
+    return " ".join(find_words(value)[:8])

@@ -2,20 +2,23 @@
 
 import json
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from idgenrec_jax.data.lines import read_lines
+from idgenrec_jax.data.spelling import check_spelling, lost_parts
 from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.data.words import find_words, shortened
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import atomic_writer
 
 MAX_ID_TOKENS = 30
-"""Longest ID, in tokens without EOS, that a file may hold or an assignment may give."""
+"""Longest ID, in tokens without EOS, that an assignment may give."""
 
-_WORD = re.compile(r"\w+")
+MAX_GIVEN_TOKENS = 3 * MAX_ID_TOKENS
+"""Longest ID, in tokens without EOS, that a file may hold: of many scripts a letter takes three tokens of bytes."""
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -58,8 +61,8 @@ class IdTable:
 
 
 def clean_to_words(text: str) -> str:
-    r"""The words of a text (matches of `\w+`, case kept) joined by single spaces; empty when it has none."""
-    return " ".join(_WORD.findall(text))
+    """Return the words of a text (see `data.words`), case kept, joined by single spaces; empty when it has none."""
+    return " ".join(find_words(text))
 
 
 def make_unique(
@@ -69,23 +72,31 @@ def make_unique(
 
     `fallback` takes the place of a base without words, "item" that of a fallback without any. The end is cut until ID
     and number fit MAX_ID_TOKENS. `next_number` remembers, across calls that share `taken`, the
-    first number still to try for a base. Returns (text, tokens) and adds the tokens to `taken`.
+    first number still to try for a base. Returns (text, tokens) and adds the tokens to `taken`. Raises InputError for a
+    tokenizer that cannot tell numbers from one another.
     """
     words = (clean_to_words(base) or clean_to_words(fallback) or "item").split(" ")
     if not tokenizer.encode(" ".join(words)):
         words = ["item"]
     # Six tokens are left for the number, which is more than any catalogue needs.
     while len(tokenizer.encode(" ".join(words))) > MAX_ID_TOKENS - 6:
-        words = words[:-1] if len(words) > 1 else [words[0][: len(words[0]) // 2]]
+        words = words[:-1] if len(words) > 1 else [shortened(words[0], len(words[0]) // 2) or "item"]
     stem = " ".join(words)
     number = next_number.get(stem, 1)
+    before: tuple[int, ...] | None = None
     while True:
         text = stem if number == 1 else f"{stem} {number}"
         tokens = tuple(tokenizer.encode(text))
-        number += 1
         if tokens and tokens not in taken:
             break
-    next_number[stem] = number
+        if tokens == before:
+            raise InputError(
+                f"ID {text!r}: the tokenizer writes {number - 1} and {number} alike, so no number makes it unique; "
+                "give a tokenizer that knows digits with --config.data.tokenizer"
+            )
+        before = tokens if number > 1 else None
+        number += 1
+    next_number[stem] = number + 1
     taken.add(tokens)
     return text, tokens
 
@@ -105,9 +116,10 @@ def load_table(path: str | Path, items: Sequence[str], tokenizer: Tokenizer) -> 
 
     The tokens are always those of `tokenizer` for the cleaned words. An item that is listed with a blank ID is given
     the words of its own name as its ID, with a number behind them where that is taken, and a warning names it.
-    Raises InputError, naming file and line, for a file that is missing, empty, not UTF-8 or not of either form, an
-    item that is unknown, listed twice or missing, two items with one ID, an ID of more than MAX_ID_TOKENS tokens, and
-    tokens in the file that `tokenizer` does not give.
+    Warns of words that the tokenizer cannot write. Raises InputError, naming file and line, for a file that is missing,
+    empty, not UTF-8 or not of either form, an item that is unknown, listed twice or missing, two items with one ID (and
+    which unknown words make them one), an ID of no token or of more than MAX_GIVEN_TOKENS, and tokens in the file that
+    `tokenizer` does not give.
     """
     path = Path(path)
     known = set(items)
@@ -131,18 +143,24 @@ def load_table(path: str | Path, items: Sequence[str], tokenizer: Tokenizer) -> 
                 f"{place}: the tokens of item {item!r} are {_short(given_tokens)}, this tokenizer gives "
                 f'{_short(tokens)} for {text!r}; use the tokenizer the file was made with, or leave out "tokens"'
             )
+        if text and not tokens:
+            raise InputError(
+                f"{place}: the tokenizer has no token for the ID of item {item!r} ({text!r}); give it another ID, or "
+                "a tokenizer that knows its script with --config.data.tokenizer"
+            )
         if not tokens:
             blank.append(item)
             continue
-        if len(tokens) > MAX_ID_TOKENS:
+        if len(tokens) > MAX_GIVEN_TOKENS:
             raise InputError(
-                f"{place}: the ID of item {item!r} has {len(tokens)} tokens, at most {MAX_ID_TOKENS} "
+                f"{place}: the ID of item {item!r} has {len(tokens)} tokens, at most {MAX_GIVEN_TOKENS} "
                 "are allowed; shorten it"
             )
         if tokens in owner:
+            other = owner[tokens]
             raise InputError(
-                f"{place}: item {item!r} has the ID of item {owner[tokens]!r} on line {line_of[owner[tokens]]} "
-                f"({text!r}); change one of them"
+                f"{place}: item {item!r} has the ID of item {other!r} on line {line_of[other]} ({text!r}); "
+                f"{_way_out(text, found[other][0], tokenizer)}"
             )
         owner[tokens] = item
         found[item] = (text, tokens)
@@ -159,7 +177,23 @@ def load_table(path: str | Path, items: Sequence[str], tokenizer: Tokenizer) -> 
             "%s:%d: item %r has a blank ID; it is given the ID %r", path, line_of[item], item, found[item][0]
         )
     texts, tokens = zip(*(found[item] for item in items), strict=True)
+    check_spelling(texts, tokenizer, f"IDs of {path}", tokens=tokens)
     return IdTable(tuple(items), texts, tokens)
+
+
+def _way_out(text: str, other: str, tokenizer: Tokenizer) -> str:
+    """What to do about two IDs of the same tokens."""
+    if text == other:
+        return "change one of them"
+    lost = list(dict.fromkeys(part for parts in lost_parts([text, other], tokenizer) for part in parts))
+    if not lost:
+        return f"the tokenizer makes no difference between it and {other!r}: change one of them"
+    unknown = any(tokenizer.unknown_parts([text])[0])
+    how = f"writes {tokenizer.unknown_token} for" if unknown else "leaves out"
+    return (
+        f"the tokenizer {how} {', '.join(map(repr, lost[:5]))}, which it does not know: change one of them, or give a "
+        "tokenizer that knows their script with --config.data.tokenizer"
+    )
 
 
 def _short(tokens: Sequence[int]) -> str:
@@ -184,10 +218,14 @@ def _parse_json(line: str, place: str) -> tuple[str, str, tuple[int, ...] | None
     """(item, ID text, tokens or None) of one JSON object."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{place}: not a JSON object ({error.msg}); expected one {_ROW_FORM} a line") from error
+    # Beside faults of form: numbers of too many digits, and too many brackets.
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or str(error).splitlines()[0]
+        raise InputError(f"{place}: not a JSON object ({reason}); expected one {_ROW_FORM} a line") from error
     if not isinstance(row, dict) or not isinstance(row.get("item"), str) or not isinstance(row.get("id"), str):
         raise InputError(f"{place}: expected {_ROW_FORM} with texts for item and id; correct the line")
+    if any("\ud800" <= character <= "\udfff" for character in row["id"]):
+        raise InputError(f"{place}: the ID {row['id']!r} holds half a character (a lone surrogate); correct the line")
     tokens = row.get("tokens")
     if tokens is None:
         return row["item"], row["id"], None

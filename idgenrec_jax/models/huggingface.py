@@ -64,6 +64,8 @@ TENSOR_NAMES = (
 
 # Other names of the shared table: which of the tied names a file keeps depends on the library that wrote it.
 SHARED_TABLE_NAMES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+# Rows of tables that are compared at a time.
+_ROWS = 4096
 # Early conversions carry a bias table that cross-attention has never used.
 UNUSED_NAME = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
@@ -81,6 +83,11 @@ INTEGER_FIELDS = {
     "decoder_start_token_id": 0,
 }
 """Fields of config.json that hold integers, with transformers' default where a config may leave the field out."""
+
+MODEL_TYPES = ("t5", "mt5")
+"""Families of one architecture; mT5's output states are never scaled."""
+
+_FAMILIES = "give a T5, T5 v1.1, Flan-T5 or mT5"
 
 FLOAT_FIELDS = {"dropout_rate": 0.1, "layer_norm_epsilon": 1e-6, "initializer_factor": 1.0}
 
@@ -102,19 +109,21 @@ def read_config(folder: str | Path) -> T5Config:
     path = Path(folder) / "config.json"
     values = _read_json_object(path)
     model_type = values.get("model_type", "t5")
-    if model_type != "t5":
-        raise InputError(f"{path}: field model_type is {model_type!r}, expected 't5'; give the folder of a T5 model")
+    if model_type not in MODEL_TYPES:
+        expected = " or ".join(map(repr, MODEL_TYPES))
+        raise InputError(f"{path}: field model_type is {model_type!r}, expected {expected}; {_FAMILIES}")
     if not _boolean(path, values, "is_encoder_decoder", True):
         raise InputError(f"{path}: field is_encoder_decoder is false, expected true; give an encoder-decoder T5")
-    feed_forward = values.get("feed_forward_proj", "relu")
+    feed_forward = values.get("feed_forward_proj", "gated-gelu" if model_type == "mt5" else "relu")
     if feed_forward not in FEED_FORWARDS:
         expected = " or ".join(map(repr, FEED_FORWARDS))
-        raise InputError(f"{path}: field feed_forward_proj is {feed_forward!r}, expected {expected}")
+        raise InputError(f"{path}: field feed_forward_proj is {feed_forward!r}, expected {expected}; {_FAMILIES}")
     integers = {field: _number(path, values, field, default, int) for field, default in INTEGER_FIELDS.items()}
     floats = {field: _number(path, values, field, default, float) for field, default in FLOAT_FIELDS.items()}
     # transformers 4 says `tie_word_embeddings: false` for a model whose output states are not scaled. transformers 5
-    # always writes true there and says `scale_decoder_outputs: false`.
+    # always writes true there and says `scale_decoder_outputs: false`. It scales nothing in an mT5, whatever is said.
     tied = _boolean(path, values, "tie_word_embeddings", True) and _boolean(path, values, "scale_decoder_outputs", True)
+    tied = tied and model_type != "mt5"
     try:
         return T5Config(
             **integers,
@@ -234,17 +243,22 @@ def _match(
         name, transposed = tensor_name(path)
         known.add(name)
         alternatives = (name, *_other_names(folder, config, name))
-        found = next((stored[other] for other in alternatives if other in stored), None)
-        if found is None:
+        candidates = [stored[other] for other in alternatives if other in stored]
+        # A table of its own under the first name is no other name of the shared one.
+        if name == "lm_head.weight":
+            candidates = candidates[:1]
+        if not candidates:
             missing.append(name)
             continue
         expected = shape[::-1] if transposed else shape
-        if found.shape != expected:
-            raise InputError(
-                f"{found.file}: tensor {found.name} has shape {list(found.shape)}, "
-                f"expected {list(expected)} from config.json"
-            )
-        sources[path] = found
+        for found in candidates:
+            if found.shape != expected:
+                raise InputError(
+                    f"{found.file}: tensor {found.name} has shape {list(found.shape)}, "
+                    f"expected {list(expected)} from config.json"
+                )
+            _check_one_table(folder, candidates[0], found)
+        sources[path] = candidates[0]
     if missing:
         raise InputError(f"{folder}: the weights lack {_some(missing)}, which config.json asks for")
     surplus = sorted(set(stored) - known)
@@ -258,11 +272,31 @@ def _other_names(folder: Path, config: T5Config, name: str) -> tuple[str, ...]:
     """Under which other names a file may hold the tensor `name`."""
     if name == "shared.weight":
         return (*SHARED_TABLE_NAMES, "lm_head.weight") if config.tie_word_embeddings else SHARED_TABLE_NAMES
-    scaled = _read_json_object(folder / "config.json").get("scale_decoder_outputs", True)
-    if name == "lm_head.weight" and not scaled:
+    values = _read_json_object(folder / "config.json")
+    if name == "lm_head.weight" and (
+        not values.get("scale_decoder_outputs", True) or values.get("model_type") == "mt5"
+    ):
         # transformers 5 stores one table when the two are equal, as in a model it made itself.
         return ("shared.weight", *SHARED_TABLE_NAMES)
     return ()
+
+
+def _check_one_table(folder: Path, first: StoredTensor, other: StoredTensor) -> None:
+    """Raises InputError unless two tensors that stand for one table hold the same numbers."""
+    for start in range(0, 0 if first is other else first.shape[0], _ROWS):
+        rows = (slice(start, min(start + _ROWS, first.shape[0])), slice(None))
+        if np.array_equal(first.read(rows), other.read(rows), equal_nan=True):
+            continue
+        way_out = "save the model again with the table that it was trained with, under the first name alone"
+        if other.name == "lm_head.weight":
+            way_out = (
+                'if the model was trained with an output table of its own, as T5 v1.1 is, set "tie_word_embeddings": '
+                f"false in config.json; if not, {way_out}"
+            )
+        raise InputError(
+            f"{other.file}: tensors {first.name} and {other.name} differ, but are one table by "
+            f"{folder / 'config.json'}; {way_out}"
+        )
 
 
 def _place(stored: StoredTensor, shape: tuple[int, ...], transposed: bool, sharding: Sharding | None) -> Array:
@@ -298,7 +332,9 @@ def _read_json_object(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: file not found; give a folder that holds a T5 in Hugging Face format") from error
-    except ValueError as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); make it a file that you may read") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); fetch or save it again") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: found a JSON {type(values).__name__}, expected an object of model fields")
@@ -311,7 +347,9 @@ def _number(path: Path, values: dict[str, Any], field: str, default: int | float
     value = default if value is None else value
     if value is None:
         raise InputError(f"{path}: field {field} is missing, expected a number; give the config.json of a T5 model")
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+    fits = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    # Neither NaN, nor infinite, nor an integer that no float can hold.
+    if not fits or not -(2**63) < value < 2**63:
         raise InputError(f"{path}: field {field} is {value!r}, expected {'an integer' if kind is int else 'a number'}")
     return kind(value)
 

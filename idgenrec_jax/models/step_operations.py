@@ -5,7 +5,7 @@ dictionary add up to the step; they are for all devices together.
 """
 
 from idgenrec_jax.data.id_batches import IdBatch
-from idgenrec_jax.data.packing import RecommenderBatch
+from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models import operations
 from idgenrec_jax.models.t5 import T5Config
 
@@ -14,7 +14,7 @@ from idgenrec_jax.models.t5 import T5Config
 _SOFT_KEYS, _SOFT_VALUES = 4, 2
 
 
-def recommender_step_operations(config: T5Config, batch: RecommenderBatch) -> dict[str, int]:
+def recommender_step_operations(config: T5Config, batch: SupervisedBatch) -> dict[str, int]:
     """Return the operations of a recommender or warm-start step on a batch of this shape."""
     (rows, source), target = batch.prompt_tokens.shape, batch.target_tokens.shape[1]
     blocks = _blocks(config, rows * source, source, rows * target, target, again=False, trained=True)

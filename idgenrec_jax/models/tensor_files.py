@@ -54,22 +54,37 @@ class StoredTensor:
         return np.array(self._piece(index), dtype=np.float32)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights in `folder`, an index first where there are several.
+
+    Raises InputError where there are no weights, or an index cannot be read or names a file that is missing.
+    """
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise InputError(f"{folder}: no weights found; expected one of {', '.join(WEIGHT_FILES)}")
+    if path.suffix != ".json":
+        return [path]
+    files = [folder / name for name in sorted(set(_read_weight_map(path).values()))]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: file not found, but the index of weights names it; fetch the missing file")
+    return [path, *files]
+
+
 @contextmanager
 def open_tensors(folder: Path) -> Iterator[dict[str, StoredTensor]]:
     """All tensors of the weights in `folder` by name; they can be read until the context ends.
 
     Raises InputError where there are no weights, where a file cannot be read, or where an index and its files differ.
     """
-    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise InputError(f"{folder}: no weights found; expected one of {', '.join(WEIGHT_FILES)}")
+    path, *shards = weight_files(folder)
     with ExitStack() as stack:
-        if path.suffix != ".json":
+        if not shards:
             yield _open_file(path, stack)
             return
         tensors = {}
         weight_map = _read_weight_map(path)
-        opened = {name: _open_file(folder / name, stack) for name in sorted(set(weight_map.values()))}
+        opened = {shard.name: _open_file(shard, stack) for shard in shards}
         for name, file_name in weight_map.items():
             if name not in opened[file_name]:
                 raise InputError(f"{path}: tensor {name} should be in {file_name}, which has no tensor of that name")
@@ -88,8 +103,6 @@ def _read_weight_map(path: Path) -> dict[str, str]:
 
 def _open_file(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
     """The tensors of one file, which stays open as long as `stack`."""
-    if not path.is_file():
-        raise InputError(f"{path}: file not found, but the index of weights names it; fetch the missing file")
     return _open_safetensors(path, stack) if path.suffix == ".safetensors" else _open_torch(path)
 
 

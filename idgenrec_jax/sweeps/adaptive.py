@@ -19,7 +19,8 @@ from absl import logging
 
 from idgenrec_jax import run_files
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import explain_write_error, read_json, write_json
+from idgenrec_jax.files import explain_lock_error, read_json, write_json
+from idgenrec_jax.locks import lock_file
 from idgenrec_jax.run_files import SELECTION_METRIC
 from idgenrec_jax.sweeps.definition import Choice, LogUniform, Overrides, Space
 from idgenrec_jax.sweeps.trials import (
@@ -30,7 +31,6 @@ from idgenrec_jax.sweeps.trials import (
     PRUNED_FILE,
     SWEEP_FILE,
     Trial,
-    lock_file,
     make_trial,
     shared_flags,
 )
@@ -252,7 +252,7 @@ def _exclusive(output: Path) -> Iterator[None]:
         output.mkdir(parents=True, exist_ok=True)
         descriptor = lock_file(path, wait=True)
     except OSError as error:
-        raise explain_write_error(error, path) from error
+        raise explain_lock_error(error, path) from error
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import runpy
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,16 @@ class LogUniform:
         if isinstance(self.low, int) and isinstance(self.high, int):
             drawn = math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
             return min(max(round(drawn), self.low), self.high)
-        return float(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
+        # Rounding may take exp(log(high)) beyond it, and beyond the field's own limit.
+        drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        return float(min(max(drawn, self.low), self.high))
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """One of some values, all as likely."""
 
-    values: tuple[Any, ...]
+    values: Sequence[Any]
 
     def draw(self, rng: np.random.Generator) -> Any:
         """Return one of them."""
@@ -89,7 +92,12 @@ def product(*sweeps: Sweep) -> Sweep:
 
 
 def sample(count: int, seed: int, values: Space) -> Sweep:
-    """Return `count` random trials; trial i depends on the seed and on i alone, not on `count`."""
+    """Return `count` random trials; trial i depends on the seed and on i alone, not on `count`.
+
+    Raises:
+        InputError: a field has no distribution, or one from which nothing can be drawn.
+    """
+    check_distributions(values)
     trials = []
     for index in range(count):
         rng = np.random.default_rng([seed, index])
@@ -129,12 +137,15 @@ def load_space(name: str, base: Config) -> Space:
         InputError: no such file or function; it returns no space; or its limits do not fit `base`.
     """
     space = _call(name, "space", otherwise="and an adaptive search needs one")
-    distributions = (Uniform, LogUniform, Choice)
-    if not isinstance(space, dict) or not space or not all(isinstance(one, distributions) for one in space.values()):
+    if not isinstance(space, dict) or not space:
         raise InputError(
             f'--sweep={name}: expected a dictionary {{"section.field": Uniform, LogUniform or Choice}}; found '
             f"{' '.join(repr(space).split())[:80]}"
         )
+    try:
+        check_distributions(space)
+    except InputError as error:
+        raise InputError(f"--sweep={name}: space: {error}") from error
     for field, one in space.items():
         for value in one.values if isinstance(one, Choice) else (one.low, one.high):
             _check(name, "space", {field: value}, base)
@@ -146,12 +157,53 @@ def _call(name: str, default_function: str, *, otherwise: str) -> Any:
     path, _, function = name.partition(":")
     if not Path(path).is_file():
         raise InputError(f"--sweep={name}: no such file, {otherwise}")
-    made = runpy.run_path(path).get(function or default_function)
-    if not callable(made):
-        raise InputError(
-            f"--sweep={name}: {path} has no function {function or default_function!r}; write one, or name it"
-        )
-    return made()
+    try:
+        made = runpy.run_path(path).get(function or default_function)
+        if callable(made):
+            return made()
+    except InputError as error:
+        raise InputError(f"--sweep={name}: {error}") from error
+    except Exception as error:
+        place = path if isinstance(error, SyntaxError) else f"{path}:{_line_of(error, path)}"
+        raise InputError(f"--sweep={name}: {place}: {type(error).__name__}: {error}; mend the file") from error
+    raise InputError(
+        f"--sweep={name}: {path} has no function {function or default_function!r}; write one, or name it"
+    )
+
+
+def _line_of(error: Exception, path: str) -> int:
+    """The last line of a file that an error passed through."""
+    lines = [frame.lineno or 0 for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return lines[-1] if lines else 1
+
+
+def check_distributions(values: Mapping[str, Any]) -> None:
+    """Check that something can be drawn for every field.
+
+    Raises:
+        InputError: no distribution, bounds that are no finite numbers or in the wrong order, nothing to choose from.
+    """
+    for field, one in values.items():
+        problem = _problem(one)
+        if problem:
+            raise InputError(f"{field}: {one!r:.80}: {problem}")
+
+
+def _problem(one: Any) -> str | None:
+    """What is wrong with a distribution."""
+    if isinstance(one, Choice):
+        fits = isinstance(one.values, Sequence) and not isinstance(one.values, str) and len(one.values) > 0
+        return None if fits else "expected a tuple of one value or more"
+    if not isinstance(one, Uniform | LogUniform):
+        return "expected Uniform, LogUniform or Choice"
+    for bound in (one.low, one.high):
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+            return f"found the bound {bound!r}, expected a finite number"
+    if one.low > one.high:
+        return "low is above high; exchange them"
+    if isinstance(one, LogUniform) and one.low <= 0:
+        return "expected low above 0, which has a logarithm; raise it, or use Uniform"
+    return None
 
 
 def _check(name: str, where: str, overrides: Overrides, base: Config) -> None:

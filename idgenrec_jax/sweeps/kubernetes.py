@@ -54,7 +54,7 @@ def indexed_job(
         raise InputError(f"{output}: {len(indices)} unfinished trials, expected {MAX_TRIALS} at most; split the sweep")
     # The k-th unfinished trial is the pod's with index k.
     choose = f'set -- {" ".join(map(str, indices))}; shift "$JOB_COMPLETION_INDEX"'
-    run = shlex.join(["python", "-m", "launch.sweep", f"--output={output}"])
+    run = shlex.join(["python", "-m", "idgenrec_jax.launch.sweep", f"--output={output}"])
     container: dict[str, Any] = {
         "name": "trial",
         "image": options.image,

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from absl import logging
 
+from idgenrec_jax.locks import note_holder
 from idgenrec_jax.sweeps.trials import BEGUN, ERROR_FILE, FINISHED, LOG_FILE, NEW, PRUNED, PRUNED_FILE, Trial
 
 _POLL_SECONDS = 0.3
@@ -162,7 +163,7 @@ def _start(trial: Trial, descriptor: int, slot: Slot) -> _Running:
             # Ctrl-C in a terminal reaches the driver alone, which passes it on.
             start_new_session=True,
         )
-    trial.note_holder(descriptor, process.pid)
+    note_holder(descriptor, process.pid)
     return _Running(trial, slot, descriptor, log_start, process)
 
 

@@ -129,7 +129,7 @@ def _script(job: ArrayJob, output: Path, options: SlurmOptions, at_once: int | N
         "time": options.time,
         "signal": f"B:TERM@{options.save_seconds}",
     }
-    command = shlex.join([sys.executable, "-m", "launch.sweep", f"--output={output}"])
+    command = shlex.join([sys.executable, "-m", "idgenrec_jax.launch.sweep", f"--output={output}"])
     lines = [
         "#!/bin/bash",
         *(f"#SBATCH --{name}={shlex.quote(value)}" for name, value in directives.items() if value),

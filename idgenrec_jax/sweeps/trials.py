@@ -12,32 +12,24 @@ Paths in sweep.json are absolute, so that any process that sees the same files c
 """
 
 import dataclasses
-import fcntl
-import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from idgenrec_jax import run_files
+from idgenrec_jax.config import path_fields
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import explain_write_error, read_json, write_json
+from idgenrec_jax.files import expand_home, explain_lock_error, read_json, write_json
+from idgenrec_jax.locks import holder, lock_file
 from idgenrec_jax.sweeps.definition import Overrides, Sweep
 
 SWEEP_FILE, ERROR_FILE, LOG_FILE, LOCK_FILE = "sweep.json", "error.json", "log.txt", "lock"
 OVERRIDES_FILE, PRUNED_FILE = "overrides.json", "pruned.json"
 NEW, BEGUN, FINISHED, FAILED, PRUNED = "new", "begun", "finished", "failed", "pruned"
 
-_PATH_FIELDS = (
-    "data.path",
-    "data.tokenizer",
-    "data.prompts",
-    "ids.table",
-    "recommender.folder",
-    "id_generator.folder",
-)
+TRAIN_PROGRAM = "idgenrec_jax.launch.train"
 _LAST_LINES = 20
 _ANOTHER_OUTPUT = "name another --output, or delete this one"
 
@@ -70,7 +62,7 @@ class Trial:
     def command(self) -> list[str]:
         """Return the command of its run."""
         own = [f"--config.{name}={value}" for name, value in self.overrides.items()]
-        return [sys.executable, "-m", "launch.train", f"--workdir={self.workdir}", *self.flags, *own]
+        return [sys.executable, "-m", TRAIN_PROGRAM, f"--workdir={self.workdir}", *self.flags, *own]
 
     def hold(self) -> int | None:
         """Return a file descriptor that keeps all others from running the trial, or None where another one has it.
@@ -86,16 +78,11 @@ class Trial:
             self.folder.mkdir(parents=True, exist_ok=True)
             return lock_file(path, wait=False)
         except OSError as error:
-            raise explain_write_error(error, path) from error
-
-    def note_holder(self, descriptor: int, process_id: int) -> None:
-        """Write into the lock's file who holds it, for people to read."""
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {process_id} on {socket.gethostname()}\n".encode(), 0)
+            raise explain_lock_error(error, path) from error
 
     def holder(self) -> str:
         """Return who last held the trial."""
-        return (self.folder / LOCK_FILE).read_text(encoding="utf-8").strip() or "another process"
+        return holder(self.folder / LOCK_FILE)
 
     def record_failure(self, exit_code: int, *, log_start: int) -> str:
         """Write error.json and return the error in one line; the process wrote its log from byte `log_start` on."""
@@ -115,23 +102,6 @@ class Trial:
     def results(self) -> dict[str, Any]:
         """Return the results.json of a finished trial."""
         return read_json(self.workdir / run_files.RESULTS, remedy=f"delete {self.folder} to run the trial again")
-
-
-def lock_file(path: Path, *, wait: bool) -> int | None:
-    """Return a descriptor that holds an exclusive lock on `path`; None where another has it and `wait` is false.
-
-    Raises OSError where the file cannot be written, or its file system has no locks.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def claim_sweep(output: Path, *, name: str, trials: Sweep, config: Mapping[str, Any], preset: str | None) -> None:
@@ -198,11 +168,11 @@ def shared_flags(config: Mapping[str, Any], preset: str | None) -> list[str]:
 def with_absolute_paths(overrides: Mapping[str, Any]) -> Overrides:
     """Return a copy in which paths of existing files and folders are absolute; other names stay as they are."""
     result = dict(overrides)
-    for name in _PATH_FIELDS:
+    for name in path_fields():
         value = result.get(name)
         # 'sample' is the embedded catalogue, whatever lies in the working directory.
-        if isinstance(value, str) and value not in ("", "sample") and Path(value).expanduser().exists():
-            result[name] = str(Path(value).expanduser().resolve())
+        if isinstance(value, str) and value not in ("", "sample") and Path(expand_home(value)).exists():
+            result[name] = str(Path(expand_home(value)).resolve())
     return result
 
 

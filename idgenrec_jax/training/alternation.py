@@ -185,6 +185,7 @@ class Alternation:
             self.state.id_round,
             epochs_before(self._phases, self.state.phase) + self.state.epoch,
             is_last=epoch_number == phase.epochs,
+            check_stop=self._stop_before_epoch,
         )
         num_steps = len(batches)
         title = f"{phase.title}, epoch {epoch_number}/{phase.epochs}"
@@ -207,6 +208,13 @@ class Alternation:
         progress.close(f"loss {loss:.4f}")
         self.state.epoch, self.state.step, self.state.loss_sum = epoch_number, 0, 0.0
         self._append({**self._place(phase, self.state.epoch, "train"), "loss": loss})
+
+    def _stop_before_epoch(self) -> None:
+        """Save and raise `Interrupted` when the run was asked to stop."""
+        # Several processes ask each other, which they must do equally often: those go on to their next step.
+        if jax.process_count() == 1 and self._should_stop():
+            self._save()
+            raise Interrupted
 
     def _train_step(self, phase: Phase, batches: PackedBatches | IdBatches) -> None:
         state = self.state

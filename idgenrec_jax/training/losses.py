@@ -4,18 +4,23 @@ A loss is one file here and one line in the table. It is a function
 
     loss(model, batch, dropout_key=None, *, part=None, whole=None) -> scalar
 
-of a T5 and a `RecommenderBatch`, as `recommender_loss` is. The table holds places, not functions: the configuration
-knows the names without importing JAX.
+of a T5 and a `SupervisedBatch`, as `recommender_loss` is.
 """
 
-import pkgutil
 from collections.abc import Callable
 
-SUPERVISED_LOSSES = {
-    "vocabulary": "idgenrec_jax.training.recommender_loss:recommender_loss",
+from idgenrec_jax.errors import look_up
+from idgenrec_jax.training.recommender_loss import recommender_loss
+
+SUPERVISED_LOSSES: dict[str, Callable] = {
+    "vocabulary": recommender_loss,
 }
 
 
 def supervised_loss(name: str) -> Callable:
-    """Return the loss of this name."""
-    return pkgutil.resolve_name(SUPERVISED_LOSSES[name])
+    """Return the loss of this name.
+
+    Raises:
+        InputError: there is none; the nearest name is suggested.
+    """
+    return look_up(SUPERVISED_LOSSES, name, "--config.training.loss")

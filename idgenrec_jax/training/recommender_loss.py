@@ -11,7 +11,7 @@ The same loss teaches the ID generator to write words for an item's text in the 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from idgenrec_jax.data.packing import RecommenderBatch
+from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
 from idgenrec_jax.training.segments import count_tokens, decode_targets, is_real, mean_loss, same_segment, split_key
@@ -20,11 +20,11 @@ from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entrop
 
 def recommender_loss(
     model: T5,
-    batch: RecommenderBatch,
+    batch: SupervisedBatch,
     dropout_key: DropoutKey | None = None,
     *,
     part: BatchPart | None = None,
-    whole: RecommenderBatch | None = None,
+    whole: SupervisedBatch | None = None,
 ) -> Float[Array, ""]:
     """Return the mean cross-entropy of the target tokens given the prompts, in nats per real token.
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from idgenrec_jax.data.id_batches import IdBatch
-from idgenrec_jax.data.packing import RecommenderBatch
+from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.training.steps import Metrics
 
@@ -93,6 +93,6 @@ class StepRecords:
         )
 
 
-def count_examples(batch: RecommenderBatch | IdBatch) -> int:
+def count_examples(batch: SupervisedBatch | IdBatch) -> int:
     """Return how many examples share the rows of a batch, not yet on the device; a row numbers its own from 1."""
     return int(np.max(batch.target_segments, axis=1).sum())

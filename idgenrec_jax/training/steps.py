@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from idgenrec_jax.data.id_batches import IdBatch
-from idgenrec_jax.data.packing import RecommenderBatch
+from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.sharding import parameter_shardings
 from idgenrec_jax.training.id_loss import id_loss
@@ -93,7 +93,7 @@ def make_supervised_step(
     state_sharding: PyTree = None,
     compiler_options: CompilerOptions = None,
 ) -> SupervisedStep:
-    """Return `supervised_step(state, batch: RecommenderBatch, learning_rate, seed_key) -> (state, metrics)`.
+    """Return `supervised_step(state, batch: SupervisedBatch, learning_rate, seed_key) -> (state, metrics)`.
 
     It trains a T5 on (text, words) pairs: the recommender in its phases, the ID generator in the warm start. `loss` is
     one of `losses.SUPERVISED_LOSSES`. The state is donated. Metrics: `loss` (before the step) and `gradient_norm`
@@ -103,7 +103,7 @@ def make_supervised_step(
     `compiler_options` are those of `jax.jit`.
     """
 
-    def supervised_step(state, batch: RecommenderBatch, learning_rate, key):
+    def supervised_step(state, batch: SupervisedBatch, learning_rate, key):
         dropout_key = jax.random.fold_in(key, state.step) if dropout else None
 
         def loss_of(params, rows=batch, **part):
@@ -117,7 +117,7 @@ def make_supervised_step(
 
             zero = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params)
             # [rows, ..] -> [accumulation, rows / accumulation, ..]
-            parts = RecommenderBatch(*split_rows(batch, accumulation))
+            parts = SupervisedBatch(*split_rows(batch, accumulation))
             return jax.lax.scan(add, zero, (jnp.arange(accumulation), parts))[0]
 
         differentiated = jax.value_and_grad(loss_of) if accumulation == 1 else accumulated

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from idgenrec_jax.config import TrainingConfig
-from idgenrec_jax.data.packing import PackedBatches, plan_shape
+from idgenrec_jax.data.packing import PackedBatches, lengths_of, plan_shape
 
 
 class WarmStart:
@@ -24,13 +24,13 @@ class WarmStart:
         `texts` and `targets` hold the tokens of each item's text and of its words, EOS included.
         """
         self._texts, self._targets, self._training = texts, targets, training
-        text_lengths, word_lengths = ([len(tokens) for tokens in rows] for rows in (self._texts, self._targets))
+        text_lengths, word_lengths = lengths_of(texts), lengths_of(targets)
         self._shape = plan_shape(
             text_lengths,
             word_lengths,
             batch_size=training.warm_start_batch_size,
-            longest_prompt=max(text_lengths),
-            longest_target=max(word_lengths),
+            longest_prompt=int(text_lengths.max()),
+            longest_target=int(word_lengths.max()),
             row_multiple=row_multiple,
         )
 

@@ -1,6 +1,8 @@
 """Batches: pure, complete, of few shapes, and without a trace of what is held out."""
 
 import dataclasses
+import hashlib
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -15,6 +17,7 @@ from idgenrec_jax.data.batches import (
     training_shape,
 )
 from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.examples import Examples
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates
 from idgenrec_jax.data.sample import sample_tokenizer
@@ -401,15 +404,89 @@ def test_id_batches_are_pure_and_draw_without_replacement():
     assert found.total() == 20 and found <= Counter(expected_examples(dataset, max_history=4))
 
 
+def every_example(renderer):
+    """Every position of every sequence, held-out ones included, under every template, in random order."""
+    found = [
+        (user, position, template)
+        for user, sequence in enumerate(renderer.dataset.sequences)
+        for position in range(len(sequence))
+        for template in range(len(renderer.templates))
+    ]
+    users, positions, templates = np.random.default_rng(0).permutation(found).T.astype(np.int32)
+    return Examples(users, positions, templates.astype(np.uint8))
+
+
 def test_what_an_id_batch_holds_is_counted_before_it_is_made():
     renderer = make_renderer(make_dataset(), max_history=6, max_prompt_length=24)
+    examples = every_example(renderer)
+    counted = zip(*renderer.slots_lengths(examples, 3), strict=True)
     cut = 0
-    for user, position in renderer.dataset.training_examples():
-        for template in range(len(renderer.templates)):
-            tokens, _, _, kept = renderer.slots(user, renderer.dataset.training_sequence(user)[:position], template, 3)
-            assert renderer.slots_length(user, position, template, 3) == (len(kept), len(tokens))
-            cut += len(kept) < min(position, 6)
+    for (user, position, template), (kept_items, length) in zip(examples, counted, strict=True):
+        tokens, _, _, kept = renderer.slots(user, renderer.dataset.sequences[user][:position], template, 3)
+        assert (kept_items, length) == (len(kept), len(tokens))
+        cut += len(kept) < min(position, 6)
     assert cut, "some prompts must be cut"
+
+
+@pytest.mark.parametrize("user_ids", [None, plain_user_ids, user_ids_from_training_items])
+@pytest.mark.parametrize("max_history", [1, 5, 20])
+def test_lengths_that_batches_are_planned_from_are_those_of_what_is_rendered(user_ids, max_history):
+    dataset = make_dataset()
+    templates = [template_of("red {user_id} then {history} then"), template_of("{user_id}"), template_of("{history}")]
+    templates = templates if user_ids else [template_of("red {history} red"), template_of("{history}")]
+    templates[0] = dataclasses.replace(templates[0], target_text="a red {target} then")
+    # IDs of every length from no token at all; user IDs of up to thirteen tokens, so that the rule must weigh both.
+    item_ids = tuple((ITEM + item,) * (item % 6) for item in range(NUM_ITEMS))
+    cut = {}
+    for max_prompt_length in range(18, 60, 3):
+        renderer = dataclasses.replace(
+            make_renderer(dataset, user_ids=user_ids, templates=templates, max_history=max_history),
+            item_ids=item_ids,
+            max_prompt_length=max_prompt_length,
+        )
+        examples = every_example(renderer)
+        prompts, targets = renderer.prompts(examples), renderer.targets(examples)
+        assert prompts.lengths.tolist() == [len(prompt) for prompt in prompts]
+        assert targets.lengths.tolist() == [len(target) for target in targets]
+        assert max(targets.lengths) <= renderer.target_width()
+        cut[max_prompt_length] = prompts.lengths.sum()
+    assert max_history == 1 or len(set(cut.values())) > 3, "some prompts must be cut"
+
+
+def test_a_prompt_without_room_is_refused_from_lengths_as_it_is_when_rendered():
+    dataset = make_dataset()
+    renderer = make_renderer(dataset, user_ids=user_ids_from_training_items, max_prompt_length=12)
+    with pytest.raises(InputError, match="max_prompt_length=12: prompt template .* takes 1[3-9] tokens before any his"):
+        training_shape(renderer, seed=0, batch_size=8)
+    without = dataclasses.replace(renderer, user_ids=None)
+    with pytest.raises(InputError, match="has {user_id}, but there are no user IDs"):
+        training_shape(without, seed=0, batch_size=8)
+
+
+def test_no_prompt_is_rendered_before_its_batch_is_asked_for(monkeypatch):
+    rendered, render = [], PromptTokens.render_input
+    monkeypatch.setattr(PromptTokens, "render_input", lambda *given: rendered.append(given) or render(*given))
+    renderer = make_renderer(make_dataset())
+    held_out_batches(renderer, "test", template=0, batch_size=4, num_buckets=2)
+    batches = recommender_batches(renderer)
+    assert not rendered and batches.padding_shares
+    assert len(batches.examples(0)) == len(rendered) == 8
+
+
+def test_an_example_takes_a_few_bytes_until_it_is_rendered():
+    users = 10_000
+    rng = np.random.default_rng(0)
+    sequences = tuple(rng.integers(0, NUM_ITEMS, (users, 13)).astype(np.int32))
+    names = tuple(f"user{user}" for user in range(users))
+    dataset = dataclasses.replace(make_dataset(), users=names, sequences=sequences)
+    renderer = make_renderer(dataset, user_ids=None)
+    shape = training_shape(renderer, seed=0, batch_size=64)
+    tracemalloc.start()
+    batches = recommender_epoch(renderer, seed=0, epoch=0, batch_size=64, num_examples=0, shape=shape)
+    kept, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept / (users * 10) < 40 and most / (users * 10) < 120
+    assert len(batches) >= users * 10 // 64
 
 
 def test_slots_stand_where_ids_of_that_length_would_stand():
@@ -417,7 +494,7 @@ def test_slots_stand_where_ids_of_that_length_would_stand():
     dataset = make_dataset()
     renderer = make_renderer(dataset, max_history=6, max_prompt_length=24)
     full_ids = tuple((ITEM + item, ITEM_END + item, ITEM_END + item) for item in range(NUM_ITEMS))
-    renderer = PromptRenderer(**{**vars(renderer), "item_ids": full_ids})
+    renderer = dataclasses.replace(renderer, item_ids=full_ids)
     dropped = 0
     for user, position in dataset.training_examples():
         history = dataset.training_sequence(user)[:position]
@@ -486,3 +563,21 @@ def test_the_leak_test_sees_a_user_id_made_from_the_whole_sequence():
     dataset = make_dataset()
     before, after = tokens_of(dataset, leaking), tokens_of(with_other_items(dataset, [-1]), leaking)
     assert differ(before["recommender"], after["recommender"]) and differ(before["validation"], after["validation"])
+
+
+def digest(batches):
+    """A short digest of every array of the batches."""
+    found = hashlib.sha256()
+    for batch in all_batches(batches):
+        for values in batch:
+            found.update(f"{values.dtype} {values.shape}".encode() + values.tobytes())
+    return found.hexdigest()[:16]
+
+
+def test_batches_are_those_from_before_prompts_were_rendered_on_demand():
+    """A run that was begun by an earlier version goes on with the same batches. The digests were recorded from one."""
+    renderer = make_renderer(make_dataset(), max_history=5, max_prompt_length=24)
+    held_out, _, _ = held_out_batches(renderer, "test", template=3, batch_size=4, num_buckets=2)
+    assert digest(recommender_batches(renderer, seed=3, epoch=1, batch_size=6)) == "e0aa9f0b6150fd98"
+    assert digest(id_batches(renderer, seed=3, epoch=1, items_per_batch=9)) == "de04a8d3191675aa"
+    assert digest(held_out) == "eca2020e1bbc18be"

@@ -1,6 +1,7 @@
 """Data folders: what is read, what is refused and how the message reads, and the leave-one-out splits."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -79,6 +80,25 @@ def test_item_text_skips_blanks_and_unknown_brands_and_keeps_further_fields():
     assert item_text({"id": "x", "title": " ", "brand": "unknown", "categories": ""}) == ""
 
 
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "null", "NULL", "N/A", "na", "#N/A", "<NA>", " n/a\t"])
+def test_missing_values_spelt_as_text_are_blank(word):
+    assert item_text({"title": "Pen", "brand": word, "color": "red"}) == "title: Pen; color: red"
+    assert item_text({"title": f"{word.strip()} 5"}) == f"title: {word.strip()} 5", "only whole values count"
+
+
+def test_a_value_cannot_be_taken_for_a_field():
+    fields = {"title": "brand: X", "description": "Size: 12; colour: red; brand : Y;z: end; 9:30; no", "a:b; c": "d"}
+    text = item_text(fields)
+    assert text == "title: brand: X; description: Size: 12, colour: red, brand : Y,z: end; 9:30; no; a b c: d"
+    marks = re.findall(r"(?:^|;\s*)([^:;]+):\s", text)
+    assert marks == ["title", "description", "a b c"]
+    assert item_text({"": "x", "\ud800\n": "y"}) == "text: x; ?: y"
+
+
+def test_both_spellings_of_an_accent_give_one_text():
+    assert clean_text("Cafe\u0301 &eacute; e&#769;") == clean_text("Caf\u00e9 \u00e9 \u00e9") == "Café é é"
+
+
 def test_clean_text_leaves_one_line():
     assert clean_text("\u200b a\r\n\x07b\u2028c\u00a0 ") == "a b c"
 
@@ -87,6 +107,39 @@ def test_items_jsonl_takes_numbers_and_nested_lists_and_is_preferred(tmp_path):
     items = [{"id": 7, "title": "Seven", "categories": [["Office", "Pens"], ["Gifts"]], "year": 1999, "brand": None}]
     folder = write_folder(tmp_path / "shop", "u 7 7 7\n", items, plain="7 other text\n")
     assert load_dataset(folder).item_texts == ("title: Seven; categories: Office, Pens, Gifts; year: 1999",)
+
+
+def test_missing_values_in_an_items_file_are_counted(tmp_path, caplog):
+    caplog.set_level("INFO", "absl")
+    lines = '{"id": "a", "title": "A", "brand": "N/A", "price": NaN, "size": [Infinity, 3, "null", null]}\n'
+    folder = write_folder(tmp_path / "shop", "u a b a\n", items=lines + '{"id": "b", "title": "none"}\n')
+    assert load_dataset(folder).item_texts == ("title: A; size: 3", "")
+    assert "n/a, na, nan, nat, nil, none, null, undefined): 5, read as blank" in caplog.text
+
+
+def test_a_missing_plain_text_is_blank_and_counted(tmp_path, caplog):
+    caplog.set_level("INFO", "absl")
+    folder = write_folder(tmp_path / "shop", "u a b a\n", items=None, plain="a pen\nb NULL\n")
+    assert load_dataset(folder).item_texts == ("pen", "")
+    assert "n/a, na, nan, nat, nil, none, null, undefined): 1, read as blank" in caplog.text
+
+
+def test_sequences_in_the_order_of_keys_are_warned_of(tmp_path, caplog):
+    load_dataset(write_folder(tmp_path / "shop", "u a b c d e\nv b c d d e\nw e d a b c\n"))
+    assert f"{tmp_path / 'shop' / 'user_sequence.txt'}: NOT IN THE ORDER OF TIME" in caplog.text
+    assert "of the 3 users with 5 items or more, 67% have all of them in the order of the item keys" in caplog.text
+
+
+def test_keys_that_look_alike_are_warned_of(tmp_path, caplog):
+    folder = write_folder(tmp_path / "shop", "caf\u00e9 a b c\ncafe\u0301 b c a\nnan c a b\n")
+    assert load_dataset(folder).users == ("caf\u00e9", "cafe\u0301", "nan"), "keys stay as they are"
+    assert r"the user keys 'caf\xe9' and 'cafe\u0301' differ only in how accents are written" in caplog.text
+    assert "the user key 'nan' reads like a missing value" in caplog.text
+
+
+def test_a_folder_name_that_no_file_system_takes(tmp_path):
+    for name in ("x" * 300, "a\0b"):
+        assert "no such folder" in message_of(tmp_path / name)
 
 
 def test_plain_text(tmp_path):
@@ -131,6 +184,12 @@ def test_non_utf8_names_the_line(tmp_path):
         ('{"title": "B"}', "no id", "give every item an id without blanks"),
         ('{"id": "b c", "title": "B"}', "an id with blanks, 'b c'", "give every item an id without blanks"),
         ('{"id": "b", "title": {"en": "B"}}', "field 'title' is a JSON dict", "strings, numbers or lists of strings"),
+        ('{"id": "\\ud800", "title": "B"}', "the id '\\ud800' holds half a surrogate pair", "give every item an id"),
+        ('{"id": ["b"], "title": "B"}', "the id is ['b'], not a text", "give every item an id without blanks"),
+        ('{"id": true, "title": "B"}', "the id is True, not a text", "give every item an id without blanks"),
+        ('{"id": "b", "title": ' + "[" * 100_000, "not a JSON object (nested too deeply)", "write one line an item"),
+        ('{"id": ' + "9" * 5000 + "}", "not a JSON object (Exceeds the limit", "write one line an item"),
+        ('{"id": "b", "\\ud800": {}}', "field '\\ud800' is a JSON dict", "strings, numbers or lists of strings"),
         ('{"id": "b", "title": true}', "field 'title' is a JSON bool", "strings, numbers or lists of strings"),
         ('{"id": "a", "title": "B"}', "item a was already described on line 1", "remove one of the two"),
     ],

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from idgenrec_jax.data.lines import read_lines
+from idgenrec_jax.data.lines import holds_surrogate, leaves, named, parse_json, read_lines, shown
 from idgenrec_jax.errors import InputError
 
 
@@ -48,8 +48,51 @@ def test_a_folder_or_a_truncated_gzip_file_is_an_error_in_one_line(tmp_path):
     broken.write_bytes(gzip.compress(b"text " * 1000)[:-10])
     fake = tmp_path / "fake.gz"
     fake.write_bytes(b"not gzip")
-    for path in (tmp_path, broken, fake):
+    damaged = tmp_path / "damaged.gz"
+    packed = bytearray(gzip.compress(b"text " * 1000))
+    packed[12] ^= 0xFF
+    damaged.write_bytes(packed)
+    for path in (tmp_path, broken, fake, damaged):
         with pytest.raises(InputError) as caught:
             list(read_lines(path, "fill it"))
         message = str(caught.value)
         assert message.startswith(f"{path}: cannot be read (") and "None" not in message and "\n" not in message
+
+
+def test_json_that_cannot_be_read_is_an_error_in_one_line():
+    assert parse_json('{"a": [1, null]}', "file:3", "mend it") == {"a": [1, None]}
+    for text, reason in (
+        ("{", "Expecting property name"),
+        ("[" * 100_000, "nested too deeply"),
+        ("9" * 5000, "Exceeds"),
+    ):
+        with pytest.raises(InputError) as caught:
+            parse_json(text, "file:3", "mend it")
+        message = str(caught.value)
+        assert message.startswith(f"file:3: not a JSON object ({reason}") and message.endswith("; mend it")
+
+
+def test_leaves_come_in_order_however_deep():
+    assert list(leaves([[1, ["a"]], [], [None, [2.5]]])) == [1, "a", None, 2.5] and list(leaves("x")) == ["x"]
+    deep = "x"
+    for _ in range(100_000):
+        deep = [deep]
+    assert list(leaves(deep)) == ["x"]
+
+
+def test_values_are_shown_on_one_short_line():
+    assert shown("a\nb\ud800") == r"'a\nb\ud800'"
+    assert shown("x" * 100) == "'" + "x" * 56 + "..."
+    assert shown(16**10_000) == "a int too large to show"
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert shown(deep) == "a list too large to show"
+
+
+def test_keys_are_named_as_they_are_unless_long_or_odd():
+    assert [named("B00é"), named("a\x1b"), named("x" * 61)] == ["B00é", r"'a\x1b'", "'" + "x" * 56 + "..."]
+
+
+def test_half_a_surrogate_pair_is_found():
+    assert holds_surrogate("a\ud800") and holds_surrogate("\udfff") and not holds_surrogate("é\U0001f600\ufffd")

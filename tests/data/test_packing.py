@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from idgenrec_jax.data.packing import PackedBatches, PackedShape, one_example_a_row, plan_shape
+from idgenrec_jax.data.packing import PackedBatches, one_example_a_row, plan_shape
+from idgenrec_jax.data.row_packing import PackedShape, pack
 
 
 def make_examples(count, seed=0, longest=60):
@@ -109,3 +110,40 @@ def test_one_example_a_row_is_padded_on_the_right():
     assert batch.prompt_tokens.tolist() == [[5, 6, 0], [7, 0, 0]]
     assert batch.prompt_segments.tolist() == [[1, 1, 0], [1, 0, 0]]
     assert batch.target_tokens.tolist() == [[8, 0], [9, 4]] and batch.target_segments.tolist() == [[1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        PackedShape(rows=4, examples_per_row=3, source=70, target=7),
+        PackedShape(rows=3, examples_per_row=4, source=62, target=2**30),
+        PackedShape(rows=12, examples_per_row=1, source=2**30, target=4),
+    ],
+)
+def test_many_batches_are_packed_as_one_after_the_other(shape):
+    prompts, targets = make_examples(12 * 40)
+    lengths = np.asarray([len(tokens) for tokens in prompts]), np.asarray([len(tokens) for tokens in targets])
+    lengths[0][::7] = lengths[1][::11] = 0
+    batches = np.random.default_rng(0).permutation(12 * 40).reshape(40, 12).astype(np.int32)
+    batches[::3, 0] = batches[::5, -1] = -1
+    together = pack(batches, *lengths, shape)
+    for number, batch in enumerate(batches):
+        alone = pack(batch[None], *lengths, shape)
+        assert together.rows(number) == alone.rows(0)
+        np.testing.assert_array_equal(together.examples[number], alone.examples[0])
+        np.testing.assert_array_equal(together.row[number], alone.row[0])
+        # The rule itself, in so many words.
+        rows, left = [[] for _ in range(shape.rows)], []
+        for example in sorted(batch[batch >= 0].tolist(), key=lambda example: -lengths[0][example]):
+            room = [
+                row
+                for row in rows
+                if len(row) < shape.examples_per_row
+                and lengths[0][[*row, example]].sum() <= shape.source
+                and lengths[1][[*row, example]].sum() <= shape.target
+            ]
+            (min(room, key=lambda row: lengths[0][row].sum()) if room else left).append(example)
+        assert together.rows(number) == rows and alone.without_place().tolist() == left
+        sums = [int(lengths[0][row].sum()) for row in rows]
+        assert together.tokens_per_row(lengths[0])[number].tolist() == sums
+    assert shape.examples_per_row == 1 or len(together.without_place()), "some examples must find no place"

@@ -154,7 +154,14 @@ def test_similar_catalogues_share_a_compiled_program():
 )
 def test_mistakes_are_named(sequences, message):
     with pytest.raises(InputError, match=message):
-        build_trie(sequences, vocab_size=8, eos_token_id=EOS)
+        build_trie(sequences, vocab_size=8, eos_token_id=EOS, pad_token_id=0)
+
+
+def test_token_0_is_a_token_like_others_where_padding_is_another():
+    trie = build_trie([(0, 2), (3,)], vocab_size=8, eos_token_id=EOS, pad_token_id=5)
+    assert trie.allowed_tokens(jnp.array([0]))[0].tolist() == [True, False, False, True, *[False] * 4]
+    with pytest.raises(InputError, match=r"item 0 holds token 5, .* padding \(5\)"):
+        build_trie([(5,)], vocab_size=8, eos_token_id=EOS, pad_token_id=5)
 
 
 def test_a_dense_mask_over_the_limit_and_an_unknown_layout_are_refused():

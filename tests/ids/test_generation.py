@@ -313,8 +313,16 @@ def test_settings_outside_their_range_are_refused(id_generator, tokenizer, optio
 
 
 def test_fallback_words_are_those_of_the_first_field():
-    first_words = generation_module._first_words
+    fields = frozenset({"title", "brand", "plain"})
+
+    def first_words(text):
+        return generation_module._first_words(text, fields)
+
     assert first_words("title: Red pen, 0.5 mm; brand: Acme") == "Red pen 0 5 mm"
     assert first_words("plain: text") == "text"
     assert first_words("a long text of more words than an ID has") == "a long text of more words than an"
     assert first_words("") == ""
+    # A title may begin like a field, hold a semicolon, or be missing.
+    assert first_words("Size: 12 inch pan") == "Size 12 inch pan"
+    assert first_words("title: Ink; pen; brand: Acme") == "Ink pen"
+    assert first_words("title: nan; brand: Acme") == "Acme"

@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.ids.keywords import telling_words
+from idgenrec_jax.ids.keywords import field_names, telling_words
 
 PHONES = [
     "title: Vtech CS6114 Cordless Phone, White, 1 Handset; brand: VTech; categories: Electronics, Cordless Phones",
@@ -121,3 +121,69 @@ def test_the_order_of_the_catalogue_and_repetition_change_nothing_of_an_item():
     random.Random(3).shuffle(order)
     targets = telling_words(CATALOGUE)
     assert telling_words([CATALOGUE[index] for index in order]) == [targets[index] for index in order]
+
+
+def test_titles_that_begin_like_a_field_are_titles():
+    plain = [f"{color} pan {number}" for number in range(6) for color in ("red", "blue")]
+    odd = ["Size: 12 inch pan", "Title: a novel", "Description: of the kitchen", "Note: blue notebook"]
+    # "size" is a unit and the numbers are none of its words; "pan" was read all the same.
+    expected = ["pan", "title novel", "description kitchen", "blue note notebook"]
+    assert telling_words(plain + odd, max_words=20)[-4:] == expected
+    assert field_names(plain + odd) == frozenset()
+
+
+def test_field_names_are_those_that_texts_are_made_of():
+    assert field_names(["title: Note: red; brand: Acme"] + ["title: pen; brand: Acme"] * 20) == {"title", "brand"}
+    # One description among many is a field, because texts are made of fields.
+    assert field_names(["title: pen"] * 20 + ["title: ink; description: blue"]) == {"title", "description"}
+    assert field_names(["title: pen"] * 20 + ["title: ink; really: blue"]) == {"title"}
+    assert field_names(["标题: 笔; 品牌: 英雄", "标题: 墨水; 品牌: 英雄"]) == {"标题", "品牌"}
+    assert field_names(["red pen", "Title: pen"]) == frozenset()
+    assert field_names(["title: pen; brand: Acme"]) == {"title", "brand"}
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "None", "null", "N/A", "<NA>", "na", "NaT", "nil", "undefined"])
+def test_missing_values_spelt_as_text_are_no_words(missing):
+    texts = [
+        f"title: Red pen; brand: {missing}; categories: {missing}",
+        "title: Blue pen; brand: Acme; categories: Pens",
+        f"title: {missing}; brand: Acme; categories: Pens",
+        f"title: {missing}; brand: {missing}; categories: {missing}",
+    ]
+    targets = telling_words(texts, max_words=20)
+    assert set(targets[0].split()) == {"red", "pen"}
+    assert set(targets[2].split()) == {"acme", "pen"}
+    assert targets[3] == "item"
+
+
+def test_lists_of_missing_values_are_no_words():
+    assert telling_words(["title: nan; categories: nan, null", "title: pen; categories: nan, Pens"])[0] == "item"
+
+
+def test_words_in_other_scripts_are_whole():
+    assert telling_words(["title: हिन्दी किताब", "title: Poke\u0301mon Cafe\u0301"]) == [
+        "हिन्दी किताब",
+        "pok\u00e9mon caf\u00e9",
+    ]
+
+
+def test_sentences_without_blanks_give_words_and_not_one_or_none():
+    texts = [
+        "title: 高品质无线蓝牙耳机适用于手机和笔记本电脑的降噪运动耳机长续航防水音乐商务通话; categories: 耳机",
+        "title: 无线耳机黑色; categories: 耳机",
+        "title: 蓝牙鼠标笔记本电脑; categories: 鼠标",
+        "title: 无线鼠标黑色; categories: 鼠标",
+        "title: 书; categories: 书",
+    ]
+    targets = [target.split() for target in telling_words(texts, max_words=4)]
+    assert [target[0] for target in targets] == ["耳机", "耳机", "鼠标", "鼠标", "书"]
+    assert {"无线", "黑色"} <= set(targets[1])
+    assert all(len(word) <= 4 for target in targets for word in target)
+    assert len(targets[0]) == 4
+
+
+def test_words_that_the_tokenizer_cannot_write_are_left_out(tokenizer):
+    texts = ["title: red pen \u8033\u673a", "title: blue lamp \u8033\u673a", "title: \u8033\u673a"]
+    targets = telling_words(texts, tokenizer=tokenizer)
+    assert [set(target.split()) for target in targets] == [{"red", "pen"}, {"blue", "lamp"}, {"item"}]
+    assert not any(tokenizer.unknown_id in tokens for tokens in tokenizer.encode_batch(targets))

@@ -1,9 +1,22 @@
 import json
+import unicodedata
 
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
+from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.decoding.trie import build_trie
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.ids.table import MAX_ID_TOKENS, IdTable, clean_to_words, load_table, make_unique, save_table
+from idgenrec_jax.ids.table import (
+    MAX_GIVEN_TOKENS,
+    MAX_ID_TOKENS,
+    IdTable,
+    clean_to_words,
+    load_table,
+    make_unique,
+    save_table,
+)
 
 ITEMS = ("A1", "B2", "C3")
 
@@ -26,6 +39,9 @@ def table_of(tokenizer, *texts):
         ("  ?! ", ""),
         ("", ""),
         ("caf\u00e9_x", "caf\u00e9_x"),
+        ("Cafe\u0301, noir", "Caf\u00e9 noir"),
+        ("हिन्दी, किताब!", "हिन्दी किताब"),
+        ("无线耳机。", "无线耳机"),
     ],
 )
 def test_clean_to_words(raw, words):
@@ -93,11 +109,14 @@ ROW = '{"item": "A1", "id": "red pen", "tokens": [1, 2]}'
         (b"A1 pen\nB2 caf\xe9\n", 2, ["UTF-8"]),
         ("", None, ["empty"]),
         ("  \n\n", None, ["empty"]),
-        ("A1 " + "pen " * (MAX_ID_TOKENS + 1), 1, ["'A1'", "31 tokens", "30"]),
+        ("A1 " + "pen " * (MAX_GIVEN_TOKENS + 1), 1, ["'A1'", "91 tokens", "90"]),
         (ROW, 1, ["'A1'", "tokenizer"]),
         ('{"item": "A1", "id": "pen"\n', 1, ["JSON"]),
         ('{"item": "A1", "id": "pen"}\nB2 ink\n', 2, ["JSON"]),
         ('{"item": "A1", "id": 5}\n', 1, ["expected", '"id"']),
+        ('{"item": "A1", "id": "pen", "tokens": ' + "[" * 100_000 + "\n", 1, ["JSON", "recursion"]),
+        ('{"item": "A1", "id": "pen", "tokens": [' + "9" * 5000 + "]}\n", 1, ["JSON", "4300 digits"]),
+        ('{"item": "A1", "id": "pen \\ud83d"}\n', 1, ["half a character", "\\ud83d"]),
         ('{"item": "A1", "id": "pen", "tokens": "5"}\n', 1, ["tokens", "whole numbers"]),
     ],
 )
@@ -140,3 +159,83 @@ def test_make_unique_keeps_ids_short_enough_for_a_file(tokenizer, base):
         assert text
         assert len(tokens) <= MAX_ID_TOKENS
     assert len(taken) == 120
+
+
+@pytest.mark.parametrize("base", ["\u0915\u093f" * 60, "a" + "\u0301" * 80 + "b"])
+def test_make_unique_never_cuts_a_mark_from_its_letter(base):
+    text, tokens = make_unique(base, "A1", set(), byte_tokenizer(), next_number={})
+    assert len(tokens) <= MAX_ID_TOKENS
+    assert text == "item" or (base.startswith(text) and unicodedata.category(base[len(text)])[0] == "L")
+    assert (text == "item") == base.startswith("a")
+
+
+def test_numbers_that_the_tokenizer_cannot_write_make_nothing_unique():
+    backend = tokenizers.Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "?": 2, "pen": 3}, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = Tokenizer(backend, pad_token="<pad>", eos_token="</s>")
+    taken, numbers = set(), {}
+    assert [make_unique("pen", "A", taken, tokenizer, next_number=numbers)[1] for _ in range(2)] == [(3,), (3, 2)]
+    with pytest.raises(InputError, match="the tokenizer writes 3 and 4 alike"):
+        make_unique("pen", "A", taken, tokenizer, next_number=numbers)
+
+
+def byte_tokenizer():
+    """Every byte is a token, so every letter of Hindi takes three."""
+    words = ["<pad>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = tokenizers.Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return Tokenizer(backend, pad_token="<pad>", eos_token="</s>")
+
+
+def test_ids_in_other_scripts_keep_their_marks_and_fit(tmp_path):
+    given = ["\u0915\u0940", "\u0915\u093e", "\u0e01\u0e35\u0e15\u0e32\u0e23\u0e4c \u0e44\u0e1f\u0e1f\u0e49\u0e32"]
+    path = write(tmp_path, "".join(f"{item} {text}\n" for item, text in zip(ITEMS, given, strict=True)))
+    table = load_table(path, ITEMS, byte_tokenizer())
+    assert table.texts == tuple(given)
+    # Two letters of three bytes; Thai words take more tokens than the ID generator may write.
+    assert len(table.tokens[0]) == 6 and len(table.tokens[2]) > MAX_ID_TOKENS
+
+
+def test_ids_that_are_one_by_unknown_words_say_so(tmp_path, tokenizer):
+    path = write(tmp_path, "A1 \u65e0\u7ebf\nB2 \u84dd\u7259\nC3 pen\n")
+    with pytest.raises(InputError) as error:
+        load_table(path, ITEMS, tokenizer)
+    assert str(error.value).startswith(f"{path}:2: item 'B2' has the ID of item 'A1' on line 1 ('\u84dd\u7259'); ")
+    assert "the tokenizer writes <unk> for '\u84dd\u7259', '\u65e0\u7ebf', which it does not know" in str(error.value)
+
+
+def test_ids_of_letters_that_vanish_say_so(tmp_path):
+    letters = {letter: index for index, letter in enumerate(["<pad>", "</s>", *"abcdefghijklmnopqrstuvwxyz"])}
+    backend = tokenizers.Tokenizer(models.BPE(letters, []))
+    tokenizer = Tokenizer(backend, pad_token="<pad>", eos_token="</s>")
+    with pytest.raises(InputError, match="leaves out '\u7ebf', '\u7259', which it does not know"):
+        load_table(write(tmp_path, "A1 pen\u7259\nB2 pen\u7ebf\nC3 ink\n"), ITEMS, tokenizer)
+    with pytest.raises(InputError, match=r"ids.txt:2: the tokenizer has no token for the ID of item 'B2' \('\u7ebf'\)"):
+        load_table(write(tmp_path, "A1 pen\nB2 \u7ebf\nC3 ink\n"), ITEMS, tokenizer)
+    assert tokenizer.encode("aXb") == tokenizer.encode("ab")
+
+
+def test_ids_with_a_word_that_is_lost_are_warned_about(tmp_path, tokenizer, caplog):
+    path = write(tmp_path, "A1 pen \u65e0\u7ebf\nB2 pen\nC3 ink\n")
+    load_table(path, ITEMS, tokenizer)
+    (record,) = caplog.records
+    expected = f"IDs of {path}: the tokenizer does not know words of 1 of 3, such as '\u65e0\u7ebf'"
+    assert record.getMessage().startswith(expected)
+
+
+def test_ids_spelt_like_added_tokens_are_text(tmp_path, tokenizer):
+    backend = tokenizers.Tokenizer.from_str(tokenizer._backend.to_str())
+    backend.add_tokens(["skincare", tokenizers.AddedToken("<brand>", lstrip=True)])
+    backend.add_special_tokens(["<extra_id_0>", tokenizers.AddedToken("lamp", rstrip=True, special=True)])
+    added = Tokenizer(backend, pad_token="<pad>", eos_token="</s>")
+    path = write(tmp_path, "A1 <extra_id_0> skincare\nB2 </s> <brand> 2\nC3 lamp skincare\n")
+    table = load_table(path, ITEMS, added)
+    assert table.texts == ("extra_id_0 skincare", "s brand 2", "lamp skincare")
+    assert not {token for tokens in table.tokens for token in tokens} & (added.special_ids - {added.unknown_id})
+    save_table(table, tmp_path / "saved.jsonl")
+    assert load_table(tmp_path / "saved.jsonl", ITEMS, added) == table
+    taken = set(table.tokens)
+    assert make_unique("lamp skincare", "A", taken, added, next_number={})[0] == "lamp skincare 2"
+    trie = build_trie(table.tokens, vocab_size=added.size, eos_token_id=added.eos_id, pad_token_id=added.pad_id)
+    assert trie.num_items == 3

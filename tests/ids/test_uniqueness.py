@@ -49,8 +49,8 @@ ALL_STAGES = [(length, penalty) for length in MIN_LENGTHS for penalty in PENALTI
 
 def test_300_items_that_share_20_texts(tokenizer):
     def texts_of(item, length, penalty):
-        generator = np.random.default_rng([item % 20, length, int(penalty)])
-        return [f"red{item % 20} pen {number}" for number in generator.integers(0, 40, 10)]
+        rng = np.random.default_rng([item % 20, length, int(penalty)])
+        return [f"red{item % 20} pen {number}" for number in rng.integers(0, 40, 10)]
 
     ids, recorder, _ = assign(texts_of, 300, tokenizer)
     assert ids == one_after_the_other(texts_of, 300, tokenizer, ALL_STAGES)

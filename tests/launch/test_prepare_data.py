@@ -28,6 +28,7 @@ def test_it_makes_a_data_folder_and_says_how_ties_were_broken(raw, tmp_path):
     assert result.returncode == 0, result.stderr
     assert f"{output}: 2 users, 2 items, 3 of 4 interactions" in result.stdout
     assert "2 of them share user and timestamp with another" in result.stdout and "hash" in result.stdout
+    assert "0 exact repeats (same user, item and time) dropped; 0 repeats" in result.stdout
     assert load_dataset(output).num_interactions == 3
 
 
@@ -38,6 +39,7 @@ def test_it_makes_a_data_folder_and_says_how_ties_were_broken(raw, tmp_path):
         (["--source=movielenz", "--input=raw", "--output=out"], "movielens"),
         (["--source=amazon", "--input=no/such/folder", "--output=out"], "--input=no/such/folder: no such folder"),
         (["--source=amazon", "--input=raw", "--output=out", "--cores=3"], "--core"),
+        (["--source=amazon", "--input=raw", "--output=out", "--duplicates=all"], "keep|first|last"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, message):

@@ -18,7 +18,7 @@ import pytest
 from program_runs import DEADLINE, FinishedRun, environment, read_records, the_error, tiny_flags, without_seconds
 
 from idgenrec_jax.processes import PROCESS_LOST
-from idgenrec_jax.recommender import load_run
+from idgenrec_jax.trained_run import load_run
 
 # Over the minute configuration: 20 steps of warm start, 2 of the ID phase and 14 of the recommender phase.
 SHORT = {

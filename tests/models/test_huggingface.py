@@ -163,6 +163,69 @@ def test_one_table_of_transformers_5_serves_an_unscaled_model_twice(tmp_path):
     np.testing.assert_array_equal(loaded.output_table, loaded.shared.table[...])
 
 
+@pytest.mark.parametrize("name", ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"])
+@pytest.mark.parametrize("same", [True, False])
+def test_tables_that_are_one_must_be_equal(name, same, saved):
+    folder, model = saved
+
+    def add(tensors):
+        table = tensors["shared.weight"].copy()
+        # The last row alone.
+        table[-1] += 0 if same else 1
+        tensors[name] = table
+
+    edit_weights(folder, add)
+    if same:
+        assert_same_parameters(load_t5(folder), model)
+        return
+    with pytest.raises(InputError, match=f"tensors shared.weight and {name} differ") as error:
+        load_t5(folder)
+    assert str(error.value).startswith(f"{folder / 'model.safetensors'}: ") and "\n" not in str(error.value)
+    if name == "lm_head.weight":
+        # The way out that the message names.
+        edit_config(folder, tie_word_embeddings=False)
+        loaded = load_t5(folder)
+        np.testing.assert_array_equal(loaded.output_table, load_file(folder / "model.safetensors")[name])
+
+
+def test_two_other_names_without_the_first_must_be_equal(saved):
+    folder, _ = saved
+
+    def rename(tensors):
+        table = tensors.pop("shared.weight")
+        tensors |= {"encoder.embed_tokens.weight": 2 * table, "decoder.embed_tokens.weight": 3 * table}
+
+    edit_weights(folder, rename)
+    with pytest.raises(InputError, match="tensors encoder.embed_tokens.weight and decoder.embed_tokens.weight differ"):
+        load_t5(folder)
+
+
+@pytest.mark.parametrize("own_head", [True, False])
+def test_mt5_computes_what_transformers_computes(own_head, tmp_path):
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    fields = {"vocab_size": 40, "d_model": 8, "d_kv": 2, "d_ff": 12, "num_layers": 1, "num_heads": 3}
+    config = transformers.MT5Config(**fields)
+    transformers.MT5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    if own_head:
+        table = np.random.default_rng(1).normal(size=(40, 8)).astype(np.float32)
+        edit_weights(tmp_path, lambda tensors: tensors.update({"lm_head.weight": table}))
+        tensors = load_file(tmp_path / "model.safetensors")
+        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    reference = transformers.MT5ForConditionalGeneration.from_pretrained(tmp_path)
+    model = load_t5(tmp_path)
+    assert model.config.feed_forward == "gated-gelu" and not model.config.tie_word_embeddings
+    tokens = np.random.default_rng(0).integers(2, 40, (2, 9))
+    inputs = {"input_ids": torch.tensor(tokens), "decoder_input_ids": torch.tensor(tokens[:, :5])}
+    with torch.no_grad():
+        expected = reference.eval()(**inputs).logits
+    mask = jnp.ones((2, 9), bool)
+    with jax.default_matmul_precision("highest"):
+        logits = model.logits(model.decode(jnp.asarray(tokens[:, :5]), model.encode(jnp.asarray(tokens), mask), mask))
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
+
+
 def test_the_untied_output_table_must_be_there(tmp_path):
     save_t5(T5(GATED, rngs=nnx.Rngs(0)), tmp_path)
     edit_weights(tmp_path, lambda tensors: tensors.pop("lm_head.weight"))
@@ -186,10 +249,12 @@ def test_defaults_of_a_short_config(saved):
         ({"num_heads": True}, "field num_heads is True"),
         ({"num_layers": 0}, "num_layers is 0"),
         ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj is 'gated-silu', expected 'relu' or 'gated-gelu'"),
-        ({"model_type": "umt5"}, "model_type is 'umt5'"),
+        ({"model_type": "umt5"}, "model_type is 'umt5', expected 't5' or 'mt5'; give a T5, T5 v1.1, Flan-T5 or mT5"),
         ({"is_encoder_decoder": False}, "is_encoder_decoder is false"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no'"),
         ({"dropout_rate": 1.5}, "dropout_rate is 1.5"),
+        ({"dropout_rate": 10**400}, "dropout_rate is 1000"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan, expected a number"),
         ({"dropout_rate": []}, r"dropout_rate is \[\], expected a number"),
     ],
 )
@@ -200,7 +265,7 @@ def test_unsupported_configs(changes, words, saved):
     assert str(error.value).startswith(f"{saved[0] / 'config.json'}: ") and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000])
 def test_a_config_that_is_no_object(text, saved):
     (saved[0] / "config.json").write_text(text)
     with pytest.raises(InputError, match="config.json: "):

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from idgenrec_jax.data.id_batches import IdBatch
-from idgenrec_jax.data.packing import RecommenderBatch
+from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.models.t5 import T5Config
@@ -39,7 +39,7 @@ def operations_of_xla(loss, *arguments, rematerialise="none"):
 def test_a_recommender_step_needs_what_xla_counts():
     config = dataclasses.replace(CONFIG, rematerialise="layers")
     graphdef, params = abstract_model(config)
-    batch = RecommenderBatch(INTEGERS, INTEGERS, TARGETS, TARGETS)
+    batch = SupervisedBatch(INTEGERS, INTEGERS, TARGETS, TARGETS)
 
     def loss(params, batch):
         return recommender_loss(nnx.merge(graphdef, params), batch)
@@ -71,7 +71,7 @@ def test_an_id_step_needs_what_xla_counts():
 
 
 def test_what_is_computed_twice_is_counted_twice():
-    batch = RecommenderBatch(INTEGERS, INTEGERS, TARGETS, TARGETS)
+    batch = SupervisedBatch(INTEGERS, INTEGERS, TARGETS, TARGETS)
     once = recommender_step_operations(CONFIG, batch)
     twice = recommender_step_operations(dataclasses.replace(CONFIG, rematerialise="layers"), batch)
     assert once["output table"] == twice["output table"]

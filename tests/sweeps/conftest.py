@@ -3,7 +3,7 @@
 import pytest
 from stand_in_training import STAND_IN
 
-from idgenrec_jax.sweeps import local
+from idgenrec_jax.sweeps import local, trials
 
 
 @pytest.fixture
@@ -14,5 +14,6 @@ def stand_in(tmp_path, monkeypatch):
     (folder / "__init__.py").touch()
     (folder / "train.py").write_text(STAND_IN)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trials, "TRAIN_PROGRAM", "launch.train")
     monkeypatch.setattr(local, "_POLL_SECONDS", 0.02)
     return tmp_path

@@ -80,6 +80,9 @@ def test_a_hopeless_trial_is_pruned_and_a_failed_one_told(stand_in):
 DRIVER = """
 from test_adaptive import search
 from pathlib import Path
+from idgenrec_jax.sweeps import trials
+
+trials.TRAIN_PROGRAM = "launch.train"
 search(Path("sweep"), 3, at_once=2)
 """
 

@@ -10,6 +10,7 @@ from idgenrec_jax.sweeps.definition import (
     Uniform,
     chain,
     grid,
+    load_space,
     load_sweep,
     product,
     sample,
@@ -69,3 +70,56 @@ def test_a_sweep_from_a_file_and_what_can_be_wrong_with_it(tmp_path):
         load_sweep(f"{path}:missing", NAMED, BASE)
     with pytest.raises(InputError, match="no such file, nor one of the named sweeps: alternation, order"):
         load_sweep("nowhere", NAMED, BASE)
+
+
+@pytest.mark.parametrize(
+    ("field", "distribution", "message"),
+    [
+        ("training.weight_decay", "LogUniform(0, 1)", "expected low above 0"),
+        ("training.weight_decay", "LogUniform(-1.0, 1.0)", "expected low above 0"),
+        ("training.weight_decay", "Uniform(2.0, 1.0)", "low is above high"),
+        ("training.weight_decay", "Uniform(float('nan'), 1.0)", "found the bound nan, expected a finite number"),
+        ("training.weight_decay", "LogUniform(0.1, float('inf'))", "found the bound inf"),
+        ("training.rounds", "Uniform(True, 3)", "found the bound True"),
+        ("training.rounds", "Uniform(0, 3)", "found 0, expected at least 1"),
+        ("data.user_ids", "Choice(())", "expected a tuple of one value or more"),
+        ("data.user_ids", "Choice('none')", "expected a tuple of one value or more"),
+        ("data.user_ids", "Choice(('none', 'all'))", "found 'all', expected one of"),
+        ("data.user_ids", "['none']", "expected Uniform, LogUniform or Choice"),
+    ],
+)
+def test_a_space_that_cannot_be_drawn_from_is_refused_when_it_is_read(tmp_path, field, distribution, message):
+    """By an adaptive search and by random trials alike, with the field's name; before any trial runs."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from idgenrec_jax.sweeps.definition import Choice, LogUniform, Uniform, sample\n"
+        f"def space():\n    return {{'training.seed': Choice((1,)), {field!r}: {distribution}}}\n"
+        "def sweep():\n    return sample(20, 0, space())\n"
+    )
+    with pytest.raises(InputError, match=f"^--sweep={path}: space: .*{field}: .*{message}"):
+        load_space(str(path), BASE)
+    with pytest.raises(InputError, match=f"^--sweep={path}: .*{field}: "):
+        load_sweep(str(path), NAMED, BASE)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 1 / 0", r"mine.py:2: ZeroDivisionError: division by zero"),
+        ("retrun 1", r"mine.py: SyntaxError: invalid syntax"),
+        ("return list(zip([1], [], strict=True))", "mine.py:2: ValueError: zip"),
+    ],
+)
+def test_a_file_with_an_error_of_its_own_is_one_line(tmp_path, body, message):
+    path = tmp_path / "mine.py"
+    path.write_text(f"def sweep():\n    {body}\n")
+    with pytest.raises(InputError, match=message) as caught:
+        load_sweep(str(path), NAMED, BASE)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_drawn_stays_within_its_bounds():
+    for low, high in ((1e-5, 1e-3), (0.1, 0.3), (3, 5)):
+        drawn = [trial["n"] for trial in sample(300, 1, {"n": LogUniform(low, high)})]
+        assert low <= min(drawn) and max(drawn) <= high
+    assert sample(2, 0, {"n": LogUniform(0.3, 0.3)}) == [{"n": 0.3}] * 2

@@ -93,7 +93,7 @@ def test_a_pod_runs_the_trial_of_its_index_as_its_own_process(tmp_path):
         environment = os.environ | {"JOB_COMPLETION_INDEX": str(index), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
             told = process.communicate()[0].splitlines()
-        assert told == [str(process.pid), "-m", "launch.sweep", f"--output={output}", f"--trial={trial}"]
+        assert told == [str(process.pid), "-m", "idgenrec_jax.launch.sweep", f"--output={output}", f"--trial={trial}"]
 
 
 @pytest.mark.parametrize("folder", ["ablation", "My Sweep_2.5", "-", "ü" * 20, "x" * 100])

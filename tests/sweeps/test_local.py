@@ -102,7 +102,7 @@ def test_paths_mean_the_same_from_every_folder(tmp_path, monkeypatch):
     assert [trial.overrides for trial in found] == [{"ids.table": f"{tmp_path}/ids.txt"}, *trials[1:]]
     assert found[0].flags == ("--preset=tiny", f"--config.data.path={tmp_path}/shop")
     assert found[0].command() == [
-        sys.executable, "-m", "launch.train", f"--workdir={tmp_path}/out/trial_00000/run", *found[0].flags,
+        sys.executable, "-m", "idgenrec_jax.launch.train", f"--workdir={tmp_path}/out/trial_00000/run", *found[0].flags,
         f"--config.ids.table={tmp_path}/ids.txt",
     ]  # fmt: skip
 

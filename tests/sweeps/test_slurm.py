@@ -58,7 +58,7 @@ def test_a_task_runs_the_trial_of_its_index_as_its_own_process(tmp_path, monkeyp
     environment = os.environ | {"SLURM_ARRAY_TASK_ID": "6"}
     with subprocess.Popen(["bash", job.script], env=environment, stdout=subprocess.PIPE, text=True) as process:
         told = process.communicate()[0].splitlines()
-    assert told == [str(process.pid), "-m", "launch.sweep", f"--output={output}", "--trial=1007"]
+    assert told == [str(process.pid), "-m", "idgenrec_jax.launch.sweep", f"--output={output}", "--trial=1007"]
 
 
 def test_without_slurm_the_error_names_the_script_that_was_written(tmp_path, monkeypatch):

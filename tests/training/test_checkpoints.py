@@ -12,7 +12,7 @@ import pytest
 from absl import logging as absl_logging
 from flax import nnx
 
-from idgenrec_jax.data.packing import RecommenderBatch
+from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.training.checkpoints import Checkpoints
@@ -66,7 +66,7 @@ def test_a_train_state_comes_back_bit_by_bit_and_goes_on_as_if_nothing_had_been(
     step = make_supervised_step(graphdef, optimizer, dropout=False)
     segments = jnp.ones((2, 4), jnp.int32)
     tokens = jnp.arange(2, 10, dtype=jnp.int32).reshape(2, 4)
-    batch = RecommenderBatch(tokens, segments, tokens, segments)
+    batch = SupervisedBatch(tokens, segments, tokens, segments)
     rate, key = np.float32(0.01), seed_key(0)
     state, _ = step(create_train_state(params, optimizer), batch, rate, key)
     checkpoints = Checkpoints(tmp_path, keep=2)

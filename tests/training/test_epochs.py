@@ -1,9 +1,13 @@
 """The epochs of a run: those planned ahead are those that are asked for without a plan."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
 
+from idgenrec_jax.data.batches import recommender_epoch
+from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import make_epochs
 from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START
 from tests.ids.test_rounds import make_config, make_ids, regenerate, write_given_table
@@ -53,3 +57,41 @@ def test_the_next_epoch_is_planned_meanwhile_and_not_across_new_ids(ids):
     epochs.batches(RECOMMENDER, 0, 6, is_last=False)
     epochs.batches(RECOMMENDER, 1, 7, is_last=True)
     assert not epochs._ahead
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_where_the_epoch_is_asked_for(ids, monkeypatch):
+    epochs = make_epochs(make_config(), *ids, row_multiple=1)
+
+    def epoch_at_fault(*_, epoch, **settings):
+        if epoch == 2:
+            raise InputError("prompts.txt:3: no room")
+        return recommender_epoch(*_, epoch=epoch, **settings)
+
+    monkeypatch.setattr("idgenrec_jax.training.epochs.recommender_epoch", epoch_at_fault)
+    assert len(epochs.batches(RECOMMENDER, 0, 1, is_last=False)) > 0
+    with pytest.raises(InputError, match="prompts.txt:3: no room") as caught:
+        epochs.batches(RECOMMENDER, 0, 2, is_last=True)
+    assert caught.traceback[-1].name == "epoch_at_fault", "the traceback shows where it went wrong"
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_stop_does_not_wait_for_a_plan(ids, monkeypatch, ahead):
+    class Stopped(Exception):
+        pass
+
+    def stop():
+        raise Stopped
+
+    may_end = threading.Event()
+
+    def long_epoch(*_, epoch, **settings):
+        if epoch == 2:
+            assert may_end.wait(60)
+        return recommender_epoch(*_, epoch=epoch, **settings)
+
+    epochs = make_epochs(make_config(), *ids, row_multiple=1)
+    monkeypatch.setattr("idgenrec_jax.training.epochs.recommender_epoch", long_epoch)
+    epochs.batches(RECOMMENDER, 0, 1, is_last=not ahead)
+    with pytest.raises(Stopped):
+        epochs.batches(RECOMMENDER, 0, 2, is_last=True, check_stop=stop)
+    may_end.set()

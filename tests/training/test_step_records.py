@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from idgenrec_jax.data.packing import RecommenderBatch
+from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.training import step_records
 from idgenrec_jax.training.step_records import StepRecords, count_examples
@@ -103,4 +103,4 @@ def test_what_is_not_finite_is_one_line_and_no_record(name):
 
 def test_the_examples_of_a_batch_are_counted_over_its_rows():
     segments = np.array([[1, 1, 2, 0], [1, 2, 3, 3], [0, 0, 0, 0]], np.int32)
-    assert count_examples(RecommenderBatch(segments, segments, segments, segments)) == 5
+    assert count_examples(SupervisedBatch(segments, segments, segments, segments)) == 5

@@ -11,7 +11,7 @@ from flax import nnx
 
 from idgenrec_jax.config import MeshConfig
 from idgenrec_jax.data.id_batches import IdBatch
-from idgenrec_jax.data.packing import RecommenderBatch
+from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.sharding import make_mesh, parameter_shardings
 from idgenrec_jax.training.optimizer import make_optimizer
@@ -55,7 +55,7 @@ def recommender_batch(rows=3, seed=0, width=6):
             first, end = rng.integers(1, 3), rng.integers(3, tokens.shape[1] + 1)
             segments[row, :end] = np.where(np.arange(end) < first, 1, 2)
             tokens[row, :end] = rng.integers(2, 48, end)
-    return RecommenderBatch(*map(jnp.asarray, (*prompts, *targets)))
+    return SupervisedBatch(*map(jnp.asarray, (*prompts, *targets)))
 
 
 def id_batch():

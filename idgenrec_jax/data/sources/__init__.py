@@ -1,1 +1,16 @@
-"""One converter per raw format, each to the data folder that `dataset.py` reads."""
+"""Raw formats, one file each; `preparation.py` makes the data folder that `dataset.py` reads from any of them.
+
+A format is added by a file here that ends in `SOURCE = Source(...)`, and by its name in the table below.
+"""
+
+from importlib import import_module
+
+from idgenrec_jax.data.sources.source import Source
+
+SOURCES: dict[str, Source] = {
+    name: import_module(f"{__name__}.{name}").SOURCE
+    for name in (
+        "amazon",
+        "movielens",
+    )
+}

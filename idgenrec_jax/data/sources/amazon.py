@@ -3,14 +3,13 @@
 import ast
 import json
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
-from absl import logging
-
 from idgenrec_jax.data.dataset import clean_text
-from idgenrec_jax.data.lines import read_lines
-from idgenrec_jax.data.sources.interactions import Interaction, Preparation, prepare_folder
+from idgenrec_jax.data.lines import leaves, read_lines
+from idgenrec_jax.data.sources.source import Interaction, RawData, Source, files_of, key_of, number_of, rating_of
 from idgenrec_jax.errors import InputError
 
 _ENDINGS = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
@@ -18,44 +17,46 @@ _REMEDY = "--input is a folder with one review file (such as reviews_NAME_5.json
 _HTML_TAG = re.compile(r"<[^<>]{1,200}>")
 
 
-def prepare_amazon(input_folder: str | Path, output: str | Path, *, core: int, min_rating: float) -> Preparation:
-    """Makes a data folder from a folder with one review file and one metadata file (see `_find_files`).
+def read(folder: Path) -> RawData:
+    """Open a folder with one review file and one metadata file (see `_find_files`).
 
-    Reviews need reviewerID, asin, unixReviewTime and (where min_rating > 0) overall; metadata needs asin, and gives
-    title, brand, categories (or category) and description where present.
+    Reviews need reviewerID, asin and unixReviewTime, and may have overall; metadata need asin, and give title, brand,
+    categories (or category) and description where present.
 
     Raises:
-        InputError: a file is missing or faulty (file, line and remedy), or as `prepare_folder`.
+        InputError: the folder is missing, or it is not clear which of its files is which.
     """
-    reviews_path, metadata_path = _find_files(Path(input_folder))
-    interactions = []
-    raw = 0
-    for number, record in _read_records(reviews_path):
-        raw += 1
-        place = f"{reviews_path}:{number}"
-        user, item = _text_field(record, "reviewerID", place), _text_field(record, "asin", place)
-        time = _number_field(record, "unixReviewTime", place)
-        if min_rating <= 0 or _number_field(record, "overall", place) >= min_rating:
-            interactions.append(Interaction(user, item, int(time)))
-    wanted = {interaction.item for interaction in interactions}
+    reviews, metadata = _find_files(folder)
+    return RawData(_interactions(reviews), lambda items: _item_fields(metadata, items))
+
+
+def _interactions(path: Path) -> Iterator[tuple[str, Interaction]]:
+    for place, record in _read_records(path):
+        _refuse_other_layouts(record, place)
+        yield (
+            place,
+            Interaction(
+                key_of(record.get("reviewerID"), "reviewerID", place),
+                key_of(record.get("asin"), "asin", place),
+                number_of(record.get("unixReviewTime"), "unixReviewTime", place),
+                rating_of(record.get("overall"), "overall", place),
+            ),
+        )
+
+
+def _item_fields(path: Path, items: Set[str]) -> dict[str, Mapping[str, str]]:
     fields = {}
-    for number, record in _read_records(metadata_path):
-        item = _text_field(record, "asin", f"{metadata_path}:{number}")
-        if item in wanted:
-            fields[item] = _item_fields(record)
-    missing = len(wanted - fields.keys())
-    if missing:
-        logging.warning("%s: lacks %d of %d reviewed items, which get no text", metadata_path, missing, len(wanted))
-    return prepare_folder(
-        output, "amazon", interactions, fields, core=core, min_rating=min_rating, raw_interactions=raw
-    )
+    for place, record in _read_records(path):
+        _refuse_other_layouts(record, place)
+        item = key_of(record.get("asin"), "asin", place)
+        if item in items:
+            fields[item] = _text_fields(record)
+    return fields
 
 
 def _find_files(folder: Path) -> tuple[Path, Path]:
     """The review file and the metadata file (whose name starts with "meta") of a folder."""
-    if not folder.is_dir():
-        raise InputError(f"--input={folder}: no such folder; {_REMEDY}")
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(_ENDINGS))
+    files = [path for path in files_of(folder, _REMEDY) if path.name.endswith(_ENDINGS)]
     metadata = [path for path in files if path.name.startswith("meta")]
     reviews = [path for path in files if path not in metadata]
     if len(metadata) != 1 or len(reviews) != 1:
@@ -65,57 +66,55 @@ def _find_files(folder: Path) -> tuple[Path, Path]:
     return reviews[0], metadata[0]
 
 
-def _read_records(path: Path) -> Iterator[tuple[int, dict]]:
-    """Yields (line number, record); the metadata of 2014 are Python literals instead of JSON."""
+def _read_records(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yields ("file:line", record); the metadata of 2014 are Python literals instead of JSON."""
     for number, line in read_lines(path, "download it again"):
+        place = f"{path}:{number}"
         try:
             record = json.loads(line)
-        except ValueError:
-            try:
-                record = ast.literal_eval(line)
-            except (ValueError, SyntaxError) as error:
-                raise InputError(f"{path}:{number}: not JSON nor a Python literal; download it again") from error
+        except (ValueError, RecursionError):
+            record = _read_literal(line, place)
         if not isinstance(record, dict):
-            raise InputError(f"{path}:{number}: a {type(record).__name__}, not a record; download the file again")
-        yield number, record
+            raise InputError(f"{place}: a {type(record).__name__}, not a record; download the file again")
+        yield place, record
 
 
-def _text_field(record: dict, name: str, place: str) -> str:
-    value = record.get(name)
-    if not isinstance(value, str) or len(value.split()) != 1:
-        raise InputError(f"{place}: {name} is {value!r}, not a name without blanks; mend or remove the line")
-    return value.strip()
+def _read_literal(line: str, place: str) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns of "\d" and the like in a literal, line by line.
+            return ast.literal_eval(line)
+    # A literal that is nested too deeply is a MemoryError or a RecursionError, a dict with a list as key a TypeError.
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise InputError(f"{place}: not JSON nor a Python literal; download it again") from error
 
 
-def _number_field(record: dict, name: str, place: str) -> int | float:
-    value = record.get(name)
-    if not isinstance(value, int | float):
-        raise InputError(f"{place}: {name} is {value!r}, not a number; mend or remove the line")
-    return value
+def _refuse_other_layouts(record: dict, place: str) -> None:
+    """Say so where a record is well formed, but of the reviews of 2023."""
+    if "parent_asin" in record and "reviewerID" not in record and ("user_id" in record or "asin" not in record):
+        raise InputError(
+            f"{place}: this looks like the layout of 2023 (user_id, parent_asin, timestamp), which is not read yet; "
+            "--source=amazon reads that of 2014 and 2018 (reviewerID, asin, unixReviewTime): download one of these, "
+            "or write user_sequence.txt and items.jsonl yourself"
+        )
 
 
-def _item_fields(record: dict) -> dict[str, str]:
+def _text_fields(record: dict) -> dict[str, str]:
     """Title, brand, categories and description as plain text; fields of unexpected types are left blank."""
-    brand = record.get("brand")
     return {
-        "title": _plain(record.get("title")),
-        "brand": _plain(brand),
-        "categories": ", ".join(dict.fromkeys(_flatten(record.get("categories") or record.get("category")))),
-        "description": _plain(record.get("description")),
+        "title": " ".join(_plain(record.get("title"))),
+        "brand": " ".join(_plain(record.get("brand"))),
+        "categories": ", ".join(dict.fromkeys(_plain(record.get("categories") or record.get("category")))),
+        "description": " ".join(_plain(record.get("description"))),
     }
 
 
-def _flatten(value: object) -> Iterator[str]:
-    """The non-blank strings in (nested) lists, as plain text."""
-    if isinstance(value, str) and _plain(value):
-        yield _plain(value)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _flatten(part)
+def _plain(value: object) -> Iterator[str]:
+    """The texts in a value or its (nested) lists, without HTML tags and entities; blank ones left out."""
+    for part in leaves(value):
+        text = clean_text(_HTML_TAG.sub(" ", part)) if isinstance(part, str) else ""
+        if text:
+            yield text
 
 
-def _plain(value: object) -> str:
-    """A string, or a list of strings joined, without HTML tags and entities."""
-    if isinstance(value, list):
-        return " ".join(_flatten(value))
-    return clean_text(_HTML_TAG.sub(" ", value)) if isinstance(value, str) else ""
+SOURCE = Source("Amazon reviews of 2014 or 2018, with metadata", read)

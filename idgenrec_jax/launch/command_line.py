@@ -1,24 +1,41 @@
-"""What the programs share: flags of the configuration and of processes, one-line errors, logging, the program cache."""
+"""What the programs share: flags of the configuration and of processes, one-line errors, logging."""
 
 import difflib
+import io
 import logging as python_logging
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
+from idgenrec_jax.compilation_cache import use_compilation_cache as use_compilation_cache
 from idgenrec_jax.config import PRESETS, Config, fields_with_help, preset
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import is_disk_full
+from idgenrec_jax.files import expand_home, is_disk_full
 
 USER_ERROR = 2
+CONSOLE = "idgenrec"
+"""The command of an installed package, whose first argument names the program."""
 
+_PACKAGE = str(Path(__file__).parents[1])
 _DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
+
+
+class _PathParser(flags.ArgumentParser):
+    """Takes a path as a shell would: the shell itself leaves the ~ of --NAME=~/FILE as it is."""
+
+    def parse(self, argument: str) -> str:
+        return expand_home(argument)
+
+
+def define_path(name: str, default: str | None, help: str, *, required: bool = False) -> flags.FlagHolder[str]:
+    """Define a flag that names a file or folder; a leading ~ is the home folder, and a name without it stays."""
+    return flags.DEFINE(_PathParser(), name, default, help, required=required)
 
 
 def define_config_flags() -> None:
@@ -26,7 +43,6 @@ def define_config_flags() -> None:
     flags.DEFINE_string("preset", None, f"named configuration to start from: {', '.join(PRESETS)}")
     for name, kind, text in fields_with_help():
         _DEFINE[kind](f"config.{name}", None, text)
-    _list_in_help()
 
 
 def define_process_flags() -> None:
@@ -37,7 +53,6 @@ def define_process_flags() -> None:
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster manager tells it")
     flags.DEFINE_integer("num_processes", None, "with --coordinator: how many processes there are", lower_bound=1)
     flags.DEFINE_integer("process_id", None, "with --coordinator: this process, 0 to N-1", lower_bound=0)
-    _list_in_help()
 
 
 def start_processes() -> None:
@@ -82,12 +97,6 @@ def start_processes() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open to the end)
 
 
-def _list_in_help() -> None:
-    """Have --help list the flags of this file, too: by default it lists those of the program's own file alone."""
-    for flag in flags.FLAGS.get_flags_for_module(__name__):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-
-
 def config_from_flags(default_preset: str) -> Config:
     """Return the preset with every --config flag that was given applied to it."""
     values = flags.FLAGS.flag_values_dict()
@@ -98,17 +107,24 @@ def config_from_flags(default_preset: str) -> Config:
 
 def run(main: Callable[[], Any]) -> None:
     """Parse flags, run `main`, and turn a user's mistakes into one line and exit code 2."""
-    app.run(lambda arguments: sys.exit(_guarded(main, arguments[1:])), flags_parser=_parse_flags)
+    print_what_can_be_printed()
+    _describe_in_help(main)
+    try:
+        try:
+            app.run(lambda arguments: sys.exit(_guarded(main, arguments[1:])), flags_parser=_parse_flags)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has had enough (| head); what is still in the buffer must not be tried at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
-def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, in $XDG_CACHE_HOME/idgenrec_jax unless JAX is told another place."""
-    import jax
-
-    if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idgenrec_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+def print_what_can_be_printed() -> None:
+    """Have a terminal that cannot print a character show its escape: a title in any script is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def stop_on_terminate() -> Callable[[], bool]:
@@ -124,6 +140,24 @@ def stop_on_terminate() -> Callable[[], bool]:
     signal.signal(signal.SIGTERM, note)
     signal.signal(signal.SIGINT, note)
     return lambda: bool(received)
+
+
+def _describe_in_help(main: Callable[[], Any]) -> None:
+    """Have --help tell about the program, whatever file it was started by: absl looks into that file alone."""
+    sys.modules["__main__"].__doc__ = _as_called(sys.modules[main.__module__].__doc__)
+    for module in (main.__module__, __name__):
+        for flag in flags.FLAGS.get_flags_for_module(module):
+            flag.help = _as_called(flag.help)
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+def _as_called(text: str) -> str:
+    """Name the programs as this one was called: an installed package has no `launch`, a checkout no `idgenrec`."""
+    return re.sub(r"(python -m )?\blaunch\.(?=[a-z])", f"{CONSOLE} ", text) if _is_console() else text
+
+
+def _is_console() -> bool:
+    return sys.argv[0].startswith(f"{CONSOLE} ")
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
@@ -158,7 +192,8 @@ def _guarded(main: Callable[[], Any], surplus: list[str]) -> int:
 
 def _is_ours(record: python_logging.LogRecord) -> bool:
     """Drop what libraries log below a warning: Orbax alone writes 30 lines a checkpoint."""
-    return record.levelno >= python_logging.WARNING or "site-packages" not in record.pathname
+    ours = "site-packages" not in record.pathname or record.pathname.startswith(_PACKAGE)
+    return ours or record.levelno >= python_logging.WARNING
 
 
 def _is_one_of_several() -> bool:
@@ -178,7 +213,7 @@ def _fail_beside_others(error: Exception) -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {' '.join(_as_called(message).split())}", file=sys.stderr)
     sys.stderr.flush()
     if _is_one_of_several():
         sys.modules["idgenrec_jax.processes"].leave(USER_ERROR)

@@ -1,0 +1,70 @@
+"""README and docs/: links lead somewhere, the map names every file, the figure is what its script draws."""
+
+import importlib.util
+
+import documentation
+import pytest
+import yaml
+from documentation import README, ROOT, anchors, links, mapped_files, pages
+
+import idgenrec_jax
+from idgenrec_jax.config import Config
+from idgenrec_jax.sweeps.definition import load_space, load_sweep
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert len(README.read_bytes()) < 10_000
+    assert sorted(pages()[1:]) == sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", [*pages(), ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_exist(page):
+    lost = []
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        if "://" in path:
+            continue
+        linked = (page.parent / path).resolve() if path else page
+        if not linked.is_file() or (anchor and anchor not in anchors(linked)):
+            lost.append(target)
+    assert not lost
+
+
+def test_the_map_of_the_code_names_every_file_once():
+    found = [
+        str(path.relative_to(ROOT))
+        for folder in ("idgenrec_jax", "launch")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "__init__.py"
+    ]
+    mapped = mapped_files(README)
+    assert not set(found) - set(mapped), "not in README's map"
+    assert not set(mapped) - set(found), "in README's map only"
+    assert len(mapped) == len(set(mapped))
+
+
+def test_the_figure_is_what_its_script_draws():
+    spec = importlib.util.spec_from_file_location("draw_overview", ROOT / "docs" / "draw_overview.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert (ROOT / "docs" / "overview.svg").read_text(encoding="utf-8") == script.drawing()
+
+
+def test_the_sweep_that_is_shown_has_its_trials(tmp_path):
+    path = tmp_path / "my_sweep.py"
+    path.write_text(documentation.files()["my_sweep.py"])
+    assert len(load_sweep(str(path), {}, Config())) == 6
+    assert set(load_space(str(path), Config())) == {
+        "training.recommender_learning_rate",
+        "recommender.dropout_rate",
+    }
+
+
+@pytest.mark.parametrize("name", documentation.files())
+def test_the_code_that_is_shown_is_python(name):
+    compile(documentation.files()[name], name, "exec")
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == idgenrec_jax.__version__

@@ -1,0 +1,58 @@
+"""What a run is given, checked before anything is trained."""
+
+import dataclasses
+
+import pytest
+
+from idgenrec_jax.config import Config, preset
+from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.inputs import check_prompt_room, check_splits, load_data, load_inputs, load_prompts
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    """A prompt file with two templates, one longer than the other."""
+    path = tmp_path / "prompts.txt"
+    path.write_text(
+        "sequential; seen; someone has bought one after the other: {history} and then buys something else; {target}\n"
+        "sequential; seen; {user_id} has bought the following: {history}; {target}\n"
+    )
+    return str(path)
+
+
+def test_room_for_one_item_is_asked_for_before_anything_is_trained(prompts):
+    """Exactly where one item of history begins to fit: in an ID phase as a soft ID, otherwise as one token."""
+    base = Config().override({"data.prompts": prompts, "data.user_ids": "train_history", "ids.soft_length": 20})
+    loaded = load_prompts(base.data, sample_tokenizer(), "sample")
+    long, short = (tokens.input_length(1) for tokens in loaded.training)
+    assert long > short + 1 and short > 8
+    for id_epochs, id_length in ((1, 20), (0, 1)):
+        config = base.override({"training.id_epochs": id_epochs})
+        needed = long + id_length
+        check_prompt_room(config.override({"data.max_prompt_length": needed}), loaded)
+        with pytest.raises(InputError, match=f"^--config.data.max_prompt_length={needed - 1}: ") as caught:
+            check_prompt_room(config.override({"data.max_prompt_length": needed - 1}), loaded)
+        assert f"takes at least {needed} tokens; raise it or shorten the template" in str(caught.value)
+        assert ("--config.ids.soft_length" in str(caught.value)) == bool(id_epochs)
+        # The ID of a user is a token at least.
+        only_short = dataclasses.replace(loaded, training=loaded.training[1:], evaluation=loaded.training[1])
+        check_prompt_room(config.override({"data.max_prompt_length": short + id_length + 1}), only_short)
+        with pytest.raises(InputError, match=f"takes at least {short + id_length + 1} tokens"):
+            check_prompt_room(config.override({"data.max_prompt_length": short + id_length}), only_short)
+
+
+def test_a_tilde_in_a_path_of_the_configuration_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "prompts.txt").write_text("sequential; seen; {history} then; {target}\n")
+    (tmp_path / "ids.txt").write_text("".join(f"{item} number {n}\n" for n, item in enumerate(load_sample().items)))
+    config = preset("sample").override({"data.prompts": "~/prompts.txt", "ids.table": "~/ids.txt"})
+    inputs = load_inputs(config, load_sample(), sample_tokenizer())
+    assert [tokens.template.input_text for tokens in inputs.prompts.training] == ["{history} then"]
+    assert inputs.given_ids.texts[3] == "number 3"
+
+
+def test_the_sample_is_a_name_and_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample").mkdir()
+    check_splits(load_data("sample"), "sample")

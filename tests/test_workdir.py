@@ -1,0 +1,251 @@
+"""The folder of a run: one writer, contents compared instead of paths, leftovers of killed programs."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flax import nnx
+
+from idgenrec_jax import run_files
+from idgenrec_jax import workdir as workdir_module
+from idgenrec_jax.config import preset
+from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.files import write_json
+from idgenrec_jax.models.create import random_config
+from idgenrec_jax.models.huggingface import save_t5
+from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.workdir import RunLock, claim, described_run
+
+TEXT_TOKENS = [[number, 1] for number in range(len(load_sample().items))]
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def claim_with(folder, *, tokenizer=None, models=None, **overrides):
+    """Claim `folder` for a run on the sample; `data__prompts=FILE` overrides `data.prompts`."""
+    config = preset("sample").override({name.replace("__", "."): value for name, value in overrides.items()})
+    tokenizer = tokenizer or sample_tokenizer()
+    models = models or {
+        name: random_config(getattr(config, name), tokenizer) for name in ("recommender", "id_generator")
+    }
+    claim(folder, config, load_sample(), tokenizer, text_tokens=TEXT_TOKENS, models=models)
+
+
+# ---- One writer ----
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from idgenrec_jax.workdir import RunLock
+RunLock(Path(sys.argv[1])).take()
+print("held", flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that trains in tmp_path/run."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.slow
+def test_a_second_writer_is_told_who_is_the_first_until_it_is_killed(holder, tmp_path):
+    with pytest.raises(InputError) as caught:
+        RunLock(tmp_path / "run").take()
+    host = os.uname().nodename
+    assert str(caught.value).startswith(f"{tmp_path}/run: process {holder.pid} on {host} since 20")
+    assert "trains this run; wait for it or stop it, or name another --workdir" in str(caught.value)
+    holder.kill()
+    holder.wait()
+    lock = RunLock(tmp_path / "run")
+    lock.take()
+    assert f"process {os.getpid()} on" in (tmp_path / "run" / run_files.LOCK).read_text()
+    lock.release()
+
+
+def test_within_one_process_there_is_one_writer_as_well(tmp_path):
+    first, second = RunLock(tmp_path / "run"), RunLock(tmp_path / "run")
+    first.take()
+    first.take()
+    with pytest.raises(InputError, match=f"process {os.getpid()} on"):
+        second.take()
+    first.release()
+    second.take()
+    second.release()
+
+
+def test_a_file_system_without_locks_is_warned_about_and_one_that_cannot_be_written_to_refused(
+    tmp_path, monkeypatch, caplog
+):
+    def refuse(path, *, wait):
+        raise OSError(workdir_module.NO_LOCKS[0], "No locks available")
+
+    monkeypatch.setattr(workdir_module, "lock_file", refuse)
+    lock = RunLock(tmp_path / "run")
+    lock.take()
+    lock.release()
+    assert "no locks (No locks available); see to it that no other process trains in this folder" in caplog.text
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/run/lock: cannot be written"):
+        RunLock(tmp_path / "file" / "run").take()
+
+
+# ---- Contents instead of paths ----
+
+
+def t5_folder(folder, seed):
+    """A minute T5 with random weights and the sample's tokenizer."""
+    tokenizer = sample_tokenizer()
+    size = -(-tokenizer.size // 128) * 128
+    config = T5Config(
+        vocab_size=size, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2,
+        pad_token_id=tokenizer.pad_id, eos_token_id=tokenizer.eos_id, decoder_start_token_id=tokenizer.pad_id,
+    )  # fmt: skip
+    save_t5(T5(config, rngs=nnx.Rngs(seed)), folder)
+    return config
+
+
+def test_the_same_contents_under_other_paths_are_the_same_run_and_others_are_not(tmp_path):
+    folders = {name: tmp_path / name for name in ("weights", "moved_weights", "other_weights")}
+    shape = t5_folder(folders["weights"], 0)
+    shutil.copytree(folders["weights"], folders["moved_weights"])
+    t5_folder(folders["other_weights"], 1)
+    (tmp_path / "prompts.txt").write_text("sequential; seen; {history}; {target}\n")
+    shutil.copyfile(tmp_path / "prompts.txt", tmp_path / "moved.txt")
+    (tmp_path / "other.txt").write_text("sequential; seen; after {history}; {target}\n")
+    models = {"recommender": shape, "id_generator": random_config(preset("sample").id_generator, sample_tokenizer())}
+    run = tmp_path / "run"
+
+    def again(weights, prompts):
+        given = {"recommender__folder": str(folders[weights]), "data__prompts": str(tmp_path / prompts)}
+        claim_with(run, models=models, **given)
+
+    again("weights", "prompts.txt")
+    again("moved_weights", "moved.txt")
+    kept = described_run(run)["config"]
+    assert kept["recommender"]["folder"] == str(folders["moved_weights"]), "the paths are kept as they are now"
+    assert kept["data"]["prompts"] == str(tmp_path / "moved.txt")
+    with pytest.raises(InputError, match="made with other weights, now --config.recommender.folder=.*/other_weights"):
+        again("other_weights", "moved.txt")
+    with pytest.raises(InputError, match="made with other data, tokenizer, prompts or IDs .*--config.data.prompts"):
+        again("weights", "other.txt")
+    assert described_run(run)["config"] == kept
+
+
+def test_a_change_anywhere_in_large_weights_is_noticed_by_its_size_or_by_a_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir_module, "_PIECES", 4)
+    monkeypatch.setattr(workdir_module, "_PIECE_BYTES", 100)
+    content = bytearray(os.urandom(10_000))
+
+    def digest():
+        (tmp_path / "model.safetensors").write_bytes(content)
+        return workdir_module._weights_digest(str(tmp_path), "recommender")
+
+    whole = digest()
+    assert digest() == whole
+    content[5050] ^= 1
+    changed = digest()
+    content.append(0)
+    assert len({whole, changed, digest()}) == 3
+    assert workdir_module._weights_digest("", "recommender") == ""
+
+
+def test_another_tokenizer_is_noticed_even_where_it_reads_the_items_alike(tmp_path):
+    claim_with(tmp_path / "run")
+    sample_tokenizer().save(tmp_path / "other")
+    stored = json.loads((tmp_path / "other" / "tokenizer.json").read_text())
+    stored["added_tokens"].append(stored["added_tokens"][0] | {"id": sample_tokenizer().size, "content": "<new>"})
+    write_json(tmp_path / "other" / "tokenizer.json", stored)
+    other = type(sample_tokenizer()).load(tmp_path / "other")
+    with pytest.raises(InputError, match="made with another tokenizer; .*--config.data.tokenizer"):
+        claim_with(tmp_path / "run", tokenizer=other)
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    """Its config.json has neither a digest of weights nor JAX's switches."""
+    claim_with(tmp_path / "run")
+    described = described_run(tmp_path / "run")
+    del described["data"]["weights"], described["switches"]
+    write_json(tmp_path / "run" / run_files.CONFIG, described)
+    claim_with(tmp_path / "run")
+    described["switches"] = {"jax_threefry_partitionable": False}
+    write_json(tmp_path / "run" / run_files.CONFIG, described)
+    with pytest.raises(InputError, match="made with JAX_THREEFRY_PARTITIONABLE=False, now it is True; set it as"):
+        claim_with(tmp_path / "run")
+
+
+# ---- Leftovers, and files edited by hand ----
+
+
+def test_leftovers_of_killed_programs_go_and_what_a_living_one_writes_stays(tmp_path, holder_of):
+    run = tmp_path / "run"
+    claim_with(run)
+    (run / run_files.IDS).mkdir()
+    checkpoint = run / "checkpoints" / "latest" / "7.orbax-checkpoint-tmp"
+    dead = [run / ".export.99999.tmp", run / ".out.99999-0123abcd.tmp", checkpoint]
+    for folder in dead:
+        (folder / "recommender").mkdir(parents=True)
+    for file in (run / ".results.json.99999.tmp", run / "ids" / ".round_0.jsonl.99999-0123abcd.tmp"):
+        file.touch()
+        dead.append(file)
+    (run / ".editor.tmp").touch()
+    alive = holder_of(run / "ids" / f".round_1.jsonl.{os.getpid()}-0123abcd.tmp")
+    claim_with(run)
+    assert not [path for path in dead if path.exists()]
+    assert alive.exists() and (run / ".editor.tmp").exists()
+
+
+@pytest.fixture
+def holder_of():
+    """Makes files that are being written, as `atomic_writer` holds them."""
+    descriptors = []
+
+    def make(path):
+        descriptors.append(workdir_module.lock_file(path, wait=False))
+        return path
+
+    yield make
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def with_model(run, fields):
+    return run | {"models": {name: model | fields for name, model in run["models"].items()}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda run: [], "expected an object, found list"),
+        (lambda run: run | {"config": 3}, "config is 3, expected dict"),
+        (lambda run: {name: run[name] for name in run if name != "data"}, "data is None, expected dict"),
+        (lambda run: run | {"data": run["data"] | {"name": 5}}, "data.name is 5, expected str"),
+        (lambda run: run | {"models": {"recommender": run["models"]["recommender"]}}, "models.id_generator is None"),
+        (lambda run: run | {"models": dict.fromkeys(run["models"], {"d_model": 8})}, "models.recommender: .*missing"),
+        (lambda run: with_model(run, {"width": 8}), "models.recommender: .*'width'"),
+    ],
+)
+def test_an_edited_description_is_one_line(tmp_path, change, message):
+    claim_with(tmp_path)
+    write_json(tmp_path / run_files.CONFIG, change(described_run(tmp_path)))
+    with pytest.raises(InputError, match=f"^{tmp_path}/config.json: {message}") as caught:
+        described_run(tmp_path)
+    assert "\n" not in str(caught.value) and "train again" in str(caught.value)
+
+
+def test_models_of_another_shape_are_refused(tmp_path):
+    claim_with(tmp_path)
+    models = {name: T5Config(**values) for name, values in described_run(tmp_path)["models"].items()}
+    models["recommender"] = dataclasses.replace(models["recommender"], d_ff=8)
+    with pytest.raises(InputError, match="made with other weights"):
+        claim_with(tmp_path, models=models)
