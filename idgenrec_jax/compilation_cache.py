@@ -11,7 +11,10 @@ def use_compilation_cache() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    # By name: a type checker does not see these settings.
+    names = "jax_compilation_cache_dir", "jax_enable_compilation_cache"
+    is_set, is_on = (getattr(jax.config, name) for name in names)
+    if is_set or not is_on:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idgenrec_jax" / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -61,19 +61,25 @@ class PlannedModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedStep:
-    """A step of one phase: its batch as shapes, its operations by part, and what its compiled program needs.
+class CompiledStep:
+    """What a compiled step needs: bytes per device, and the seconds of its compilation.
 
-    `arguments`, `temporaries` and `outputs` are bytes per device, `seconds` those of compilation; None where nothing
-    was compiled. Outputs are those that do not take the place of an argument.
+    Outputs are those that do not take the place of an argument.
     """
+
+    arguments: int
+    temporaries: int
+    outputs: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStep:
+    """A step of one phase: its batch as shapes, its operations by part, and what its program needs where compiled."""
 
     batch: Any
     operations: dict[str, int]
-    arguments: int | None = None
-    temporaries: int | None = None
-    outputs: int | None = None
-    seconds: float | None = None
+    compiled: CompiledStep | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +124,15 @@ def plan_run(config: Config, *, temporaries: str = COMPILED) -> Plan:
         one, two = (_plan(config, compiled=True, layers=layers).steps for layers in (1, 2))
         further = depths.pop() - 1
         for kind, step in plan.steps.items():
-            first, second = one[kind], two[kind]
-            plan.steps[kind] = dataclasses.replace(
-                step,
+            first, second = one[kind].compiled, two[kind].compiled
+            assert first and second
+            extrapolated = CompiledStep(
+                arguments=first.arguments + further * (second.arguments - first.arguments),
                 temporaries=first.temporaries + further * (second.temporaries - first.temporaries),
                 outputs=first.outputs + further * (second.outputs - first.outputs),
                 seconds=first.seconds + second.seconds,
             )
+            plan.steps[kind] = dataclasses.replace(step, compiled=extrapolated)
     return dataclasses.replace(plan, temporaries=temporaries)
 
 
@@ -163,7 +171,8 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
         no_embedding=jnp.asarray(tokens_without_embedding(tokenizer.punctuation_ids, recommender.config.vocab_size)),
         places=jax.tree.map(lambda leaf: leaf.sharding, states),
     )
-    steps = {}
+    steps: dict[str, PlannedStep] = {}
+    arguments: tuple[Any, ...]
     if config.training.id_epochs:
         batch = _first_batch(epochs, ID, mesh)
         operations = id_step_operations(
@@ -218,9 +227,9 @@ def step_bytes(plan: Plan, kind: str) -> dict[str, int]:
         found[f"{_MODELS[name]}, parameters"] = bytes_per_device(state.params)
         found[f"{_MODELS[name]}, moments"] = bytes_per_device((state.optimizer_state, state.step))
     found["batch"] = bytes_per_device(step.batch)
-    if step.temporaries is None:
+    if step.compiled is None:
         return found | {"gradients": _gradient_bytes(plan, kind)}
-    return found | {"temporaries": step.temporaries, "outputs": step.outputs}
+    return found | {"temporaries": step.compiled.temporaries, "outputs": step.compiled.outputs}
 
 
 def report(plan: Plan) -> str:
@@ -237,8 +246,8 @@ def report(plan: Plan) -> str:
         placed = _bytes_by_group(model)
         for group, count in [*by_group.items(), ("all", sum(by_group.values()))]:
             here = sum(placed.values()) if group == "all" else placed[group]
-            row = [count * 4, count * 8, count * 4, "", here, 2 * here, here]
-            cells = [f"{count:,}", *(value if value == "" else _bytes(value) for value in row)]
+            whole, split = (count * 4, count * 8, count * 4), (here, 2 * here, here)
+            cells = [f"{count:,}", *map(_bytes, whole), "", *map(_bytes, split)]
             models.append([f"{_MODELS[name]}, {group}", *cells])
     lines += ["", "Models, float32 (counted from shapes)", *_aligned(models)]
     steps = [["", "shapes", "operations"]]
@@ -262,7 +271,9 @@ def report(plan: Plan) -> str:
     if plan.temporaries == NONE:
         lines.append("Nothing was compiled: activations and other temporaries are not in the sum.")
     else:
-        seconds = ", ".join(f"{_STEPS[kind]} {step.seconds:.0f} s" for kind, step in plan.steps.items())
+        seconds = ", ".join(
+            f"{_STEPS[kind]} {step.compiled.seconds:.0f} s" for kind, step in plan.steps.items() if step.compiled
+        )
         lines.append(f"Temporaries and outputs are those of XLA's compiler for {device.platform}; it took: {seconds}.")
         if plan.temporaries == EXTRAPOLATED:
             lines.append("It compiled models of one and of two layers a stack; the rest follows as if layers added up.")
@@ -313,13 +324,13 @@ def _planned_step(
     lowered = step.lower(*arguments, rate, jax.eval_shape(partial(seed_key, 0)))
     on_cpu = jax.tree.leaves(arguments)[0].sharding.mesh.devices.flat[0].platform == "cpu"
     memory = lowered.compile(compiler_options=_CPU_COMPILATION if on_cpu else None).memory_analysis()
-    return dataclasses.replace(
-        planned,
+    needs = CompiledStep(
+        arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        arguments=memory.argument_size_in_bytes,
         seconds=time.monotonic() - start,
     )
+    return dataclasses.replace(planned, compiled=needs)
 
 
 def _bytes_by_group(model: PlannedModel) -> dict[str, int]:

@@ -39,6 +39,7 @@ _ANSWERS_UNDER_WAY = 2
 _MESSAGE_MULTIPLE = 256
 
 _has_joined = False
+_abort_handlers: list[Any] = []
 
 
 def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -215,5 +216,5 @@ def _explain_aborts(message: str) -> None:
         os._exit(PROCESS_LOST)
 
     # The function must outlive this call.
-    _explain_aborts.handler = explain
+    _abort_handlers.append(explain)
     ctypes.CDLL(None).signal(signal.SIGABRT, explain)
