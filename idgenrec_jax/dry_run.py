@@ -7,7 +7,6 @@ shapes that know their place on the mesh. A mesh that this machine does not have
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -61,19 +60,25 @@ class PlannedModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedStep:
-    """A step of one phase: its batch as shapes, its operations by part, and what its compiled program needs.
+class CompiledStep:
+    """What a step's compiled program needs: bytes per device, and the seconds of its compilation.
 
-    `arguments`, `temporaries` and `outputs` are bytes per device, `seconds` those of compilation; None where nothing
-    was compiled. Outputs are those that do not take the place of an argument.
+    Outputs are those that do not take the place of an argument.
     """
 
+    arguments: int
+    temporaries: int
+    outputs: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStep:
+    """A step of one phase: its batch as shapes, its operations by part, and its program where it was compiled."""
+
     batch: Any
-    operations: dict[str, int]
-    arguments: int | None = None
-    temporaries: int | None = None
-    outputs: int | None = None
-    seconds: float | None = None
+    operations: dict[str, int | float]
+    compiled: CompiledStep | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +123,7 @@ def plan_run(config: Config, *, temporaries: str = COMPILED) -> Plan:
         one, two = (_plan(config, compiled=True, layers=layers).steps for layers in (1, 2))
         further = depths.pop() - 1
         for kind, step in plan.steps.items():
-            first, second = one[kind], two[kind]
-            plan.steps[kind] = dataclasses.replace(
-                step,
-                temporaries=first.temporaries + further * (second.temporaries - first.temporaries),
-                outputs=first.outputs + further * (second.outputs - first.outputs),
-                seconds=first.seconds + second.seconds,
-            )
+            plan.steps[kind] = dataclasses.replace(step, compiled=_extrapolated(one[kind], two[kind], further))
     return dataclasses.replace(plan, temporaries=temporaries)
 
 
@@ -173,8 +172,8 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
             id_length=config.ids.soft_length,
             chunks=config.training.id_chunks,
         )
-        arguments = id_generator.state, recommender.state.params, batch
-        steps[ID] = _planned_step(id_step, arguments, operations, title=_STEPS[ID], compiled=compiled)
+        id_arguments = id_generator.state, recommender.state.params, batch
+        steps[ID] = _planned_step(id_step, id_arguments, operations, title=_STEPS[ID], compiled=compiled)
     batch = _first_batch(epochs, RECOMMENDER, mesh)
     operations = recommender_step_operations(recommender.config, batch)
     arguments = recommender.state, batch
@@ -218,9 +217,9 @@ def step_bytes(plan: Plan, kind: str) -> dict[str, int]:
         found[f"{_MODELS[name]}, parameters"] = bytes_per_device(state.params)
         found[f"{_MODELS[name]}, moments"] = bytes_per_device((state.optimizer_state, state.step))
     found["batch"] = bytes_per_device(step.batch)
-    if step.temporaries is None:
+    if step.compiled is None:
         return found | {"gradients": _gradient_bytes(plan, kind)}
-    return found | {"temporaries": step.temporaries, "outputs": step.outputs}
+    return found | {"temporaries": step.compiled.temporaries, "outputs": step.compiled.outputs}
 
 
 def report(plan: Plan) -> str:
@@ -237,9 +236,9 @@ def report(plan: Plan) -> str:
         placed = _bytes_by_group(model)
         for group, count in [*by_group.items(), ("all", sum(by_group.values()))]:
             here = sum(placed.values()) if group == "all" else placed[group]
-            row = [count * 4, count * 8, count * 4, "", here, 2 * here, here]
-            cells = [f"{count:,}", *(value if value == "" else _bytes(value) for value in row)]
-            models.append([f"{_MODELS[name]}, {group}", *cells])
+            whole = [_bytes(size) for size in (count * 4, count * 8, count * 4)]
+            on_each = [_bytes(size) for size in (here, 2 * here, here)]
+            models.append([f"{_MODELS[name]}, {group}", f"{count:,}", *whole, "", *on_each])
     lines += ["", "Models, float32 (counted from shapes)", *_aligned(models)]
     steps = [["", "shapes", "operations"]]
     for kind, step in plan.steps.items():
@@ -262,7 +261,8 @@ def report(plan: Plan) -> str:
     if plan.temporaries == NONE:
         lines.append("Nothing was compiled: activations and other temporaries are not in the sum.")
     else:
-        seconds = ", ".join(f"{_STEPS[kind]} {step.seconds:.0f} s" for kind, step in plan.steps.items())
+        compiled = {kind: step.compiled for kind, step in plan.steps.items() if step.compiled is not None}
+        seconds = ", ".join(f"{_STEPS[kind]} {step.seconds:.0f} s" for kind, step in compiled.items())
         lines.append(f"Temporaries and outputs are those of XLA's compiler for {device.platform}; it took: {seconds}.")
         if plan.temporaries == EXTRAPOLATED:
             lines.append("It compiled models of one and of two layers a stack; the rest follows as if layers added up.")
@@ -301,10 +301,10 @@ def _first_batch(epochs: Epochs, kind: str, mesh: Mesh) -> Any:
 
 
 def _planned_step(
-    step: Any, arguments: tuple[Any, ...], operations: Mapping[str, int], *, title: str, compiled: bool
+    step: Any, arguments: tuple[Any, ...], operations: dict[str, int | float], *, title: str, compiled: bool
 ) -> PlannedStep:
     """`arguments` are those of the step up to its batch, the last of them."""
-    planned = PlannedStep(arguments[-1], dict(operations))
+    planned = PlannedStep(arguments[-1], operations)
     if not compiled:
         return planned
     logging.info("compiling the %s", title)
@@ -313,12 +313,25 @@ def _planned_step(
     lowered = step.lower(*arguments, rate, jax.eval_shape(partial(seed_key, 0)))
     on_cpu = jax.tree.leaves(arguments)[0].sharding.mesh.devices.flat[0].platform == "cpu"
     memory = lowered.compile(compiler_options=_CPU_COMPILATION if on_cpu else None).memory_analysis()
-    return dataclasses.replace(
-        planned,
+    program = CompiledStep(
+        arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        arguments=memory.argument_size_in_bytes,
         seconds=time.monotonic() - start,
+    )
+    return dataclasses.replace(planned, compiled=program)
+
+
+def _extrapolated(one: PlannedStep, two: PlannedStep, further: int) -> CompiledStep:
+    """What a step needs with `further` layers more than one, from its programs with one layer and with two."""
+    if one.compiled is None or two.compiled is None:
+        raise ValueError("what a step needs follows from compiled ones only")
+    first, second = one.compiled, two.compiled
+    return CompiledStep(
+        arguments=first.arguments + further * (second.arguments - first.arguments),
+        temporaries=first.temporaries + further * (second.temporaries - first.temporaries),
+        outputs=first.outputs + further * (second.outputs - first.outputs),
+        seconds=first.seconds + second.seconds,
     )
 
 

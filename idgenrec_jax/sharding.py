@@ -71,7 +71,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     return mesh
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Return the sharding that keeps a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 

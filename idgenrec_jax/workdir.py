@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from absl import logging
 
@@ -84,10 +84,10 @@ def described_run(workdir: Path) -> dict[str, Any]:
     try:
         for name in _MODELS:
             model = T5Config(**found["models"][name])
-            for field in dataclasses.fields(model):
-                value = getattr(model, field.name)
-                if type(value) is not field.type and (field.type, type(value)) != (float, int):
-                    raise TypeError(f"{field.name} is {value!r:.60}, expected {field.type.__name__}")
+            for field, kind in get_type_hints(T5Config).items():
+                value = getattr(model, field)
+                if type(value) is not kind and (kind, type(value)) != (float, int):
+                    raise TypeError(f"{field} is {value!r:.60}, expected {kind.__name__}")
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: models.{name}: {error}; restore the file, or train again") from error
     return found

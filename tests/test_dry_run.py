@@ -46,7 +46,7 @@ print(report(plan))
 print(json.dumps({
     "devices": plan.mesh.size,
     "allocated": sum(array.nbytes for array in jax.live_arrays()),
-    "compiled": {kind: step.arguments for kind, step in plan.steps.items()},
+    "compiled": {kind: step.compiled.arguments for kind, step in plan.steps.items()},
     "counted": {
         "id": bytes_per_device((generator.state, recommender.state.params, plan.steps["id"].batch)),
         "recommender": bytes_per_device((recommender.state, plan.steps["recommender"].batch)),

@@ -243,8 +243,8 @@ def stratified(
     sortable = lengths.astype(np.min_scalar_type(lengths.max()))
     order = order[np.argsort(sortable[order], kind="stable")]
     # The places that stay free are among the shortest, where they change the least.
-    table = np.full(batch_size * num_batches, -1, np.int32)
-    table[-count:] = order
-    table = table.reshape(batch_size, num_batches)
+    places = np.full(batch_size * num_batches, -1, np.int32)
+    places[-count:] = order
+    table = places.reshape(batch_size, num_batches)
     rng.permuted(table, axis=1, out=table)
     return np.ascontiguousarray(table.T)  # [batch_size, batches] -> [batches, batch_size]

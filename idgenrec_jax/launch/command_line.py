@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -23,7 +23,9 @@ CONSOLE = "idgenrec"
 """The command of an installed package, whose first argument names the program."""
 
 _PACKAGE = str(Path(__file__).parents[1])
-_DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
+_DEFINE: dict[type, Callable[[str, None, str], flags.FlagHolder]] = {
+    int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool
+}  # fmt: skip
 
 
 class _PathParser(flags.ArgumentParser):
@@ -131,7 +133,7 @@ def use_compilation_cache() -> None:
     """Keep compiled programs between runs, in $XDG_CACHE_HOME/idgenrec_jax unless JAX is told another place."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.read("jax_compilation_cache_dir"):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idgenrec_jax" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -154,7 +156,7 @@ def stop_on_terminate() -> Callable[[], bool]:
 
 def _describe_in_help(main: Callable[[], Any]) -> None:
     """Have --help tell about the program, whatever file it was started by: absl looks into that file alone."""
-    sys.modules["__main__"].__doc__ = _as_called(sys.modules[main.__module__].__doc__)
+    sys.modules["__main__"].__doc__ = _as_called(sys.modules[main.__module__].__doc__ or "")
     for module in (main.__module__, __name__):
         for flag in flags.FLAGS.get_flags_for_module(module):
             flag.help = _as_called(flag.help)
@@ -222,7 +224,7 @@ def _fail_beside_others(error: Exception) -> None:
     processes.leave(1)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"error: {' '.join(_as_called(message).split())}", file=sys.stderr)
     sys.stderr.flush()
     if _is_one_of_several():

@@ -69,7 +69,7 @@ _STORAGE = flags.DEFINE_string(
 _ENGINE_OPTIONS = {"slurm": SlurmOptions, "kubernetes": KubernetesOptions}
 for _engine, _options in _ENGINE_OPTIONS.items():
     for _field in dataclasses.fields(_options):
-        _name, _default, _help = f"{_engine}.{_field.name}", _field.default, _field.metadata["help"]
+        _name, _default, _help = f"{_engine}.{_field.name}", getattr(_options, _field.name), _field.metadata["help"]
         if _field.type is int:
             flags.DEFINE_integer(_name, _default, _help, lower_bound=_field.metadata["low"])
         else:
@@ -136,9 +136,9 @@ def _search(output: Path):
     from idgenrec_jax.sweeps.adaptive import StudyTrials, claim_search, public_storage
     from idgenrec_jax.sweeps.definition import load_space
 
-    for flag in (_SWEEP, _TRIALS):
-        if flag.value is None:
-            raise InputError(f"--{flag.name} is missing; --sampler needs a space and a number of trials")
+    if _SWEEP.value is None or _TRIALS.value is None:
+        missing = _SWEEP if _SWEEP.value is None else _TRIALS
+        raise InputError(f"--{missing.name} is missing; --sampler needs a space and a number of trials")
     given = _given_fields()
     space = load_space(_SWEEP.value, _base(given))
     settings = {

@@ -128,7 +128,8 @@ def run_locally(queue: TrialQueue, slots: Sequence[Slot], *, should_stop: Callab
     A trial that was cut off goes on from its checkpoint, one that failed is tried again. When `should_stop` says so,
     the running trials are asked to save and stop, and no other begins.
     """
-    free, running = list(slots), []
+    free = list(slots)
+    running: list[_Running] = []
     stopping = False
     while running or not (stopping or queue.is_empty()):
         if should_stop() and not stopping:

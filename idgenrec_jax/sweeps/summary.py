@@ -72,6 +72,11 @@ class Configuration:
     test: Spread | None
     comparison: Comparison | None = None
 
+    @property
+    def is_unsupported(self) -> bool:
+        """Whether a paired test does not support that it differs from the best."""
+        return self.comparison is not None and self.comparison.verdict == UNSUPPORTED
+
     def count(self, status: str) -> int:
         """Return how many of its trials have a status."""
         return sum(trial.status == status for trial in self.trials)
@@ -175,13 +180,13 @@ def _compare(finished: Sequence[Configuration]) -> list[Comparison]:
     differences = []
     for other in others:
         seeds = [seed for seed in other if seed in best]
-        paired = paired_differences([other[seed] for seed in seeds], [best[seed] for seed in seeds]) if seeds else []
-        differences.append(paired if len(paired) else None)
-    p_values = [sign_flip_p_value(paired) for paired in differences if paired is not None]
+        found = paired_differences([other[seed] for seed in seeds], [best[seed] for seed in seeds]) if seeds else None
+        differences.append(found)
+    p_values = [sign_flip_p_value(paired) for paired in differences if paired is not None and len(paired)]
     adjusted = iter(holm(p_values))
     comparisons = [Comparison(BEST)]
     for paired in differences:
-        if paired is None:
+        if paired is None or not len(paired):
             comparisons.append(Comparison(NO_RANKS))
             continue
         p_value = next(adjusted)
