@@ -7,7 +7,7 @@ programs build their flags from, so a field's `help` is its one documentation.
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from idgenrec_jax.errors import InputError
@@ -17,7 +17,7 @@ from idgenrec_jax.files import expand_home
 def _field(
     default: Any,
     help: str,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
     low: int | float | None = None,
     high: int | float | None = None,
     path: bool = False,
@@ -132,6 +132,9 @@ class TrainingConfig:
         "learning rate of the embedding tables, relative to the others'; random weights want about 10; 0: they stay",
         low=0.0,
     )
+    loss: str = _field(
+        "vocabulary", "loss of the recommender, by its name in training/losses.py: vocabulary (all tokens compete)"
+    )
     warmup_fraction: float = _field(0.05, "share of training over which the learning rate rises", low=0.0, high=0.99)
     weight_decay: float = _field(0.01, "AdamW weight decay, norms excepted", low=0.0)
     gradient_clip: float = _field(1.0, "largest global gradient norm; 0: gradients are not clipped", low=0.0)
@@ -144,6 +147,9 @@ class TrainingConfig:
     early_stop_patience: int = _field(0, "stop after so many recommender validations without a gain; 0: never", low=0)
     checkpoint_every_seconds: float = _field(
         20.0, "seconds after a checkpoint until the end of an epoch is one again; that of a phase always is", low=0.0
+    )
+    log_every_steps: int = _field(
+        50, "steps between records of loss, learning rate, gradient norm and speed in metrics.jsonl; 0: none", low=0
     )
     checkpoint_every_steps: int = _field(1000, "steps between checkpoints inside an epoch; 0: at its end only", low=0)
 

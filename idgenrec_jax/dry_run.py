@@ -154,7 +154,7 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
     _stand_in_ids(ids, inputs, config)
     epochs = make_epochs(config, ids, inputs, row_multiple=batch_devices(mesh))
     states = {"id_generator": id_generator.state, "recommender": recommender.state}
-    _, id_step, recommender_step = make_steps(
+    train_steps = make_steps(
         config,
         optimizer,
         id_generator=id_generator.graphdef,
@@ -173,12 +173,12 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
             chunks=config.training.id_chunks,
         )
         id_arguments = id_generator.state, recommender.state.params, batch
-        steps[ID] = _planned_step(id_step, id_arguments, operations, title=_STEPS[ID], compiled=compiled)
+        steps[ID] = _planned_step(train_steps[ID], id_arguments, operations, title=_STEPS[ID], compiled=compiled)
     batch = _first_batch(epochs, RECOMMENDER, mesh)
     operations = recommender_step_operations(recommender.config, batch)
     arguments = recommender.state, batch
     steps[RECOMMENDER] = _planned_step(
-        recommender_step, arguments, operations, title=_STEPS[RECOMMENDER], compiled=compiled
+        train_steps[RECOMMENDER], arguments, operations, title=_STEPS[RECOMMENDER], compiled=compiled
     )
     return Plan(mesh, models, steps, given_ids=inputs.given_ids is not None, temporaries=COMPILED if compiled else NONE)
 

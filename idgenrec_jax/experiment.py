@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,12 @@ from jax.sharding import Mesh
 
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config, idle_settings
+from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
-from idgenrec_jax.evaluation.metrics import metrics_table, popularity_metrics
+from idgenrec_jax.decoding.trie import Trie
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
+from idgenrec_jax.evaluation.metrics import metrics_table, with_cutoffs
+from idgenrec_jax.evaluation.popularity import popularity_metrics
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.files import expand_home, read_json, write_json
 from idgenrec_jax.ids.rounds import RoundIds
@@ -32,8 +36,9 @@ from idgenrec_jax.inputs import (
 from idgenrec_jax.models.create import Model, create_model
 from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
-from idgenrec_jax.training.alternation import Alternation, Validation
+from idgenrec_jax.training.alternation import SELECTED, Alternation, Validation
 from idgenrec_jax.training.epochs import Epochs
+from idgenrec_jax.training.record_writers import check_writers
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
 from idgenrec_jax.workdir import RunLock, claim, named_as_in, protocol
 
@@ -53,6 +58,15 @@ class Experiment:
     ids: RoundIds
     ranker: Ranker
     place_batch: Callable[[Any], Any]
+
+    def trie(self, renderer: PromptRenderer) -> Trie:
+        """Return the trie of the IDs that `renderer` holds now."""
+        return catalogue_trie(
+            renderer,
+            vocab_size=self.recommender.config.vocab_size,
+            pad_token_id=self.inputs.tokenizer.pad_id,
+            layout=self.config.evaluation.trie_layout,
+        )
 
 
 def assemble(config: Config, workdir: Path) -> Experiment:
@@ -79,14 +93,23 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     ranker = Ranker(
         recommender.graphdef,
         config.evaluation,
-        vocab_size=recommender.config.vocab_size,
         place_batch=place_batch,
     )
     return Experiment(config, inputs, mesh, id_generator, recommender, ids, ranker, place_batch)
 
 
-def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+def train(
+    config: Config,
+    workdir: str | Path,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    restart_without_checkpoint: bool = False,
+    log_to: Sequence[str] = (),
+) -> dict[str, Any]:
     """Train both models in alternation and return the contents of `results.json`; goes on where a run was cut off.
+
+    `restart_without_checkpoint`: where all checkpoints are broken, begin again. `log_to` names writers of records
+    ("tensorboard", "wandb") beside metrics.jsonl.
 
     Raises:
         InputError: anything the user gave that does not fit.
@@ -98,15 +121,31 @@ def train(config: Config, workdir: str | Path, *, should_stop: Callable[[], bool
         # Of a run that has begun, before the minutes that loading may take.
         if from_main(lambda: workdir.is_dir() and not (workdir / run_files.RESULTS).exists()):
             lock.take()
-        return _train(config, workdir, lock, should_stop=should_stop)
+        return _train(
+            config,
+            workdir,
+            lock,
+            should_stop=should_stop,
+            restart_without_checkpoint=restart_without_checkpoint,
+            log_to=log_to,
+        )
     finally:
         lock.release()
 
 
-def _train(config: Config, workdir: Path, lock: RunLock, *, should_stop: Callable[[], bool]) -> dict[str, Any]:
+def _train(
+    config: Config,
+    workdir: Path,
+    lock: RunLock,
+    *,
+    should_stop: Callable[[], bool],
+    restart_without_checkpoint: bool,
+    log_to: Sequence[str],
+) -> dict[str, Any]:
     start = time.monotonic()
     for line in idle_settings(config):
         logging.warning(line)
+    check_writers(log_to)
     experiment = assemble(config, workdir)
     inputs = experiment.inputs
     dataset, tokenizer = inputs.dataset, inputs.tokenizer
@@ -126,7 +165,12 @@ def _train(config: Config, workdir: Path, lock: RunLock, *, should_stop: Callabl
 
     def validate(params, renderer, title):
         ranking = experiment.ranker.rank(
-            params, renderer, "validation", title=title, check_stop=lambda: alternation.check_stop()
+            params,
+            renderer,
+            experiment.trie(renderer),
+            "validation",
+            title=title,
+            check_stop=lambda: alternation.check_stop(),
         )
         return Validation(ranking.loss, ranking.metrics(), ranking.ranks().tolist())
 
@@ -144,6 +188,8 @@ def _train(config: Config, workdir: Path, lock: RunLock, *, should_stop: Callabl
         validate=validate,
         should_stop=should_stop,
         place_batch=experiment.place_batch,
+        restart_without_checkpoint=restart_without_checkpoint,
+        log_to=log_to,
     )
     logging.info("ready to train after %.1f s", time.monotonic() - start)
     best = alternation.run()
@@ -151,12 +197,17 @@ def _train(config: Config, workdir: Path, lock: RunLock, *, should_stop: Callabl
     experiment.ids.load(best["id_round"])
     renderer = experiment.ids.renderer(max_history=config.data.max_history, evaluation=True)
     test = experiment.ranker.rank(
-        params["recommender"], renderer, "test", title="test", check_stop=alternation.check_stop
+        params["recommender"],
+        renderer,
+        experiment.trie(renderer),
+        "test",
+        title="test",
+        check_stop=alternation.check_stop,
     )
     results = {
         "validation": best["metrics"],
         "test": test.metrics(),
-        "selected": {name: best[name] for name in ("step", "round", "phase", "epoch", "id_round")},
+        "selected": {name: best[name] for name in SELECTED},
         "popularity": {
             split: popularity_metrics(dataset, split, num_results=config.evaluation.num_beams)
             for split in ("validation", "test")
@@ -197,6 +248,7 @@ def make_epochs(config: Config, ids: RoundIds, inputs: Inputs, *, row_multiple: 
 
 def results_table(results: dict[str, Any]) -> str:
     """Return the validation and test metrics of `results.json` beside popularity's, as plain text."""
+    results = with_cutoffs(results)
     columns = list(results["test"])
     rows = {
         "validation": results["validation"],

@@ -8,6 +8,7 @@ from jax.sharding import AbstractMesh, Mesh
 from idgenrec_jax.config import Config, DataConfig
 from idgenrec_jax.data.dataset import Dataset, load_dataset
 from idgenrec_jax.data.examples import training_positions
+from idgenrec_jax.data.lines import shown
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates, load_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
@@ -102,7 +103,7 @@ def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) ->
     for template in templates:
         if "user_id" in template.fields and not with_users:
             raise InputError(
-                f"{config.prompts}: template {template.input_text!r} has the field {{user_id}}, but "
+                f"{config.prompts}: template {shown(template.input_text)} has the field {{user_id}}, but "
                 "--config.data.user_ids=none; set it to train_history, or remove the field"
             )
     tokenise = partial(PromptTokens, tokenizer=tokenizer, dataset_name=dataset_name)

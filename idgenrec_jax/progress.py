@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from idgenrec_jax.processes import is_main
@@ -59,6 +60,20 @@ class Progress:
             return
         self._stream.write(f"\r\x1b[K{text}{end}" if self._terminal else text + end)
         self._stream.flush()
+
+
+def progress_of_unknown(title: str, unit: str, *, check: Callable[[], None]) -> Callable[[int, int], None]:
+    """Return `report(done, total)` for work whose amount is known when it has begun; each report calls `check`."""
+    progress: Progress | None = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal progress
+        if progress is None:
+            progress = Progress(title, total, unit)
+        progress.update(done, total=total)
+        check()
+
+    return report
 
 
 def _clock(seconds: float) -> str:

@@ -1,35 +1,47 @@
-"""The public API: load a finished run, recommend, evaluate."""
+"""The public API: a trained run that recommends, again and again, and is evaluated.
 
-import dataclasses
-from collections.abc import Sequence
-from functools import partial
+Prompts are put into batches of few sizes and few widths, so that few programs are compiled; these are kept on disk. The
+trie of the catalogue is built once and stays on the devices.
+"""
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh
+from jaxtyping import Int
 
-from idgenrec_jax import run_files
-from idgenrec_jax.config import Config, config_from_json
-from idgenrec_jax.data.batches import PromptRenderer, bucket_widths, pad_rows
+from idgenrec_jax.compilation_cache import use_compilation_cache
+from idgenrec_jax.data.batches import PromptRenderer, pad_rows
 from idgenrec_jax.data.dataset import Dataset
-from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.data.packing import WIDTH_MULTIPLE, round_up
+from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
 from idgenrec_jax.evaluation.ranker import Ranker, Ranking
-from idgenrec_jax.files import read_json
-from idgenrec_jax.ids.rounds import RoundIds
-from idgenrec_jax.inputs import check_batches, load_data, load_inputs
-from idgenrec_jax.models.create import abstract_model
-from idgenrec_jax.models.t5 import T5Config
+from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.processes import put
-from idgenrec_jax.sharding import batch_sharding, check_heads, make_mesh, place_shapes
-from idgenrec_jax.training.alternation import BEST_RANKS
-from idgenrec_jax.training.checkpoints import Checkpoints
-from idgenrec_jax.workdir import described_run, named_as_in
+from idgenrec_jax.sharding import batch_devices, batch_sharding, replicated
+from idgenrec_jax.trained_run import evaluation_renderer, load_ids, load_run, load_run_data
+
+BATCH_SIZES = (1, 8, 32)
+"""Histories of one call of a compiled program, where --config.evaluation.batch_size allows and before rounding up to
+the devices that split a batch."""
+NARROWEST_PROMPT = 32
+_MOST_NAMED = 5
+
+if TYPE_CHECKING:
+    Histories = Iterable[Iterable[str]]
+    Count = int
+else:
+    # Checked by `recommend` itself, whose errors say more than those of a run-time type checker.
+    Histories = Count = Any
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Recommendation:
     """One recommended item: its name, its textual ID, and its score (log-probability / length**length_penalty)."""
 
@@ -38,145 +50,195 @@ class Recommendation:
     score: float
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainedRun:
-    """The best state of a run; `params` and `graphdefs` have the keys "id_generator" and "recommender"."""
-
-    config: Config
-    tokenizer: Tokenizer
-    mesh: Mesh
-    graphdefs: dict[str, nnx.GraphDef]
-    params: dict[str, Any]
-    vocab_size: int
-    selected: dict[str, Any]
-
-
-def load_run(workdir: str | Path) -> TrainedRun:
-    """Load the best checkpoint of a run.
-
-    Raises:
-        InputError: `workdir` holds no run, no checkpoint yet, its best one is damaged, or the devices present do not
-            divide what the run's mesh splits.
-    """
-    workdir = Path(workdir)
-    described = described_run(workdir)
-    best = Checkpoints(workdir / run_files.BEST_CHECKPOINTS, keep=2)
-    steps = best.steps()
-    if not steps:
-        place = workdir / run_files.BEST_CHECKPOINTS
-        raise InputError(f"{place}: no checkpoint yet; run launch.train until its first validation")
-    step = steps[-1]
-    if (workdir / run_files.RESULTS).exists():
-        results = read_json(workdir / run_files.RESULTS, remedy="delete the workdir and train again")
-        step = best.require(results["selected"]["step"])
-    try:
-        config = config_from_json(described["config"])
-    except InputError as error:
-        raise InputError(f"{workdir}/config.json: written by another version of this package; {error}") from error
-    mesh = make_mesh(config.mesh)
-    check_batches(config, mesh)
-    graphdefs, shapes = {}, {}
-    for name in run_files.CHECKPOINT_NAMES:
-        t5_config = T5Config(**described["models"][name])
-        check_heads(mesh, t5_config.num_heads, name)
-        graphdefs[name], abstract = abstract_model(t5_config)
-        shapes[name] = place_shapes(mesh, abstract)
-    saved = best.restore(step, {key: shapes[name] for name, key in run_files.CHECKPOINT_NAMES.items()})
-    return TrainedRun(
-        config=config,
-        tokenizer=Tokenizer.load(workdir / run_files.TOKENIZER),
-        mesh=mesh,
-        graphdefs=graphdefs,
-        params={name: saved[key] for name, key in run_files.CHECKPOINT_NAMES.items()},
-        vocab_size=described["models"]["recommender"]["vocab_size"],
-        selected={name: value for name, value in best.meta(step).items() if name != BEST_RANKS},
-    )
-
-
-def load_run_ids(
-    run: TrainedRun, workdir: str | Path, *, data: str | None = None
-) -> tuple[Config, Dataset, RoundIds]:
-    """Load the data of a run and the IDs that belong to its best state; `data` replaces the run's data folder.
-
-    Returns the configuration with the paths as they are now, too.
-
-    Raises:
-        InputError: the data cannot be read or has items the run has no IDs for.
-    """
-    workdir = Path(workdir)
-    config = run.config if data is None else run.config.override({"data.path": data})
-    if config.data.prompts:
-        config = config.override({"data.prompts": str(workdir / run_files.PROMPTS)})
-    dataset = named_as_in(workdir, load_data(config.data.path))
-    inputs = load_inputs(config, dataset, run.tokenizer, with_given_ids=False)
-    ids = RoundIds(
-        config, dataset, run.tokenizer, inputs.prompts, graphdef=run.graphdefs["id_generator"], folder=workdir
-    )
-    ids.load(run.selected["id_round"])
-    return config, dataset, ids
-
-
 class Recommender:
-    """A trained run, at its best validation: the recommender and the IDs that belong to it."""
+    """A trained run, at its best validation: the recommender and the IDs that belong to it.
 
-    def __init__(self, workdir: str | Path, *, data: str | None = None):
-        """Load the best checkpoint of `workdir`; `data` replaces the data folder that the run was trained on.
+    `items` are the names of the catalogue, `ids` the table of their IDs, `tokenizer` and `config` those of the run.
+    `selected` tells which of its states this is.
+    """
+
+    def __init__(self, workdir: str | Path, data: str | None = None):
+        """Load the best checkpoint of `workdir`, which is all that recommending needs.
+
+        `data` replaces the data folder that the run was trained on; only `evaluate` and `dataset` read it.
 
         Raises:
-            InputError: `workdir` holds no run, no checkpoint yet, or the data has items the run has no IDs for.
+            InputError: `workdir` holds no run or no checkpoint yet, or it is damaged.
         """
-        run = load_run(workdir)
-        self.config, self.dataset, self.ids = load_run_ids(run, workdir, data=data)
-        self.selected = run.selected
-        self._params = run.params["recommender"]
+        use_compilation_cache()
+        self._run, self._data = load_run(workdir), data
+        self._ids = load_ids(self._run)
+        self.config, self.tokenizer, self.selected = self._run.config, self._run.tokenizer, self._run.selected
+        self._params = self._run.params["recommender"]
         self._ranker = Ranker(
-            run.graphdefs["recommender"],
+            self._run.graphdefs["recommender"],
             self.config.evaluation,
-            vocab_size=run.vocab_size,
-            place_batch=partial(put, sharding=batch_sharding(run.mesh)),
+            place_batch=partial(put, sharding=batch_sharding(self._run.mesh)),
         )
+        self._renderer = evaluation_renderer(self._run, self._ids)
+        self._index = {name: number for number, name in enumerate(self.items)}
+        self._batch_sizes = batch_sizes(self.config.evaluation.batch_size, batch_devices(self._run.mesh))
+        self._widths = prompt_widths(longest_prompt(self._renderer))
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """The names of all items, in the order of the run's ID table."""
+        return self._ids.items.items
+
+    @property
+    def ids(self) -> IdTable:
+        """The textual ID of every item, in the order of `items`."""
+        return self._ids.items
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data of the run, read when it is first asked for.
+
+        Raises:
+            InputError: the data has moved or is damaged.
+        """
+        return load_run_data(self._run, self._data)
 
     def evaluate(self, split: str) -> Ranking:
-        """Rank the whole catalogue for every user of a split, "validation" or "test"."""
-        return self._ranker.rank(self._params, self._renderer(), split, title=split)
-
-    def recommend(self, histories: Sequence[Sequence[str]], count: int = 10) -> list[list[Recommendation]]:
-        """Return the `count` best items for each history of item names, oldest first.
+        """Rank the whole catalogue for every user of a split, "validation" or "test".
 
         Raises:
-            InputError: an item that the catalogue does not have, or a count that is not between 1 and the beams.
+            InputError: the data of the run cannot be read, or has items the run has no IDs for.
         """
-        beams = self.config.evaluation.num_beams
-        if not 1 <= count <= beams:
-            raise InputError(f"{count} recommendations asked for, expected 1 to {beams}, the beams of the run")
-        index = {name: number for number, name in enumerate(self.dataset.items)}
-        unknown = [item for history in histories for item in history if item not in index]
-        if unknown:
-            raise InputError(f"item {unknown[0]!r} is not in the catalogue of {self.dataset.name}; leave it out")
-        if not histories:
-            return []
-        renderer = self._renderer()
-        if renderer.user_ids is not None:
+        # The data set may list its items in another order.
+        renderer = evaluation_renderer(self._run, load_ids(self._run, self.dataset), self.dataset)
+        return self._ranker.rank(self._params, renderer, self._make_trie(renderer), split, title=split)
+
+    def recommend(self, histories: Histories, count: Count = 10) -> list[list[Recommendation]]:
+        """Return the `count` best items for each history, a list of item names, oldest first; fewer items: all of them.
+
+        Of a history the last `--config.data.max_history` items count. An empty one gives what the recommender writes
+        after a prompt without items.
+
+        Raises:
+            InputError: an item that the catalogue does not have, something that is not a list of lists of names, a
+                count that is not between 1 and the beams, or a run that was trained with user IDs.
+        """
+        count = self._checked_count(count)
+        numbered = self._numbered(histories)
+        if self._renderer.user_ids is not None:
             raise InputError("this run was trained with user IDs, which new histories have not; use evaluate")
-        prompts = [
-            renderer.prompt(0, np.asarray([index[item] for item in history], np.int32), 0) for history in histories
-        ]
-        width = bucket_widths([len(prompt) for prompt in prompts], 1)[0]
-        size = self.config.evaluation.batch_size
-        trie = self._ranker.trie(renderer)
-        results: list[list[Recommendation]] = []
-        for start in range(0, len(prompts), size):
-            rows = prompts[start : start + size]
-            items, scores = self._ranker.search(self._params, *pad_rows(rows, size, width), trie)
-            for row in range(len(rows)):
-                results.append(
-                    [
-                        Recommendation(self.dataset.items[item], self.ids.table.texts[item], float(score))
-                        for item, score in zip(items[row, :count], scores[row, :count], strict=True)
-                        if item >= 0
-                    ]
-                )
+        prompts = [self._renderer.prompt(0, history, 0) for history in numbered]
+        results: list[list[Recommendation]] = [[] for _ in prompts]
+        # Sorted by length, so that a long history does not widen the batches of short ones.
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        for start, size in plan_batches(len(order), self._batch_sizes):
+            rows = order[start : start + size]
+            width = next(width for width in self._widths if width >= len(prompts[rows[-1]]))
+            batch = pad_rows([prompts[row] for row in rows], size, width)
+            # Both are [size, beams]; the rows beyond `rows` are padding.
+            items, scores = self._ranker.search(self._params, *batch, self._trie)
+            for place, row in enumerate(rows):
+                results[row] = [
+                    Recommendation(self.items[item], self.ids.texts[item], float(score))
+                    for item, score in zip(items[place, :count], scores[place, :count], strict=True)
+                    if item >= 0
+                ]
         return results
 
-    def _renderer(self) -> PromptRenderer:
-        return self.ids.renderer(max_history=self.config.data.max_history, evaluation=True)
+    @cached_property
+    def _trie(self) -> Trie:
+        return put(self._make_trie(self._renderer), replicated(self._run.mesh))
+
+    def _make_trie(self, renderer: PromptRenderer) -> Trie:
+        return catalogue_trie(
+            renderer,
+            vocab_size=self._run.vocab_size,
+            pad_token_id=self.tokenizer.pad_id,
+            layout=self.config.evaluation.trie_layout,
+        )
+
+    def _checked_count(self, count: Any) -> int:
+        beams = self.config.evaluation.num_beams
+        try:
+            number = operator.index(count)
+        except TypeError as error:
+            found = f"count={count!r}: found a {type(count).__name__}"
+            raise InputError(f"{found}, expected a whole number from 1 to {beams}") from error
+        if not 1 <= number <= beams:
+            raise InputError(f"{number} recommendations asked for, expected 1 to {beams}, the beams of the run")
+        return number
+
+    def _numbered(self, histories: Any) -> list[Int[np.ndarray, " history"]]:
+        """The numbers of the items of every history."""
+        expected = "expected a list of histories, each a list of item names, oldest first"
+        if not _is_list_like(histories):
+            raise InputError(f"histories: found {_short(histories)}, {expected}")
+        numbered: list[np.ndarray] = []
+        unknown: list[tuple[int, str]] = []
+        for place, history in enumerate(histories):
+            if not _is_list_like(history):
+                hint = "; one history alone is written recommend([[...]])" if isinstance(history, str) else ""
+                raise InputError(f"history {place}: found {_short(history)}, {expected}{hint}")
+            names = list(history)
+            for name in names:
+                if not isinstance(name, str):
+                    raise InputError(f"history {place}: found {_short(name)} as an item, expected its name, a text")
+            unknown += [(place, name) for name in names if name not in self._index]
+            numbered.append(np.asarray([self._index.get(name, -1) for name in names], np.int32))
+        if unknown:
+            raise InputError(self._not_in_catalogue(unknown))
+        return numbered
+
+    def _not_in_catalogue(self, unknown: Sequence[tuple[int, str]]) -> str:
+        """The message about items, each with the number of its history."""
+        where = f"in the catalogue of {self._run.data_name}"
+        if len(unknown) == 1:
+            ((place, name),) = unknown
+            return f"history {place}: item {str(name)!r} is not {where}; leave it out"
+        named = ", ".join(f"{str(name)!r} (history {place})" for place, name in unknown[:_MOST_NAMED])
+        more = f" and {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else ""
+        return f"items {named}{more} are not {where}; leave them out"
+
+
+def batch_sizes(most: int, devices: int) -> tuple[int, ...]:
+    """Return the numbers of histories that programs are compiled for: at most `most`, multiples of `devices`."""
+    return tuple(sorted({round_up(min(size, most), devices) for size in BATCH_SIZES}))
+
+
+def plan_batches(count: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (first row, size) of the batches that take `count` rows; only the last may have room to spare."""
+    smallest, *larger = sizes
+    batches, start = [], 0
+    while start < count:
+        left = count - start
+        full = [size for size in larger if size <= left]
+        # A few rows are one call of the next larger size, not as many calls of the smallest.
+        size = full[-1] if full else smallest if left <= smallest or not larger else larger[0]
+        batches.append((start, size))
+        start += size
+    return batches
+
+
+def longest_prompt(renderer: PromptRenderer) -> int:
+    """Return a number of tokens, a multiple of 8, that no prompt of the first template exceeds."""
+    longest_id = max(map(len, renderer.item_ids))
+    length = renderer.templates[0].input_length(renderer.max_history) + renderer.max_history * longest_id
+    return round_up(min(length, renderer.max_prompt_length), WIDTH_MULTIPLE)
+
+
+def prompt_widths(longest: int) -> tuple[int, ...]:
+    """Return the widths in tokens that prompts are padded to: 32, doubled until the last, `longest`, is reached."""
+    widths = [NARROWEST_PROMPT]
+    while widths[-1] < longest:
+        widths.append(2 * widths[-1])
+    return (*widths[:-1], longest)
+
+
+def _is_list_like(value: Any) -> bool:
+    """Whether it has elements in an order, and is not a text."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping | Set)
+
+
+def _short(value: Any) -> str:
+    """A value as a message shows it."""
+    text = " ".join(repr(value).split())
+    text = text if len(text) <= 40 else text[:37] + "..."
+    return f"the text {text}" if isinstance(value, str) else f"{text} ({type(value).__name__})"

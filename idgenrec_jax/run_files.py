@@ -4,6 +4,9 @@ from pathlib import Path
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+WANDB = "wandb.json"
+"""The run in Weights & Biases, and how many of the records it has."""
 RESULTS = "results.json"
 RANKS = "target_ranks.json"
 """The place of each user's target in the validation and the test ranking, from 0; -1 where it was not recommended."""

@@ -39,6 +39,7 @@ _FREE_FIELDS = {
     "mesh.tensor",
     "training.checkpoint_every_seconds",
     "training.checkpoint_every_steps",
+    "training.log_every_steps",
 }
 _MODELS = ("recommender", "id_generator")
 # Of a large file of weights so many pieces, evenly spread, are compared: training changes all of them.

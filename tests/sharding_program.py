@@ -20,6 +20,7 @@ from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.prompts import PromptTokens, default_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.experiment import assemble, make_epochs
 from idgenrec_jax.ids.generation import IdGeneration, item_prompts
@@ -29,7 +30,7 @@ from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh, para
 from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
-from idgenrec_jax.training.steps import create_train_state, make_id_step, make_recommender_step, seed_key
+from idgenrec_jax.training.steps import create_train_state, make_id_step, make_supervised_step, seed_key
 
 STEPS = 20
 # The configuration's own. Ten times the ID phase's, and weights drawn twice as wide, were tried: after some steps the
@@ -119,7 +120,7 @@ class OnMesh:
 
     def train_both(self, recommender_batches, id_batches):
         places = [jax.tree.map(lambda leaf: leaf.sharding, state) for state in (self.id_generator, self.recommender)]
-        step = make_recommender_step(self.recommender_graphdef, OPTIMIZER, state_sharding=places[1])
+        step = make_supervised_step(self.recommender_graphdef, OPTIMIZER, state_sharding=places[1])
         recommender = self.train(step, self.recommender, recommender_batches, RECOMMENDER_LEARNING_RATE)
         step = make_id_step(
             self.id_generator_graphdef, self.recommender_graphdef, OPTIMIZER, NO_EMBEDDING, ID_LENGTH,
@@ -145,11 +146,14 @@ class OnMesh:
 
     def ranking(self, renderer):
         ranker = Ranker(
-            self.recommender_graphdef, EvaluationConfig(num_beams=10, batch_size=16), vocab_size=SIZES["vocab_size"],
+            self.recommender_graphdef, EvaluationConfig(num_beams=10, batch_size=16),
             place_batch=lambda batch: jax.device_put(batch, batch_sharding(self.mesh)),
         )  # fmt: skip
         with jax.transfer_guard("disallow"):
-            return ranker.rank(self.recommender.params, renderer, "test", title="test")
+            trie = catalogue_trie(
+                renderer, vocab_size=SIZES["vocab_size"], pad_token_id=TOKENIZER.pad_id, layout="auto"
+            )
+            return ranker.rank(self.recommender.params, renderer, trie, "test", title="test")
 
 
 def moved(tree, places):

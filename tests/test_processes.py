@@ -62,7 +62,7 @@ def main():
     crossed = NamedSharding(mesh, PartitionSpec("y", None))
     for step in (1, 2):
         checkpoints.save(step, {"split": array + step, "crossed": put(rows, crossed)}, {"by": number, "step": step})
-    found["steps"], found["meta"] = checkpoints.steps(), checkpoints.meta(2)
+    found["steps"], found["meta"] = checkpoints.numbers(), checkpoints.meta(2)
     like = jax.ShapeDtypeStruct((8, 3), np.float32, sharding=split)
     given = Checkpoints(folder / "given", keep=1).restore(7, {"rows": like})["rows"]
     found["restored sharding"] = given.sharding == split
@@ -159,7 +159,7 @@ def test_each_process_holds_its_own_rows_and_reads_those_of_all(lost):
 def test_a_checkpoint_of_two_processes_is_read_by_one_and_the_other_way_round(lost):
     folders, found, _ = lost
     checkpoints = Checkpoints(folders[0] / "made", keep=1)
-    assert checkpoints.steps() == [2]
+    assert checkpoints.numbers() == [2]
     assert checkpoints.meta(2) == {"by": 0, "step": 2}
     like = {"split": jax.numpy.zeros((8, 3)), "crossed": jax.numpy.zeros((8, 3))}
     restored = checkpoints.restore(2, like)

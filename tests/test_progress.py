@@ -8,7 +8,7 @@ import tty
 
 import pytest
 
-from idgenrec_jax.progress import Progress
+from idgenrec_jax.progress import Progress, progress_of_unknown
 
 
 @pytest.fixture
@@ -115,3 +115,18 @@ def test_work_that_grows_past_its_total_has_no_negative_time_left(clock, log):
     clock.seconds += 100.0
     progress.update(30)
     assert "-" not in read()
+
+
+def test_progress_of_an_amount_that_is_not_known_yet_reports_what_it_is_told_and_checks_each_time():
+    checks = []
+    report = progress_of_unknown("texts", "text", check=lambda: checks.append(None))
+    assert not checks
+    report(1, 4)
+    report(2, 6)
+    assert len(checks) == 2
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        progress_of_unknown("texts", "text", check=stop)(1, 4)

@@ -59,7 +59,7 @@ def ranking(
     else:
         first = len(batches) - -(-len(batches) // 10) if name == LONGEST_PROMPTS else 0
         chosen = [first + step for step in _spread(len(batches) - first, count)]
-    trie = experiment.ranker.trie(renderer)
+    trie = experiment.trie(renderer)
     ready = [(batches.batch(step), len(batches.rows(step))) for step in chosen]
     prompts = [
         batch.prompt_tokens[row][batch.prompt_mask[row]].tolist() for batch, count in ready for row in range(count)

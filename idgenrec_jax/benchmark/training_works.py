@@ -26,7 +26,7 @@ from idgenrec_jax.training.id_loss import id_loss
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.recommender_loss import recommender_loss
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
-from idgenrec_jax.training.steps import make_id_step, make_recommender_step, place_train_state, seed_key
+from idgenrec_jax.training.steps import make_id_step, make_supervised_step, place_train_state, seed_key
 
 _TOLERANCE = 1e-3
 _RATE = np.float32(1e-4)
@@ -57,7 +57,7 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
     num_steps = min(num_steps, len(epoch))
     pairs = [pair for step in range(num_steps) for pair in epoch.examples(step)]
     prompts, targets = map(list, zip(*pairs, strict=True))
-    step = make_recommender_step(
+    step = make_supervised_step(
         model.graphdef, _optimizer(experiment), accumulation=config.training.gradient_accumulation
     )
     train = _Steps(experiment, model, lambda state, batch, key: step(state, batch, _RATE, key), epoch, num_steps)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from idgenrec_jax.data.lines import read_lines
+from idgenrec_jax.data.lines import named, read_lines, shown
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 
@@ -21,8 +21,10 @@ FIELDS = ("user_id", "history", "target", "dataset")
 GROUPS = ("seen", "unseen")
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
+# Characters of a field's name that are compared with those there are.
+_COMPARED = 60
 _LAYOUT = "task; seen|unseen; input template; target template"
-_SEPARATOR = ";"
+_SEPARATORS = (";", ",", "|", "/", ".", "-")
 
 _OWN_TEMPLATES = (
     # (group, input without a user ID, input with one)
@@ -102,18 +104,18 @@ def load_templates(path: str | Path) -> list[PromptTemplate]:
 def _fault(group: str, input_text: str, target_text: str) -> str | None:
     """What is wrong with a template and how to mend it, or None."""
     if group not in GROUPS:
-        return f"group is {group!r}; write seen (trained on) or unseen (only evaluated)"
+        return f"group is {shown(group)}; write seen (trained on) or unseen (only evaluated)"
     for text in (input_text, target_text):
         names = _FIELD.findall(text)
         for name in names:
             if name not in FIELDS:
-                nearest = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)[0]
+                nearest = difflib.get_close_matches(name[:_COMPARED], FIELDS, n=1, cutoff=0.0)[0]
                 known = ", ".join(f"{{{field}}}" for field in FIELDS)
-                return f"unknown field {{{name}}}; did you mean {{{nearest}}}? Fields are {known}"
-            if names.count(name) > 1 and name != "dataset":
-                return f"field {{{name}}} stands twice in {text!r}; use it once"
+                return f"unknown field {{{named(name)}}}; did you mean {{{nearest}}}? Fields are {known}"
+            if name != "dataset" and names.count(name) > 1:
+                return f"field {{{name}}} stands twice in {shown(text)}; use it once"
         if "{" in _FIELD.sub("", text) or "}" in _FIELD.sub("", text):
-            return f"a brace without its partner in {text!r}; braces only go around fields"
+            return f"a brace without its partner in {shown(text)}; braces only go around fields"
     inputs, targets = set(_FIELD.findall(input_text)), set(_FIELD.findall(target_text))
     if "target" in inputs:
         return "the input template contains {target}: the model would be told the answer; remove it"
@@ -135,14 +137,20 @@ class PromptTokens:
         self.template = template
         self._pad_id, self._eos_id = tokenizer.pad_id, tokenizer.eos_id
         self._separator = _separator_tokens(tokenizer)
-        self._pieces = _split_into_pieces(template.input_text, tokenizer, dataset_name)
+        self._pieces, input_texts = _split_into_pieces(template.input_text, tokenizer, dataset_name)
         self._fixed_length = len(_fixed_tokens(self._pieces)) + 1
         self._has_user = "user_id" in self._pieces
         self._has_history = "history" in self._pieces
-        target_pieces = _split_into_pieces(template.target_text, tokenizer, dataset_name)
+        target_pieces, target_texts = _split_into_pieces(template.target_text, tokenizer, dataset_name)
+        self._texts = (*input_texts, *target_texts)
         middle = target_pieces.index("target")
         self._target_prefix = _fixed_tokens(target_pieces[:middle])
         self._target_suffix = _fixed_tokens(target_pieces[middle + 1 :])
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts that were tokenised, those around fields: what a check of the tokenizer's spelling looks at."""
+        return self._texts
 
     @property
     def pieces(self) -> list[str | list[int]]:
@@ -274,8 +282,8 @@ class PromptTokens:
         room = max_length - self._fixed_length - user_length
         if room < 0:
             raise InputError(
-                f"--config.data.max_prompt_length={max_length}: prompt template {self.template.input_text!r} takes "
-                f"{max_length - room} tokens before any history; raise it or shorten the template"
+                f"--config.data.max_prompt_length={max_length}: prompt template {shown(self.template.input_text)} "
+                f"takes {max_length - room} tokens before any history; raise it or shorten the template"
             )
         return room
 
@@ -289,7 +297,7 @@ class PromptTokens:
 
     def _no_user_ids(self) -> InputError:
         return InputError(
-            f"prompt template {self.template.input_text!r} has {{user_id}}, but there are no user IDs; set "
+            f"prompt template {shown(self.template.input_text)} has {{user_id}}, but there are no user IDs; set "
             "--config.data.user_ids=train_history or use templates without {user_id}"
         )
 
@@ -308,12 +316,23 @@ class PromptTokens:
 
 
 def _separator_tokens(tokenizer: Tokenizer) -> list[int]:
-    """The tokens between two IDs, as in "first; second", without the word boundary that every text begins with."""
+    """The tokens between two IDs: of the first of `_SEPARATORS` that the tokenizer can spell.
+
+    They are those inside "first; second", without the word boundary that every text begins with.
+    """
     first, second = tokenizer.encode("a"), tokenizer.encode(" a")
-    whole = tokenizer.encode(f"a{_SEPARATOR} a")
-    if whole[: len(first)] == first and whole[len(whole) - len(second) :] == second:
-        return whole[len(first) : len(whole) - len(second)]
-    return tokenizer.encode(_SEPARATOR)
+    for separator in _SEPARATORS:
+        whole = tokenizer.encode(f"a{separator} a")
+        inside = whole[len(first) : len(whole) - len(second)]
+        stands_alone = whole[: len(first)] == first and whole[len(whole) - len(second) :] == second
+        for tokens in ([inside] if stands_alone else []) + [tokenizer.encode(separator)]:
+            # An unknown token, or none at all, would not tell where an ID ends.
+            if tokenizer.decode(tokens).strip() == separator:
+                return tokens
+    raise InputError(
+        f"--config.data.tokenizer: its vocabulary spells none of {' '.join(_SEPARATORS)} to stand between the IDs of a "
+        "prompt; use a tokenizer that has one of them"
+    )
 
 
 def _fixed_tokens(pieces: Sequence[str | list[int]]) -> tuple[int, ...]:
@@ -321,12 +340,20 @@ def _fixed_tokens(pieces: Sequence[str | list[int]]) -> tuple[int, ...]:
     return tuple(token for piece in pieces if not isinstance(piece, str) for token in piece)
 
 
-def _split_into_pieces(text: str, tokenizer: Tokenizer, dataset_name: str) -> list[str | list[int]]:
-    """A template in order: fields as their names, the text between them as tokens."""
+def _split_into_pieces(text: str, tokenizer: Tokenizer, dataset_name: str) -> tuple[list[str | list[int]], list[str]]:
+    """A template in order, fields as their names and the text between them as tokens; and that text."""
+    # The name of a folder may hold bytes that are no text, and braces that are no field.
+    name = dataset_name.encode("utf-8", "replace").decode("utf-8")
+    texts, fields = [""], []
+    for index, part in enumerate(_FIELD.split(text)):
+        if index % 2 and part != "dataset":
+            fields.append(part)
+            texts.append("")
+        else:
+            texts[-1] += name if index % 2 else part
     pieces: list[str | list[int]] = []
-    for index, part in enumerate(_FIELD.split(text.replace("{dataset}", dataset_name))):
-        if index % 2:
-            pieces.append(part)
-        elif part.strip():
-            pieces.append(tokenizer.encode(part))
-    return pieces
+    for between, field in zip(texts, [*fields, None], strict=True):
+        tokens = tokenizer.encode(between) if between.strip() else []
+        pieces += [tokens] if tokens else []
+        pieces += [field] if field is not None else []
+    return pieces, [between.strip() for between in texts if between.strip()]

@@ -2,8 +2,8 @@
 
 The constrained search gives the items, order and scores of transformers' `generate` (5.23, `_beam_search`) with
 `num_beams`, `prefix_allowed_tokens_fn`, `do_sample=False` and `early_stopping=False`, except that only items are
-ever returned. A beam is a state of the trie and a score: no token sequence is kept, and a finished beam's state is
-its item. DESIGN: "Beam search".
+ever returned. A beam is a state of the trie and a score. No token sequence is kept: a finished beam's state is its
+item. DESIGN: "Beam search".
 """
 
 from collections.abc import Callable, Sequence
@@ -34,9 +34,9 @@ Each is a copy of the decoding step that is to be compiled, by which smaller mod
 
 
 def narrow_steps(num_beams: int) -> tuple[int, ...]:
-    """Returns the numbers of beams worth a decoding step of their own.
+    """Return the numbers of beams worth a decoding step of their own, ascending.
 
-    One beam runs at the first token. At the ends of long IDs few run, and somewhat more one position before.
+    One beam runs at the first token. Few run at the ends of long IDs. Somewhat more run one position before.
     """
     return tuple(sorted({1, max(1, num_beams // 4), max(1, 3 * num_beams // 5)} - {num_beams}))
 
@@ -70,14 +70,14 @@ class _Search(NamedTuple):
     scores: Float[Array, "batch running"]
     items: Int[Array, "batch beams"]
     item_scores: Float[Array, "batch beams"]
-    can_improve: Bool[Array, "batch"]
+    can_improve: Bool[Array, " batch"]
     cache: Any
 
 
 def available_results(trie: Trie, num_results: int) -> int:
-    """Returns how many of `num_results` the catalogue can give, and logs a warning when that is fewer.
+    """Return how many of `num_results` the catalogue can give; log a warning when that is fewer.
 
-    To be called once, outside jit; the search itself fills the missing places with item -1.
+    It is called once, outside jit. The search itself fills the missing places with item -1.
     """
     num_items = trie.num_items
     if num_results > num_items:
@@ -100,13 +100,15 @@ def constrained_beam_search(
     max_length: int | None = None,
     narrow: Sequence[int] = (),
 ) -> BeamResult:
-    """Returns the `num_results` items that the model finds most likely, none twice.
+    """Return the `num_results` items that the model finds most likely, none twice.
 
-    Log-probabilities are over the full vocabulary; the trie then forbids tokens without renormalising. `cache` must
+    Log-probabilities are over the full vocabulary. The trie then forbids tokens, without renormalising. `cache` must
     have room for `trie.depth - 1` positions (or `max_length - 2`). `max_length` counts the start token, as in
-    transformers; items that do not fit are never returned, by default all fit. Positions are decoded with the least of
-    the numbers of beams in `narrow`, ascending, that no user's running beams exceed; otherwise with all. Raises
-    InputError when more results than beams are asked for, or when `max_length` leaves no room for a token.
+    transformers; items that do not fit are never returned. By default all fit. `narrow` holds numbers of beams,
+    ascending. A position is decoded with the smallest of them that no user's running beams exceed, otherwise with all.
+
+    Raises:
+        InputError: more results than beams are asked for, or `max_length` leaves no room for a token.
     """
     if not 1 <= num_results <= num_beams:
         raise InputError(
@@ -133,20 +135,24 @@ def constrained_beam_search(
         return (search.position < num_steps) & search.can_improve.any()
 
     def continue_beams(search: _Search, count: int) -> tuple[Candidates, Any]:
+        # [batch, beams] -> [batch, count]
         tokens, states, scores = (array[:, :count] for array in (search.tokens, search.states, search.scores))
+        # [batch, count] -> [batch, count, vocab]
         logits, written = step(tokens, search.position, search.cache)
         if count < num_beams:
             written = written.widened(num_beams)
+        # [batch, count, vocab] -> [batch, 2 * beams]
         return best_candidates(trie, logits, states, scores, 2 * num_beams), written
 
     def advance(search: _Search) -> _Search:
-        # Beams are sorted by score: those that do not run are the last.
+        # Beams are sorted by score: those that do not run are the last. [batch, beams] -> [batch] -> []
         running = (search.scores > -jnp.inf).sum(axis=1).max()
         branches = [lambda count=count: continue_beams(search, count) for count in (*narrow, num_beams)]
         candidates, written = lax.switch((running > jnp.asarray(narrow, jnp.int32)).sum(), branches)
         return _update(search, candidates, written, trie.counts[0], num_steps, length_penalty)
 
     search = lax.while_loop(is_unfinished, advance, search)
+    # [batch, beams] -> [batch, results]
     return BeamResult(search.items[:, :num_results], search.item_scores[:, :num_results])
 
 
@@ -157,28 +163,36 @@ def best_candidates(
     scores: Float[Array, "batch beams"],
     num_candidates: int,
 ) -> Candidates:
-    """Returns the `num_candidates` best continuations that the trie allows; ties go to the first beam, lowest token.
+    """Return the `num_candidates` best continuations that the trie allows; ties go to the first beam, lowest token.
 
-    `states` and `scores` are the beams'; one with score -inf has no continuation.
+    `states` and `scores` are those of the beams. A beam with score -inf has no continuation.
     """
     logits = logits.astype(jnp.float32)
     # A log-probability is a logit minus the log of the sum; log_softmax would write the whole table once more.
+    # [batch, beams, vocab] -> [batch, beams, 1]
     log_sums = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     if trie.layout == "dense":
+        # [batch, beams, vocab] + [batch, beams, 1]
         totals = (logits - log_sums) + scores[..., None]
         totals = jnp.where(trie.allowed_tokens(states), totals, -jnp.inf)
+        # [batch, beams, vocab] -> [batch, candidates]; an index is beam * vocab + token.
         best, indices = _padded_top_k(totals, num_candidates)
         beams, tokens = indices // trie.vocab_size, indices % trie.vocab_size
         return Candidates(best, beams, tokens, trie.next_states(_take(states, beams), tokens))
 
     def gather(width: int) -> Candidates:
+        # [batch, beams] -> [batch, beams, width]
         tokens, next_states, is_child = trie.children(states, width)
+        # [batch, beams, vocab] -> [batch, beams, width]
         totals = (jnp.take_along_axis(logits, tokens, axis=-1) - log_sums) + scores[..., None]
+        # [batch, beams, width] -> [batch, candidates]; an index is beam * width + child.
         best, indices = _padded_top_k(jnp.where(is_child, totals, -jnp.inf), num_candidates)
+        # [batch, beams, width] -> [batch, beams * width]
         flat_tokens, flat_states = (array.reshape(array.shape[0], -1) for array in (tokens, next_states))
         return Candidates(best, indices // width, _take(flat_tokens, indices), _take(flat_states, indices))
 
     # Large families are few and near the root: most steps gather far fewer children than the largest family has.
+    # [batch, beams] -> []
     most = jnp.where(scores > -jnp.inf, trie.num_children(states), 0).max()
     branches = [lambda width=width: gather(width) for width in trie.widths]
     return lax.switch((most > jnp.asarray(trie.widths)).sum(), branches)
@@ -187,7 +201,8 @@ def best_candidates(
 def _padded_top_k(
     totals: Float[Array, "batch beams width"], k: int
 ) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
-    """Returns the k best of a user's beams x width totals and their flat indices; -inf where there are fewer than k."""
+    """Return the k best of a user's beams x width totals and their flat indices; -inf where there are fewer than k."""
+    # [batch, beams, width] -> [batch, beams * width]
     flat = totals.reshape(totals.shape[0], -1)
     missing = k - flat.shape[1]
     if missing <= 0:
@@ -205,11 +220,12 @@ def _update(
     num_steps: Int[Array, ""],
     length_penalty: float | Float[Array, ""],
 ) -> _Search:
-    """Moves the candidates that ended in an item to the finished ones, and keeps the best others running."""
+    """Move the candidates that ended in an item to the finished ones, and keep the best others running."""
     num_beams = search.items.shape[1]
     is_candidate = candidates.scores > -jnp.inf
     is_item = is_candidate & (candidates.states >= num_nodes)
 
+    # [batch, 2 * beams] -> [batch, beams]
     running_scores, kept = blockwise_top_k(jnp.where(is_item, -jnp.inf, candidates.scores), num_beams)
     # Beams without a continuation stay at the root with score -inf.
     is_alive = running_scores > -jnp.inf
@@ -221,12 +237,14 @@ def _update(
     # Candidates after the first num_beams are only there to keep enough beams running: they do not finish.
     may_finish = is_item & (jnp.arange(2 * num_beams) < num_beams) & search.can_improve[:, None]
     finished_scores = jnp.where(may_finish, candidates.scores / penalty, -jnp.inf)
+    # [batch, beams] and [batch, 2 * beams] -> [batch, 3 * beams]
     merged_scores = jnp.concatenate([search.item_scores, finished_scores], axis=1)
     merged_items = jnp.concatenate([search.items, candidates.states - num_nodes], axis=1)
+    # [batch, 3 * beams] -> [batch, beams]
     item_scores, best = blockwise_top_k(merged_scores, num_beams)
     items = jnp.where(item_scores > -jnp.inf, _take(merged_items, best), -1)
 
-    # As transformers' early_stopping=False: the best running beam is judged at its present length.
+    # As transformers' early_stopping=False: the best running beam is judged at its present length. [batch]
     can_improve = search.can_improve & (running_scores[:, 0] / penalty > item_scores[:, -1])
     # A score only falls as its beam grows. One that is not above the worst finished item, even over the length that
     # suits it best, can give no result, nor push out a beam that can.
@@ -246,7 +264,7 @@ def _update(
 
 
 def _take(array: Array, indices: Int[Array, "batch chosen"]) -> Array:
-    """Returns array[b, indices[b, j]]."""
+    """Return array[b, indices[b, j]]: [batch, n] -> [batch, chosen]."""
     return jnp.take_along_axis(array, indices, axis=1)
 
 
@@ -261,11 +279,11 @@ def greedy_search(
     pad_token_id: int,
     start_token_id: int,
 ) -> Int[Array, "batch sequences length"]:
-    """Returns the most likely token at every position, EOS kept and padding after it.
+    """Return the most likely token at every position, EOS kept and padding after it.
 
     The result has `max_length - 1` positions: `max_length` counts the start token, which is not returned. `cache`
-    must have room for all of them but the last, on `sequences_per_row` beams, each of which is a sequence of its own.
-    Stops as soon as every sequence has ended.
+    must have room for all positions but the last. Each of its `sequences_per_row` beams is a sequence of its own. The
+    search stops as soon as every sequence has ended.
     """
     num_steps = max_length - 1
     shape = batch_size, sequences_per_row
@@ -279,10 +297,13 @@ def greedy_search(
 
     def advance(carry: tuple) -> tuple:
         position, tokens, last, is_running, cache = carry
+        # [batch, sequences] -> [batch, sequences, vocab]
         logits, written = step(last, position, cache)
         # On a CPU, argmax over a vocabulary is the slowest way to find a maximum.
+        # [batch, sequences, vocab] -> [batch, sequences, 1]
         _, best = blockwise_top_k(logits, 1)
         last = jnp.where(is_running, best[..., 0], pad_token_id)
+        # [batch, sequences, 1] into [batch, sequences, length], at `position`
         tokens = lax.dynamic_update_slice(tokens, last[..., None], (0, 0, position))
         cache = cache.extend(written, position, None)
         return position + 1, tokens, last, is_running & (last != eos_token_id), cache

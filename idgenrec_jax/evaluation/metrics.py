@@ -1,56 +1,86 @@
-"""Metrics of rankings with one relevant item a user, and their table; numpy only."""
+"""Metrics of rankings with one relevant item a user, and their table; numpy only.
 
-from collections.abc import Mapping, Sequence
+A metric is a function of (ranks, cut-off) that returns a value for each user. A new one is a function in a file of its
+own and a line in METRICS; every file and table of results has it then, as `NAME@CUTOFF`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from idgenrec_jax.data.dataset import Dataset
+SPLITS = ("validation", "test")
 
-HIT_CUTOFFS = (1, 5, 10, 20)
-GAIN_CUTOFFS = (5, 10, 20)
+
+class Metric(NamedTuple):
+    """How users are scored: `per_user` of their ranks and a cut-off, at each of `cutoffs`.
+
+    Ranks count from 0; -1 is a target that was not recommended. Cut-offs above the number of results are left out. No
+    cut-offs: the number of results is the cut-off.
+    """
+
+    per_user: Callable[[Int[np.ndarray, " users"], int], Any]
+    cutoffs: tuple[int, ...] = ()
+
+
+def hits(ranks: Int[np.ndarray, " users"], cutoff: int) -> Bool[np.ndarray, " users"]:
+    """Return whether each user's target is among the first `cutoff` results."""
+    return (ranks >= 0) & (ranks < cutoff)
+
+
+def discounted_gains(ranks: Int[np.ndarray, " users"], cutoff: int) -> Float[np.ndarray, " users"]:
+    """Return each user's NDCG@`cutoff`: 1 / log2(rank + 2) within the cut-off, 0 beyond it."""
+    found = hits(ranks, cutoff)
+    return np.where(found, 1.0 / np.log2(np.where(found, ranks, 0) + 2.0), 0.0)
+
+
+def reciprocal_ranks(ranks: Int[np.ndarray, " users"], cutoff: int) -> Float[np.ndarray, " users"]:
+    """Return 1 / (rank + 1) for each user within the cut-off, 0 beyond it."""
+    found = hits(ranks, cutoff)
+    return np.where(found, 1.0 / (np.where(found, ranks, 0) + 1.0), 0.0)
+
+
+METRICS: dict[str, Metric] = {
+    "hr": Metric(hits, cutoffs=(1, 5, 10, 20)),
+    "ndcg": Metric(discounted_gains, cutoffs=(5, 10, 20)),
+    "mrr": Metric(reciprocal_ranks),
+}
 
 
 def target_ranks(
     items: Int[np.ndarray, "users results"], targets: Int[np.ndarray, " users"]
 ) -> Int[np.ndarray, " users"]:
     """Return each target's place in its user's ranking, from 0; -1 where it was not recommended."""
-    hits = items == targets[:, None]
-    return np.where(hits.any(axis=1), hits.argmax(axis=1), -1)
+    # [users, results] -> [users]
+    is_target = items == targets[:, None]
+    return np.where(is_target.any(axis=1), is_target.argmax(axis=1), -1)
 
 
 def ranking_metrics(ranks: Int[np.ndarray, " users"], num_results: int) -> dict[str, float]:
-    """Return the mean over users of HR@k, NDCG@k and the reciprocal rank (0 below `num_results` places).
+    """Return the mean over users of every metric, by NAME@CUTOFF, of rankings of `num_results` places."""
+    return {
+        f"{name}@{cutoff}": float(np.mean(metric.per_user(ranks, cutoff)))
+        for name, metric in METRICS.items()
+        for cutoff in metric.cutoffs or (num_results,)
+        if cutoff <= num_results
+    }
 
-    Each user has one relevant item, so NDCG@k is 1 / log2(rank + 2) within the cut-off and 0 beyond it.
+
+def with_cutoffs(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's results with every metric named by its cut-off.
+
+    Versions before 0.2 wrote "mrr" for what is "mrr@20" with 20 beams. Where a file does not tell its beams, the name
+    stays.
     """
-    found = ranks >= 0
-    places = np.where(found, ranks, 0)
-    metrics = {f"hr@{k}": float(np.mean(found & (ranks < k))) for k in HIT_CUTOFFS if k <= num_results}
-    metrics |= {f"ndcg@{k}": float(np.mean(discounted_gains(ranks, k))) for k in GAIN_CUTOFFS if k <= num_results}
-    return metrics | {"mrr": float(np.mean(np.where(found, 1.0 / (places + 1.0), 0.0)))}
+    num_beams = results.get("protocol", {}).get("num_beams")
 
+    def renamed(values: Any) -> Any:
+        if num_beams is None or not isinstance(values, Mapping):
+            return values
+        return {f"mrr@{num_beams}" if name == "mrr" else name: renamed(value) for name, value in values.items()}
 
-def discounted_gains(ranks: Int[np.ndarray, " users"], cutoff: int) -> Float[np.ndarray, " users"]:
-    """Return each user's NDCG@`cutoff`, 1 / log2(rank + 2) within the cut-off and 0 beyond; rank -1: not found."""
-    found = (ranks >= 0) & (ranks < cutoff)
-    return np.where(found, 1.0 / np.log2(np.where(found, ranks, 0) + 2.0), 0.0)
-
-
-def popularity_metrics(dataset: Dataset, split: str, *, num_results: int) -> dict[str, float]:
-    """Return the metrics of recommending everyone the `num_results` items most frequent in training.
-
-    Items of equal frequency stand in the order of the catalogue.
-    """
-    counts = np.zeros(len(dataset.items), np.int64)
-    for user in range(len(dataset.users)):
-        np.add.at(counts, dataset.training_sequence(user), 1)
-    order = np.argsort(-counts, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    users = dataset.evaluation_users
-    ranks = np.asarray([place[dataset.held_out(int(user), split)[1]] for user in users], np.int64)
-    return ranking_metrics(np.where(ranks < num_results, ranks, -1), num_results)
+    return {name: renamed(value) if name in (*SPLITS, "popularity") else value for name, value in results.items()}
 
 
 def metrics_table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] | None = None) -> str:

@@ -1,4 +1,7 @@
-"""Ranks the whole catalogue for every user, and the metrics of those rankings (DESIGN, Protocol)."""
+"""Ranks the whole catalogue for every user, and the metrics of those rankings (DESIGN, Protocol).
+
+The catalogue comes as a trie (`catalogue_trie`), which the caller builds once for as many rankings as it likes.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,7 +22,7 @@ from idgenrec_jax.decoding.beam import (
     constrained_beam_search,
     narrow_steps,
 )
-from idgenrec_jax.decoding.trie import Trie, build_trie
+from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.evaluation.metrics import ranking_metrics, target_ranks
 from idgenrec_jax.processes import put, readable
 from idgenrec_jax.progress import Progress
@@ -46,7 +49,7 @@ class Ranking:
     loss: float
 
     def metrics(self) -> dict[str, float]:
-        """Return HR@k, NDCG@k and MRR, for the cut-offs that the number of results allows."""
+        """Return every metric at the cut-offs that the number of results allows."""
         return ranking_metrics(self.ranks(), self.items.shape[1])
 
     def ranks(self) -> Int[np.ndarray, " users"]:
@@ -62,14 +65,13 @@ class Ranker:
         graphdef: nnx.GraphDef,
         config: EvaluationConfig,
         *,
-        vocab_size: int,
         place_batch: Callable[[Any], Any] = jax.device_put,
     ):
-        """Prepare the jitted search for the recommender of this `graphdef`, whose table has `vocab_size` rows.
+        """Prepare the jitted search for the recommender of this `graphdef`.
 
         `place_batch` puts a tree of numpy arrays on the devices.
         """
-        self._config, self._vocab_size, self._place_batch = config, vocab_size, place_batch
+        self._config, self._place_batch = config, place_batch
 
         def search(params, prompt_tokens, prompt_mask, targets, trie: Trie, cache_length: int):
             model = nnx.merge(graphdef, params)
@@ -97,13 +99,6 @@ class Ranker:
             return found, loss
 
         self._search = jax.jit(search, static_argnames="cache_length")
-
-    def trie(self, renderer: PromptRenderer) -> Trie:
-        """Return the trie of what the recommender may write under the first template of `renderer`."""
-        targets = [renderer.target(item, 0)[:-1] for item in range(len(renderer.item_ids))]
-        return build_trie(
-            targets, vocab_size=self._vocab_size, eos_token_id=renderer.eos_id, layout=self._config.trie_layout
-        )
 
     def search(
         self,
@@ -137,6 +132,7 @@ class Ranker:
         self,
         params: Any,
         renderer: PromptRenderer,
+        trie: Trie,
         split: str,
         *,
         title: str,
@@ -144,12 +140,13 @@ class Ranker:
     ) -> Ranking:
         """Rank the whole catalogue for every user of a split ("validation" or "test"), under the first template.
 
+        `trie` is that of the IDs and the template of `renderer`.
+
         `check_stop` is called between batches and may raise to end the work.
         """
         batches, users, targets = held_out_batches(
             renderer, split, template=0, batch_size=self._config.batch_size, num_buckets=NUM_BUCKETS
         )
-        trie = self.trie(renderer)
         available_results(trie, self._config.num_beams)
         trie = put(trie, replicated_beside(params))
         items = np.full((len(users), self._config.num_beams), -1, np.int32)
@@ -177,5 +174,3 @@ def _cache_length(trie: Trie) -> int:
     """Positions of a search's cache; a multiple, so that the tries of successive rounds share a compiled program."""
     # The last token is never read.
     return round_up(max(1, trie.depth - 1), CACHE_MULTIPLE)
-
-

@@ -5,41 +5,55 @@ from pathlib import Path
 
 from flax import nnx
 
+from idgenrec_jax import run_files
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.evaluation.metrics import SPLITS
 from idgenrec_jax.export.manifest import write_manifest
 from idgenrec_jax.export.model_card import id_generator_card, recommender_card
-from idgenrec_jax.files import atomic_folder, atomic_writer, write_json
-from idgenrec_jax.ids.rounds import RoundIds
+from idgenrec_jax.export.tokenizer_files import ExportedTokenizer, save_tokenizer
+from idgenrec_jax.files import atomic_folder, atomic_writer, expand_home, write_json
+from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.models.huggingface import SHARD_BYTES, save_t5
-from idgenrec_jax.recommender import load_run, load_run_ids
+from idgenrec_jax.trained_run import RunIds, TrainedRun, evaluation_renderer, load_ids, load_run, load_run_data
 
 ITEM_IDS = "item_ids.jsonl"
 _MODELS = ("recommender", "id_generator")
+_EXAMPLE_ITEMS = 3
 
 
 def export_folders(
-    workdir: str | Path, output: str | Path, *, dtype: str = "float32", shard_bytes: int = SHARD_BYTES
+    workdir: str | Path,
+    output: str | Path,
+    *,
+    data: str | None = None,
+    dtype: str = "float32",
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write the best state of a run to the new folder `output`.
 
     It holds `recommender` and `id_generator`, each with config.json, model.safetensors (several files of at most
     `shard_bytes` where it is larger) in `dtype` ("float32" or "bfloat16"), tokenizer, generation_config.json and a
-    card; item_ids.jsonl; and MANIFEST.json. No device ever holds a whole model for this.
+    card; item_ids.jsonl; and MANIFEST.json. No device ever holds a whole model for this. The data of the run is not
+    needed; from a folder `data` comes the history in the card's example.
 
     Raises:
-        InputError: `workdir` holds no run or no checkpoint yet, or `output` exists or cannot be written to.
+        InputError: `workdir` holds no run or no checkpoint yet, `data` is not the run's, or `output` exists or cannot
+            be written to.
     """
-    workdir = Path(workdir)
     run = load_run(workdir)
-    config, _, ids = load_run_ids(run, workdir)
-    renderer = ids.renderer(max_history=config.data.max_history, evaluation=True)
-    targets = [renderer.target(item, 0) for item in range(len(ids.table))]
-    cards = {"recommender": recommender_card(run, ids, workdir), "id_generator": id_generator_card(run, workdir)}
-    longest = {"recommender": max(map(len, targets)), "id_generator": max(map(len, ids.table.tokens)) + 1}
+    check_output(run.workdir, Path(expand_home(output)))
+    ids = load_ids(run)
+    renderer = evaluation_renderer(run, ids)
+    history = list(range(min(_EXAMPLE_ITEMS, len(ids.items))))
+    if data is not None:
+        history = _first_history(run, ids, data)
+    targets = [renderer.target(item, 0) for item in range(len(ids.items))]
+    longest = {"recommender": max(map(len, targets)), "id_generator": max(map(len, ids.items.tokens)) + 1}
     with atomic_folder(output) as folder:
         for name in _MODELS:
             model = nnx.merge(run.graphdefs[name], run.params[name])
             save_t5(model, folder / name, dtype=dtype, shard_bytes=shard_bytes)
-            run.tokenizer.save(folder / name)
+            save_tokenizer(run.tokenizer, folder / name)
             generation = {
                 "decoder_start_token_id": model.config.decoder_start_token_id,
                 "eos_token_id": model.config.eos_token_id,
@@ -47,19 +61,47 @@ def export_folders(
                 "max_new_tokens": longest[name],
             }
             if name == "recommender":
-                evaluation = config.evaluation
+                evaluation = run.config.evaluation
                 generation |= {"num_beams": evaluation.num_beams, "length_penalty": evaluation.length_penalty}
+                exported = ExportedTokenizer(folder / name)
+                card = recommender_card(run, ids, renderer, exported, history=history)
+            else:
+                card = id_generator_card(run)
             write_json(folder / name / "generation_config.json", generation)
             with atomic_writer(folder / name / "README.md") as file:
-                file.write(cards[name])
-        write_item_ids(ids, targets, folder / ITEM_IDS)
-        write_manifest(folder, workdir, selected=run.selected)
+                file.write(card)
+        write_item_ids(ids.items, targets, folder / ITEM_IDS)
+        write_manifest(folder, run.workdir, selected=run.selected)
 
 
-def write_item_ids(ids: RoundIds, targets: list[list[int]], path: Path) -> None:
+def check_output(workdir: Path, output: Path) -> None:
+    """Check that an export to `output` cannot stand in the way of the run in `workdir`.
+
+    Raises:
+        InputError: it would take the name of one of the run's own files.
+    """
+    own = {run_files.CONFIG, run_files.METRICS, run_files.RESULTS, run_files.RANKS, run_files.PROMPTS}
+    own |= {run_files.evaluation(split) for split in SPLITS}
+    folders = {run_files.TOKENIZER, run_files.IDS, run_files.LATEST_CHECKPOINTS.parts[0]}
+    inside = output.resolve()
+    if workdir.resolve() not in inside.parents:
+        return
+    first = inside.relative_to(workdir.resolve()).parts[0]
+    if first in own | folders:
+        raise InputError(f"--output={output}: {first} is the run's own in {workdir}; name another folder")
+
+
+def write_item_ids(table: IdTable, targets: list[list[int]], path: Path) -> None:
     """Write a line an item: its name, its ID, the ID's tokens, and what the recommender writes for it, EOS included."""
-    table = ids.table
     with atomic_writer(path) as file:
         for item, text, tokens, target in zip(table.items, table.texts, table.tokens, targets, strict=True):
             line = {"item": item, "id": text, "tokens": list(tokens), "target_tokens": target}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _first_history(run: TrainedRun, ids: RunIds, data: str) -> list[int]:
+    """The training items of the first user in `data`, as numbers of the run's own order."""
+    dataset = load_run_data(run, data)
+    load_ids(run, dataset)  # fails where these are not the items of the run
+    number = {item: index for index, item in enumerate(ids.items.items)}
+    return [number[dataset.items[item]] for item in dataset.training_sequence(0)]

@@ -1,14 +1,23 @@
 """The model cards of an export: what the model is, from which data, how it was measured, how to use it."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from idgenrec_jax import run_files
-from idgenrec_jax.evaluation.metrics import metrics_table
+from idgenrec_jax.data.batches import PromptRenderer
+from idgenrec_jax.evaluation.metrics import metrics_table, with_cutoffs
+from idgenrec_jax.export.tokenizer_files import ExportedTokenizer
 from idgenrec_jax.files import read_json
-from idgenrec_jax.ids.rounds import RoundIds
-from idgenrec_jax.recommender import TrainedRun
+from idgenrec_jax.trained_run import RunIds, TrainedRun
 from idgenrec_jax.workdir import described_run
+
+COUNT = 10
+"""Items that the card's code prints, where there are as many."""
+# The first is what reads best; byte-level tokenizers take a blank before an ID for a part of it.
+_SEPARATORS = ("; ", ";")
+_COMPARED_HISTORIES = 1000
 
 _HEAD = """---
 library_name: transformers
@@ -35,15 +44,14 @@ Prompts follow the template
 {template}
 ```
 
-where `{{history}}` is the IDs of the user's items, oldest first, separated by `;`. The answer is held to the IDs of the
+where `{{history}}` is the IDs of the user's items, oldest first, {joined}. The answer is held to the IDs of the
 catalogue, in `../item_ids.jsonl`:
 
 ```python
 import json, torch
-from transformers import AutoTokenizer, T5ForConditionalGeneration
+from transformers import {imports}
 
 model = T5ForConditionalGeneration.from_pretrained(".")
-tokenizer = AutoTokenizer.from_pretrained(".")
 items = [json.loads(line) for line in open("../item_ids.jsonl", encoding="utf-8")]
 allowed = {{}}
 for item in items:
@@ -51,17 +59,35 @@ for item in items:
         allowed.setdefault(tuple(item["target_tokens"][:length]), set()).add(token)
 name_of = {{tuple(item["target_tokens"]): item["item"] for item in items}}
 
-prompt = {example!r}
+{inputs}
 found = model.generate(
-    **tokenizer(prompt, return_tensors="pt"),
-    num_beams={beams}, num_return_sequences=10, length_penalty={penalty}, do_sample=False,
+    **inputs,
+    num_beams={beams}, num_return_sequences={beams}, length_penalty={penalty}, do_sample=False,
     prefix_allowed_tokens_fn=lambda _, tokens: sorted(allowed.get(tuple(tokens.tolist()[1:]), {{{eos}}})),
 )
+names = []
 for tokens in found.tolist():
     written = tokens[1 : tokens.index({eos}, 1) + 1] if {eos} in tokens[1:] else tokens[1:]
-    print(name_of.get(tuple(written)))
+    name = name_of.get(tuple(written))
+    # With few items in the catalogue, beams are left over that repeat an item or write none.
+    if name is not None and name not in names:
+        names.append(name)
+print("\\n".join(names[:{count}]))
 ```
 """
+
+_TEXT_INPUTS = """tokenizer = AutoTokenizer.from_pretrained(".")
+prompt = {prompt!r}
+inputs = tokenizer(prompt, return_tensors="pt")"""
+
+_PIECE_INPUTS = """tokens_of = {{item["item"]: item["tokens"] for item in items}}
+history = {names!r}
+joined = []
+for name in history:
+    joined += {separator} * bool(joined) + tokens_of[name]
+pieces = {pieces}
+prompt = [token for piece in pieces for token in (joined if piece == "history" else piece)] + [{eos}]
+inputs = {{"input_ids": torch.tensor([prompt]), "attention_mask": torch.ones(1, len(prompt), dtype=torch.long)}}"""
 
 _GENERATOR = """## Use
 
@@ -89,36 +115,110 @@ _METRICS = """
 """
 
 
-def recommender_card(run: TrainedRun, ids: RoundIds, workdir: Path) -> str:
-    """Return the card of the recommender in Markdown."""
-    config = run.config
-    renderer = ids.renderer(max_history=config.data.max_history, evaluation=True)
-    (template,) = renderer.templates
-    items = renderer.dataset.training_sequence(0)[-config.data.max_history :]
-    history = "; ".join(ids.table.texts[item] for item in items)
-    text = template.template.input_text.replace("{dataset}", renderer.dataset.name)
-    user = "" if renderer.user_ids is None else run.tokenizer.decode(list(renderer.user_ids[0]))
+def recommender_card(
+    run: TrainedRun,
+    ids: RunIds,
+    renderer: PromptRenderer,
+    tokenizer: ExportedTokenizer,
+    *,
+    history: Sequence[int],
+) -> str:
+    """Return the card of the recommender in Markdown; its example is a user with the items `history`.
+
+    The example's prompt is a text where the exported `tokenizer` makes the tokens of it that training had, for this and
+    for many other histories. Elsewhere the card's code joins the tokens of the IDs itself.
+    """
+    evaluation = run.config.evaluation
+    history = _that_fits(renderer, history)
+    separator = _text_separator(run, ids, renderer, tokenizer, [*_some_histories(renderer), history])
+    if separator is None:
+        joined = f"the tokens {ids.template.separator} between them"
+        imports = "T5ForConditionalGeneration"
+        inputs = _PIECE_INPUTS.format(
+            names=[ids.items.items[item] for item in history],
+            separator=ids.template.separator,
+            pieces=[_user_tokens(renderer) if piece == "user_id" else piece for piece in ids.template.pieces],
+            eos=renderer.eos_id,
+        )
+    else:
+        joined = f"with `{separator}` between them"
+        imports = "AutoTokenizer, T5ForConditionalGeneration"
+        inputs = _TEXT_INPUTS.format(prompt=_prompt_text(run, ids, history, separator))
     use = _RECOMMENDER.format(
-        template=text,
-        example=text.replace("{history}", history).replace("{user_id}", user),
-        beams=config.evaluation.num_beams,
-        penalty=config.evaluation.length_penalty,
+        template=_template_text(run, ids),
+        joined=joined,
+        imports=imports,
+        inputs=inputs,
+        beams=evaluation.num_beams,
+        count=min(COUNT, evaluation.num_beams, len(ids.items)),
+        penalty=evaluation.length_penalty,
         eos=renderer.eos_id,
     )
     summary = "It reads a prompt with the textual IDs of a user's items and writes the ID of the next one."
-    return _head(run, workdir, "text2text-generation", "Recommender", summary) + use + _metrics(workdir)
+    return _head(run, "text2text-generation", "Recommender", summary) + use + _metrics(run.workdir)
 
 
-def id_generator_card(run: TrainedRun, workdir: Path) -> str:
+def id_generator_card(run: TrainedRun) -> str:
     """Return the card of the ID generator in Markdown."""
     summary = "It writes a short, readable textual ID for an item from the item's text."
     example = "title: Example Kettle, 1.7 litres; brand: Example"
-    head = _head(run, workdir, "text2text-generation", "ID generator", summary)
-    return head + _GENERATOR.format(example=example) + _metrics(workdir)
+    head = _head(run, "text2text-generation", "ID generator", summary)
+    return head + _GENERATOR.format(example=example) + _metrics(run.workdir)
 
 
-def _head(run: TrainedRun, workdir: Path, task: str, title: str, summary: str) -> str:
-    data = described_run(workdir)["data"]
+def _template_text(run: TrainedRun, ids: RunIds) -> str:
+    return ids.template.template.input_text.replace("{dataset}", run.data_name)
+
+
+def _prompt_text(run: TrainedRun, ids: RunIds, history: Sequence[int], separator: str) -> str:
+    """The prompt of the first user, as a text."""
+    user = "" if ids.users is None else ids.users.texts[0]
+    texts = separator.join(ids.items.texts[item] for item in history)
+    return _template_text(run, ids).replace("{user_id}", user).replace("{history}", texts)
+
+
+def _user_tokens(renderer: PromptRenderer) -> list[int]:
+    return [] if renderer.user_ids is None else list(renderer.user_ids[0])
+
+
+def _text_separator(
+    run: TrainedRun,
+    ids: RunIds,
+    renderer: PromptRenderer,
+    tokenizer: ExportedTokenizer,
+    histories: Sequence[Sequence[int]],
+) -> str | None:
+    """What to put between the texts of IDs so that prompts have the tokens of training; None where nothing does."""
+    for separator in _SEPARATORS:
+        if all(
+            tokenizer.encode(_prompt_text(run, ids, history, separator))
+            == renderer.prompt(0, np.asarray(history, np.int32), 0)
+            for history in histories
+        ):
+            return separator
+    return None
+
+
+def _that_fits(renderer: PromptRenderer, history: Sequence[int]) -> list[int]:
+    """The newest items of a history, those that a prompt holds."""
+    kept = list(history[-renderer.max_history :])
+    whole = renderer.prompt(0, np.asarray(kept, np.int32), 0)
+    while kept and renderer.prompt(0, np.asarray(kept[1:], np.int32), 0) == whole:
+        kept = kept[1:]
+    return kept
+
+
+def _some_histories(renderer: PromptRenderer) -> list[list[int]]:
+    """Histories of all lengths that together have each item of the catalogue, or of its beginning where it is large."""
+    items, length = len(renderer.item_ids), renderer.max_history
+    starts = range(0, items, length)[:_COMPARED_HISTORIES]
+    longest = [list(range(start, min(items, start + length))) for start in starts]
+    shorter = [longest[number % len(longest)][:number] for number in range(1, length)]
+    return [_that_fits(renderer, history) for history in [*longest, *shorter]]
+
+
+def _head(run: TrainedRun, task: str, title: str, summary: str) -> str:
+    data = described_run(run.workdir)["data"]
     return _HEAD.format(
         task=task,
         title=f"{title} for {data['name']}",
@@ -133,7 +233,7 @@ def _metrics(workdir: Path) -> str:
     """The section on metrics; empty for a run that is not finished."""
     if not (workdir / run_files.RESULTS).exists():
         return ""
-    results: dict[str, Any] = read_json(workdir / run_files.RESULTS, remedy="delete the workdir and train again")
+    results = with_cutoffs(read_json(workdir / run_files.RESULTS, remedy="delete the workdir and train again"))
     protocol = results["protocol"]
     leak = "leak into" if protocol["leaks_held_out_items"] else "leave no trace in"
     words = (

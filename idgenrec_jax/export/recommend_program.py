@@ -12,14 +12,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from idgenrec_jax.data.batches import PromptRenderer
-from idgenrec_jax.data.packing import WIDTH_MULTIPLE, round_up
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
 from idgenrec_jax.evaluation.ranker import Ranker
-from idgenrec_jax.export.folders import ITEM_IDS, write_item_ids
+from idgenrec_jax.export.folders import ITEM_IDS, check_output, write_item_ids
 from idgenrec_jax.export.manifest import write_manifest
-from idgenrec_jax.files import atomic_folder, write_json
-from idgenrec_jax.recommender import load_run, load_run_ids
+from idgenrec_jax.files import atomic_folder, expand_home, write_json
+from idgenrec_jax.recommender import longest_prompt
+from idgenrec_jax.trained_run import evaluation_renderer, load_ids, load_run, load_run_data
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 PROGRAM, PROMPT = "recommend.stablehlo", "prompt.json"
@@ -30,13 +30,19 @@ _MOST_BYTES = 2**31 - 2**20
 
 
 def export_program(
-    workdir: str | Path, output: str | Path, *, batch_size: int = 1, platforms: Sequence[str] = ("cpu",)
+    workdir: str | Path,
+    output: str | Path,
+    *,
+    data: str | None = None,
+    batch_size: int = 1,
+    platforms: Sequence[str] = ("cpu",),
 ) -> None:
     """Write the recommend function of a run's best state to the new folder `output`.
 
     recommend.stablehlo maps prompt tokens, int32 [batch_size, length], and the mask of what is real, bool of the same
     shape, to items (int32, numbers of lines in item_ids.jsonl, -1: none) and scores (float32), best first, both
     [batch_size, beams]. recommend.py beside it is a script that calls it, prompt.json how it puts a prompt together.
+    The data of the run is not needed; a folder `data` is checked to have the run's items.
 
     Raises:
         InputError: `workdir` holds no run or no checkpoint yet, the run has user IDs, a platform is unknown, the
@@ -45,18 +51,27 @@ def export_program(
     unknown = [platform for platform in platforms if platform not in PLATFORMS]
     if unknown or not platforms:
         raise InputError(f"--platforms={','.join(platforms)}: expected some of {', '.join(PLATFORMS)}")
-    workdir = Path(workdir)
     run = load_run(workdir)
-    config, _, ids = load_run_ids(run, workdir)
-    renderer = ids.renderer(max_history=config.data.max_history, evaluation=True)
+    config = run.config
+    check_output(run.workdir, Path(expand_home(output)))
+    ids = load_ids(run)
+    if data is not None:
+        load_ids(run, load_run_data(run, data))
+    renderer = evaluation_renderer(run, ids)
     if renderer.user_ids is not None:
         raise InputError(
             f"{workdir}: trained with --config.data.user_ids={config.data.user_ids}, which new histories have not; "
             "expected a run with user IDs none"
         )
-    ranker = Ranker(run.graphdefs["recommender"], config.evaluation, vocab_size=run.vocab_size)
+    ranker = Ranker(run.graphdefs["recommender"], config.evaluation)
+    trie = catalogue_trie(
+        renderer,
+        vocab_size=run.vocab_size,
+        pad_token_id=run.tokenizer.pad_id,
+        layout=config.evaluation.trie_layout,
+    )
     # On the host: weights and trie become constants of the program, whatever mesh they were on.
-    weights, trie = jax.device_get(run.params["recommender"]), ranker.trie(renderer)
+    weights = jax.device_get(run.params["recommender"])
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
     if size > _MOST_BYTES:
         raise InputError(
@@ -78,16 +93,9 @@ def export_program(
             "max_length": renderer.max_prompt_length,
         }
         write_json(folder / PROMPT, prompt)
-        write_item_ids(ids, [renderer.target(item, 0) for item in range(len(ids.table))], folder / ITEM_IDS)
+        write_item_ids(ids.items, [renderer.target(item, 0) for item in range(len(ids.items))], folder / ITEM_IDS)
         shutil.copyfile(_SCRIPT, folder / _SCRIPT.name)
-        write_manifest(folder, workdir, selected=run.selected)
-
-
-def longest_prompt(renderer: PromptRenderer) -> int:
-    """Return a number of tokens, a multiple of 8, that no prompt of the first template exceeds."""
-    longest_id = max(map(len, renderer.item_ids))
-    length = renderer.templates[0].input_length(renderer.max_history) + renderer.max_history * longest_id
-    return round_up(min(length, renderer.max_prompt_length), WIDTH_MULTIPLE)
+        write_manifest(folder, run.workdir, selected=run.selected)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

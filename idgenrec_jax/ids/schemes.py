@@ -3,13 +3,12 @@
 A scheme only says which words it wants for each item. What makes the IDs unique is the same for all of them.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 
 from idgenrec_jax.config import Config, IdsConfig
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.errors import InputError
+from idgenrec_jax.errors import InputError, nearest
 from idgenrec_jax.ids.keywords import telling_words
 from idgenrec_jax.ids.table import IdTable, make_unique
 
@@ -50,8 +49,9 @@ def find_scheme(name: str) -> Scheme:
     if name in SCHEMES:
         return SCHEMES[name]
     known = [GENERATED, *SCHEMES]
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    raise InputError(f"--config.ids.scheme: found {name!r}, expected one of {', '.join(known)}; nearest: {nearest}")
+    raise InputError(
+        f"--config.ids.scheme: found {name!r}, expected one of {', '.join(known)}; nearest: {nearest(name, known)}"
+    )
 
 
 def unique_table(texts: Sequence[str], names: Sequence[str], tokenizer: Tokenizer) -> IdTable:

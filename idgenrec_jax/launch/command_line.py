@@ -1,4 +1,4 @@
-"""What the programs share: flags of the configuration and of processes, one-line errors, logging, the program cache."""
+"""What the programs share: flags of the configuration and of processes, one-line errors, logging."""
 
 import difflib
 import io
@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from idgenrec_jax.compilation_cache import use_compilation_cache as use_compilation_cache
 from idgenrec_jax.config import PRESETS, Config, fields_with_help, preset
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import expand_home, is_disk_full
@@ -127,16 +128,6 @@ def print_what_can_be_printed() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, in $XDG_CACHE_HOME/idgenrec_jax unless JAX is told another place."""
-    import jax
-
-    if not jax.config.read("jax_compilation_cache_dir"):
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idgenrec_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def stop_on_terminate() -> Callable[[], bool]:

@@ -24,7 +24,8 @@ def main() -> None:
     use_compilation_cache()
 
     from idgenrec_jax import run_files
-    from idgenrec_jax.evaluation.metrics import metrics_table, popularity_metrics
+    from idgenrec_jax.evaluation.metrics import metrics_table
+    from idgenrec_jax.evaluation.popularity import popularity_metrics
     from idgenrec_jax.files import write_json
     from idgenrec_jax.processes import from_main
     from idgenrec_jax.recommender import Recommender
@@ -41,7 +42,7 @@ def main() -> None:
         "popularity": popularity,
         "selected": recommender.selected,
         "protocol": protocol(recommender.config),
-        "data": recommender.config.data.path,
+        "data": _DATA.value or recommender.config.data.path,
     }
     from_main(lambda: write_json(path, scores))
     print(json.dumps({"written": path}))

@@ -6,6 +6,7 @@ from idgenrec_jax.launch.command_line import define_path, run, use_compilation_c
 
 _WORKDIR = define_path("workdir", None, "run of launch.train; its best state is exported", required=True)
 _OUTPUT = define_path("output", None, "new folder to write", required=True)
+_DATA = define_path("data", None, "the run's data folder; not needed, its first user is the card's example")
 _FORMAT = flags.DEFINE_enum(
     "format",
     "huggingface",
@@ -23,11 +24,17 @@ def main() -> None:
     if _FORMAT.value == "huggingface":
         from idgenrec_jax.export.folders import export_folders
 
-        export_folders(_WORKDIR.value, _OUTPUT.value, dtype=_DTYPE.value)
+        export_folders(_WORKDIR.value, _OUTPUT.value, data=_DATA.value, dtype=_DTYPE.value)
     else:
         from idgenrec_jax.export.recommend_program import export_program
 
-        export_program(_WORKDIR.value, _OUTPUT.value, batch_size=_BATCH.value, platforms=_PLATFORMS.value)
+        export_program(
+            _WORKDIR.value,
+            _OUTPUT.value,
+            data=_DATA.value,
+            batch_size=_BATCH.value,
+            platforms=_PLATFORMS.value,
+        )
     print(f"exported to {_OUTPUT.value}")
 
 

@@ -33,8 +33,8 @@ def main() -> None:
     from idgenrec_jax.models.huggingface import resolve_folder
     from idgenrec_jax.processes import from_main
     from idgenrec_jax.progress import Progress
-    from idgenrec_jax.recommender import load_run
     from idgenrec_jax.sharding import make_mesh
+    from idgenrec_jax.trained_run import load_run
 
     dataset = load_data(_DATA.value)
     if _WORKDIR.value:

@@ -14,6 +14,7 @@ from idgenrec_jax.launch.command_line import (
     stop_on_terminate,
     use_compilation_cache,
 )
+from idgenrec_jax.training.record_writers import WRITERS
 
 _WORKDIR = define_path(
     "workdir", None, "folder of the run, runs/DATA-PRESET by default; an unfinished run goes on"
@@ -27,6 +28,10 @@ _TEMPORARIES = flags.DEFINE_enum(
     "compiled",
     ["compiled", "extrapolated", "none"],
     "with --dry_run: those of the compiled steps; from those of one and of two layers, which compile sooner; left out",
+)
+_LOG_TO = {name: flags.DEFINE_bool(name, False, writer.flag_help) for name, writer in WRITERS.items()}
+_RESTART = flags.DEFINE_bool(
+    "restart_without_checkpoint", False, "train from the beginning where all checkpoints of a run are broken"
 )
 define_config_flags()
 define_process_flags()
@@ -52,7 +57,13 @@ def main() -> None:
     from idgenrec_jax.training.alternation import Interrupted
 
     try:
-        results = train(config, workdir, should_stop=should_stop)
+        results = train(
+            config,
+            workdir,
+            should_stop=should_stop,
+            restart_without_checkpoint=_RESTART.value,
+            log_to=[name for name, flag in _LOG_TO.items() if flag.value],
+        )
     except Interrupted:
         print(f"stopped and saved; the same command goes on ({workdir})")
         return

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from idgenrec_jax.evaluation.metrics import SPLITS, with_cutoffs
 from idgenrec_jax.evaluation.significance import holm, paired_differences, read_gains, sign_flip_p_value
 from idgenrec_jax.files import atomic_writer
 from idgenrec_jax.run_files import SELECTION_METRIC
@@ -148,9 +149,10 @@ def write_summary(configurations: Sequence[Configuration], output: Path) -> None
     """Write a line a trial to `output`/summary.csv: its overrides and metrics, and its configuration's comparison."""
     rows = sorted(((trial, one) for one in configurations for trial in one.trials), key=lambda row: row[0].index)
     fields = sorted({name for trial, _ in rows for name in trial.overrides})
-    found = {trial.index: trial.results() for trial, _ in rows if trial.status == FINISHED}
-    first = next(iter(found.values()), {})
-    metrics = [(split, name) for split in ("validation", "test") for name in first.get(split, {})]
+    found = {trial.index: with_cutoffs(trial.results()) for trial, _ in rows if trial.status == FINISHED}
+    # Trials that differ in their beams have metrics of different names.
+    named_metrics = dict.fromkeys((split, name) for split in SPLITS for one in found.values() for name in one[split])
+    metrics = list(named_metrics)
     with atomic_writer(output / SUMMARY_FILE) as file:
         writer = csv.writer(file)
         compared = ["against the best", "difference", "adjusted p"]

@@ -6,7 +6,7 @@ data. What ends a phase (new IDs, a validation) is done again when a run was kil
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import Bool
 
 from idgenrec_jax import run_files
@@ -27,23 +26,22 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.processes import from_main, put
-from idgenrec_jax.progress import Progress
+from idgenrec_jax.progress import Progress, progress_of_unknown
 from idgenrec_jax.sharding import replicated
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.training.epochs import Epochs
-from idgenrec_jax.training.optimizer import warmup_linear_decay
-from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START, Phase, phases
+from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START, Phase, epochs_before, learning_rate, phases
+from idgenrec_jax.training.record_writers import writer_makers
 from idgenrec_jax.training.records import MetricsLog
 from idgenrec_jax.training.run_state import RunState
 from idgenrec_jax.training.run_steps import configured_optimizer, make_steps
-from idgenrec_jax.training.steps import (
-    TrainState,
-    place_train_state,
-    seed_key,
-)
+from idgenrec_jax.training.step_records import StepRecords, count_examples
+from idgenrec_jax.training.steps import Metrics, TrainState, place_train_state, seed_key
 
 BEST_RANKS = "target_ranks"
 """The key of every user's rank at the best validation, in the description of its checkpoint."""
+SELECTED = ("step", "round", "phase", "epoch", "id_round")
+"""What a run's results say of its best state: where in the run it was, and the round of its IDs."""
 FIRST_STEP = "first training step done"
 """The log line from which on the device is at work; what is before it is start-up."""
 
@@ -84,46 +82,55 @@ class Alternation:
         validate: Validate,
         should_stop: Callable[[], bool],
         place_batch: Callable[[Any], Any],
+        restart_without_checkpoint: bool = False,
+        log_to: Sequence[str] = (),
     ):
         """Prepare the run in `workdir`, from its newest whole checkpoint where there is one.
 
-        `generator` and `recommender` are (graphdef, params) already placed on the mesh; the params are donated.
+        `id_generator` and `recommender` are (graphdef, params) already placed on the mesh; the params are donated.
         `no_embedding` marks the tokens that leave no trace in a soft ID, `given_ids` are the user's own for round 0.
-        `validate(recommender params, prompts, title)` ranks the validation split;
-        `place_batch` puts a numpy batch on the mesh.
+        `validate(recommender params, prompts, title)` ranks the validation split; `place_batch` puts a numpy batch on
+        the mesh. `restart_without_checkpoint`: where all checkpoints are broken,
+        begin again. `log_to` names the record writers beside metrics.jsonl.
+
+        Raises:
+            InputError: the checkpoints are broken or of another version.
         """
         self._config, self._ids, self._epochs, self._given_ids = config, ids, epochs, given_ids
         self._validate, self._should_stop, self._place_batch = validate, should_stop, place_batch
         self._phases = phases(config, pretrained_id_generator=pretrained_id_generator)
-        self._latest = Checkpoints(workdir / run_files.LATEST_CHECKPOINTS, keep=2)
-        self._best = Checkpoints(workdir / run_files.BEST_CHECKPOINTS, keep=2)
         training = config.training
-        self._optimizer = configured_optimizer(training)
-        states = (place_train_state(params, self._optimizer) for _, params in (id_generator, recommender))
-        self.state = RunState(*states)
-        self._resume()
-        self._log = MetricsLog(workdir / run_files.METRICS, records=self.state.records)
-        self._created, self._has_stepped = time.monotonic(), False
-        self._clock = self._created - self.state.seconds
-        self._saved_at = self._created
-        places = {name: _shardings(getattr(self.state, name)) for name in run_files.CHECKPOINT_NAMES}
-        self._warm_start_step, self._id_step, self._recommender_step = make_steps(
-            config,
-            self._optimizer,
-            id_generator=id_generator[0],
-            recommender=recommender[0],
-            no_embedding=jnp.asarray(no_embedding),
-            places=places,
-        )
         if training.id_epochs and not pretrained_id_generator and not training.warm_start_epochs:
             logging.warning(
                 "--config.training.warm_start_epochs=0: a random ID generator writes empty IDs, from which an ID phase "
                 "learns nothing; expected at least a few epochs"
             )
+        self._replicated = replicated(jax.tree.leaves(recommender[1])[0].sharding.mesh)
+        self._optimizer = configured_optimizer(training)
+        states = (place_train_state(params, self._optimizer) for _, params in (id_generator, recommender))
+        self.state = RunState(*states)
+        self._steps = make_steps(
+            config,
+            self._optimizer,
+            id_generator=id_generator[0],
+            recommender=recommender[0],
+            no_embedding=jnp.asarray(no_embedding),
+            places={name: _shardings(getattr(self.state, name)) for name in run_files.CHECKPOINT_NAMES},
+        )
         kinds = (WARM_START, ID, RECOMMENDER)
-        self._replicated = replicated(_mesh(recommender[1]))
         seeds = {kind: len(kinds) * training.seed + index for index, kind in enumerate(kinds)}
         self._keys = jax.jit(lambda: jax.tree.map(seed_key, seeds), out_shardings=self._replicated)()
+
+        self._latest = Checkpoints(workdir / run_files.LATEST_CHECKPOINTS, keep=2)
+        self._best = Checkpoints(workdir / run_files.BEST_CHECKPOINTS, keep=2)
+        self._resume(restart_without_checkpoint)
+        self._log = MetricsLog(
+            workdir / run_files.METRICS, records=self.state.records, writers=writer_makers(log_to, workdir, config)
+        )
+        self._step_records = StepRecords(training.log_every_steps, self._append)
+        self._created = self._saved_at = time.monotonic()
+        self._clock = self._created - self.state.seconds
+        self._has_stepped = False
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the description of the best state: step, round, phase, id_round, metrics.
@@ -131,23 +138,9 @@ class Alternation:
         Raises:
             Interrupted: `should_stop` said so; the state was saved.
         """
-        every = self._config.training.validate_every_epochs
-        while self.state.phase < len(self._phases) and not self._patience_spent():
-            phase = self._phases[self.state.phase]
-            if self.state.validation_due:
-                self._validate_now(phase)
-                self.state.validation_due = False
-            elif self.state.epoch < phase.epochs:
-                self._train_epoch(phase)
-                within = phase.kind == RECOMMENDER and every and self.state.epoch < phase.epochs
-                self.state.validation_due = bool(within) and self.state.epoch % every == 0
-                # Short epochs would take longer to save than to train. One that is validated is always saved before.
-                is_validated = self.state.validation_due or self.state.epoch == phase.epochs
-                if not is_validated and not self._save_is_due():
-                    continue
-            else:
-                self._end_phase(phase)
-            self._save()
+        with self._log:
+            while self.state.phase < len(self._phases) and not self._patience_spent():
+                self._advance(self._phases[self.state.phase])
         return self.state.best
 
     def best_params(self) -> dict[str, Any]:
@@ -156,73 +149,73 @@ class Alternation:
         Raises:
             InputError: that checkpoint is no longer whole.
         """
-        like = {name: state.params for name, state in self.state.arrays().items()}
-        saved = self._best.restore(self._best.require(self.state.best["step"]), like)
+        saved = self._best.restore(self._best.require(self.state.best["step"]), self.state.params())
         return {name: saved[key] for name, key in run_files.CHECKPOINT_NAMES.items()}
 
     def best_ranks(self) -> list[int]:
         """Return every user's rank of the target at the best validation, from 0; -1: not among the results."""
-        return self._best.meta(self.state.best["step"])[BEST_RANKS]
+        return self._best.meta(self.state.best["step"], required=(BEST_RANKS,))[BEST_RANKS]
 
     @property
     def seconds(self) -> float:
         """Seconds of training so far, earlier sittings included."""
         return time.monotonic() - self._clock
 
-    def _resume(self) -> None:
-        for step in reversed(self._latest.steps()):
-            meta = self._latest.meta(step)
-            arrays = self._latest.restore(step, self.state.arrays())
-            fields = {name: arrays[key] for name, key in run_files.CHECKPOINT_NAMES.items()}
-            self.state = RunState(**fields, **meta)
-            if self.state.id_round >= 0:
-                self._ids.load(self.state.id_round)
-            where = {name: meta[name] for name in ("phase", "epoch", "step")}
-            logging.info("resuming from step %d: %s", meta["global_step"], where)
-            return
+    def check_stop(self) -> None:
+        """Raise `Interrupted` when the run was asked to stop; outside an epoch its end is already saved."""
+        if self._should_stop():
+            raise Interrupted
 
-    def _save_is_due(self) -> bool:
-        return from_main(lambda: time.monotonic() - self._saved_at >= self._config.training.checkpoint_every_seconds)
+    # What comes next, from the largest part to the smallest: phase, epoch, step.
 
-    def _save(self) -> None:
-        self.state.records = self._log.records
-        self.state.seconds = self.seconds
-        self.state.saves += 1
-        meta = self.state.to_meta() | {"loss_sum": float(jax.device_get(self.state.loss_sum))}
-        self._latest.save(self.state.saves, self.state.arrays(), meta)
-        self._saved_at = time.monotonic()
-
-    def _patience_spent(self) -> bool:
-        patience = self._config.training.early_stop_patience
-        return bool(patience) and self.state.misses >= patience
+    def _advance(self, phase: Phase) -> None:
+        """Take a phase one part further: an epoch, a validation within it, or what ends it; then save."""
+        every = self._config.training.validate_every_epochs
+        if self.state.validation_due:
+            self._validate_now(phase)
+            self.state.validation_due = False
+        elif self.state.epoch < phase.epochs:
+            self._train_epoch(phase)
+            within = phase.kind == RECOMMENDER and every and self.state.epoch < phase.epochs
+            self.state.validation_due = bool(within) and self.state.epoch % every == 0
+            # Short epochs would take longer to save than to train. One that is validated is always saved before.
+            is_validated = self.state.validation_due or self.state.epoch == phase.epochs
+            if not is_validated and not self._save_is_due():
+                return
+        else:
+            self._end_phase(phase)
+        self._save()
 
     def _train_epoch(self, phase: Phase) -> None:
-        epoch_number = self.state.epoch + 1
+        training, epoch_number = self._config.training, self.state.epoch + 1
         batches = self._epochs.batches(
             phase.kind,
             self.state.id_round,
-            self._epochs_before(phase) + self.state.epoch,
+            epochs_before(self._phases, self.state.phase) + self.state.epoch,
             is_last=epoch_number == phase.epochs,
             check_stop=self._stop_before_epoch,
         )
-        total = len(batches)
-        progress = Progress(f"{phase.title}, epoch {epoch_number}/{phase.epochs}", total, "step", done=self.state.step)
-        every = self._config.training.checkpoint_every_steps
+        num_steps = len(batches)
+        title = f"{phase.title}, epoch {epoch_number}/{phase.epochs}"
+        progress = Progress(title, num_steps, "step", done=self.state.step)
+        every = training.checkpoint_every_steps
         self.state.loss_sum = self._put_scalar(self.state.loss_sum)
-        while self.state.step < total:
-            self._train_step(phase, batches, total)
+        self._step_records.restart_clock()
+        while self.state.step < num_steps:
+            self._train_step(phase, batches)
             progress.update(self.state.step)
             stop = self._should_stop()
-            if stop or (every and self.state.step % every == 0 and self.state.step < total):
+            if stop or (every and self.state.step % every == 0 and self.state.step < num_steps):
                 self._save()
             if stop:
                 raise Interrupted
-        loss = float(jax.device_get(self.state.loss_sum)) / max(total, 1)
+        self._step_records.flush()
+        loss = float(jax.device_get(self.state.loss_sum)) / max(num_steps, 1)
         if not np.isfinite(loss):
             raise InputError(f"{phase.title}, epoch {epoch_number}: the loss is {loss}; lower the learning rate")
         progress.close(f"loss {loss:.4f}")
         self.state.epoch, self.state.step, self.state.loss_sum = epoch_number, 0, 0.0
-        self._record(phase, "train", {"loss": loss})
+        self._append({**self._place(phase, self.state.epoch, "train"), "loss": loss})
 
     def _stop_before_epoch(self) -> None:
         """Save and raise `Interrupted` when the run was asked to stop."""
@@ -231,50 +224,31 @@ class Alternation:
             self._save()
             raise Interrupted
 
-    def _train_step(self, phase: Phase, batches: PackedBatches | IdBatches, total: int) -> None:
+    def _train_step(self, phase: Phase, batches: PackedBatches | IdBatches) -> None:
         state = self.state
-        rate = self._put_scalar(self._learning_rate(phase, (state.step + 0.5) / total))
-        batch = self._place_batch(batches.batch(state.step))
-        key = self._keys[phase.kind]
+        epochs = state.epoch + (state.step + 0.5) / len(batches)
+        rate = learning_rate(self._config.training, self._phases, state.phase, epochs)
+        batch = batches.batch(state.step)
+        rest = self._place_batch(batch), self._put_scalar(rate), self._keys[phase.kind]
+        step = self._steps[phase.kind]
         if phase.kind == RECOMMENDER:
-            state.recommender, metrics = self._recommender_step(state.recommender, batch, rate, key)
+            state.recommender, metrics = step(state.recommender, *rest)
         elif phase.kind == ID:
-            state.id_generator, metrics = self._id_step(state.id_generator, state.recommender.params, batch, rate, key)
+            state.id_generator, metrics = step(state.id_generator, state.recommender.params, *rest)
         else:
-            state.id_generator, metrics = self._warm_start_step(state.id_generator, batch, rate, key)
-        if not self._has_stepped:
-            jax.block_until_ready(metrics)
-            logging.info("%s, %.1f s after the models were ready", FIRST_STEP, time.monotonic() - self._created)
-            self._has_stepped = True
+            state.id_generator, metrics = step(state.id_generator, *rest)
+        self._note_first_step(metrics)
         state.loss_sum = state.loss_sum + metrics["loss"]
         state.step += 1
         state.global_step += 1
-
-    def _put_scalar(self, value: float) -> jax.Array:
-        """A float32 on every device of the mesh."""
-        return put(np.float32(value), self._replicated)
-
-    def _learning_rate(self, phase: Phase, share_of_epoch: float) -> float:
-        """One schedule per kind of phase, over all its phases of the run."""
-        training = self._config.training
-        peaks = {
-            WARM_START: training.warm_start_learning_rate,
-            ID: training.id_learning_rate,
-            RECOMMENDER: training.recommender_learning_rate,
-        }
-        total = sum(other.epochs for other in self._phases if other.kind == phase.kind)
-        progress = (self._epochs_before(phase) + self.state.epoch + share_of_epoch) / total
-        return warmup_linear_decay(progress, peaks[phase.kind], training.warmup_fraction)
-
-    def _epochs_before(self, phase: Phase) -> int:
-        return sum(other.epochs for other in self._phases[: self.state.phase] if other.kind == phase.kind)
+        place = self._place(phase, state.epoch + 1, "train_step")
+        self._step_records.add(place, metrics, learning_rate=rate, examples=count_examples(batch))
 
     def _end_phase(self, phase: Phase) -> None:
         if phase.kind != RECOMMENDER:
             given = self._given_ids if phase.kind == WARM_START else None
-            self._ids.regenerate(
-                self.state.id_generator.params, phase.round, on_progress=self._id_progress(phase), given=given
-            )
+            report = progress_of_unknown(f"{phase.title}: writing IDs", "text", check=self.check_stop)
+            self._ids.regenerate(self.state.id_generator.params, phase.round, on_progress=report, given=given)
             self.state.id_round = phase.round
         if phase.kind == WARM_START:
             # The ID phases follow another objective: they start with fresh moments.
@@ -283,29 +257,13 @@ class Alternation:
             self._validate_now(phase)
         self.state.phase, self.state.epoch = self.state.phase + 1, 0
 
-    def _id_progress(self, phase: Phase) -> Callable[[int, int], None]:
-        progress: Progress | None = None
-
-        def report(done: int, total: int) -> None:
-            nonlocal progress
-            if progress is None:
-                progress = Progress(f"{phase.title}: writing IDs", total, "text")
-            progress.update(done, total=total)
-            self.check_stop()
-
-        return report
-
-    def check_stop(self) -> None:
-        """Raise `Interrupted` when the run was asked to stop; outside an epoch its end is already saved."""
-        if self._should_stop():
-            raise Interrupted
-
     def _validate_now(self, phase: Phase) -> None:
         renderer = self._ids.renderer(max_history=self._config.data.max_history, evaluation=True)
         loss, metrics, ranks = self._validate(self.state.recommender.params, renderer, f"{phase.title}: validation")
-        self._record(phase, "validation", {"loss": loss, **metrics})
+        self._append({**self._place(phase, self.state.epoch, "validation"), "loss": loss, **metrics})
+        brief = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        logging.info("%s, epoch %d: validation %s", phase.title, self.state.epoch, brief)
         value = metrics[run_files.SELECTION_METRIC]
-        logging.info("%s, epoch %d: validation %s", phase.title, self.state.epoch, _brief(metrics))
         if self.state.best is not None and value <= self.state.best["metrics"][run_files.SELECTION_METRIC]:
             # New IDs are worse until the recommender has learned them, so ID phases do not count.
             self.state.misses += phase.kind == RECOMMENDER
@@ -319,30 +277,67 @@ class Alternation:
             "id_round": self.state.id_round,
             "metrics": metrics,
         }
-        params = {name: state.params for name, state in self.state.arrays().items()}
-        self._best.save(self.state.global_step, params, {**self.state.best, BEST_RANKS: ranks})
+        self._best.save(self.state.global_step, self.state.params(), {**self.state.best, BEST_RANKS: ranks})
 
-    def _record(self, phase: Phase, split: str, values: dict[str, float]) -> None:
-        self._log.append(
-            {
-                "step": self.state.global_step,
-                "round": phase.round,
-                "phase": phase.kind,
-                "epoch": self.state.epoch,
-                "split": split,
-                **values,
-                "seconds": round(self.seconds, 3),
-            }
-        )
+    def _patience_spent(self) -> bool:
+        patience = self._config.training.early_stop_patience
+        return bool(patience) and self.state.misses >= patience
 
+    # What a run can be taken up from.
 
-def _mesh(params: Any) -> Mesh:
-    return jax.tree.leaves(params)[0].sharding.mesh
+    def _resume(self, restart_without_checkpoint: bool) -> None:
+        try:
+            number = self._latest.newest(
+                remedy="restore one of them, or give --restart_without_checkpoint to train from the beginning"
+            )
+        except InputError as error:
+            if not restart_without_checkpoint:
+                raise
+            logging.warning("training from the beginning (--restart_without_checkpoint): %s", error)
+            return
+        if number is None:
+            return
+        meta = self._latest.meta(number)
+        arrays = self._latest.restore(number, self.state.arrays())
+        self.state = self.state.with_meta(meta, arrays, source=self._latest.path(number))
+        if self.state.id_round >= 0:
+            self._ids.load(self.state.id_round)
+        where = {name: meta[name] for name in ("phase", "epoch", "step")}
+        logging.info("resuming from step %d: %s", self.state.global_step, where)
+
+    def _save_is_due(self) -> bool:
+        return from_main(lambda: time.monotonic() - self._saved_at >= self._config.training.checkpoint_every_seconds)
+
+    def _save(self) -> None:
+        # All that was done before the checkpoint is recorded before it.
+        self._step_records.flush()
+        self.state.records = self._log.records
+        self.state.seconds = self.seconds
+        self.state.saves += 1
+        self._latest.save(self.state.saves, self.state.arrays(), self.state.to_meta())
+        self._saved_at = time.monotonic()
+        self._step_records.restart_clock()
+
+    # What is told of a run.
+
+    def _place(self, phase: Phase, epoch: int, split: str) -> dict[str, Any]:
+        """What every record begins with."""
+        step = self.state.global_step
+        return {"step": step, "round": phase.round, "phase": phase.kind, "epoch": epoch, "split": split}
+
+    def _append(self, record: dict[str, Any]) -> None:
+        self._log.append({**record, "seconds": round(self.seconds, 3)})
+
+    def _note_first_step(self, metrics: Metrics) -> None:
+        if not self._has_stepped:
+            jax.block_until_ready(metrics)
+            logging.info("%s, %.1f s after the models were ready", FIRST_STEP, time.monotonic() - self._created)
+            self._has_stepped = True
+
+    def _put_scalar(self, value: float) -> jax.Array:
+        """A float32 on every device of the mesh."""
+        return put(np.float32(value), self._replicated)
 
 
 def _shardings(state: TrainState) -> Any:
     return jax.tree.map(lambda leaf: leaf.sharding, state)
-
-
-def _brief(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

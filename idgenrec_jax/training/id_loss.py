@@ -1,15 +1,41 @@
-"""The ID loss: the recommender's loss on prompts whose history is spelled in the ID generator's soft IDs."""
+"""The ID loss, from which the ID generator learns: how well do the IDs that it writes serve the recommender?
+
+The ID generator's training objective of IDGenRec (arXiv 2403.19021), with probabilities for its log-probabilities.
+With h the ID generator's hidden states, W its output embeddings and E the recommender's input embeddings:
+
+    p    = softmax(h W)               the ID generator's distribution over the vocabulary, for each token of an ID
+    soft = p stop_gradient(E)         the ID as the recommender would read it, were p certain of one word
+    loss = cross-entropy of the next item's ID, given the prompt whose history is spelled in soft IDs,
+           by the recommender, all of whose parameters are frozen
+
+`generate_soft_ids` is the first two lines, `loss_of_soft_ids` the third.
+"""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.models.layers import DropoutKey
 from idgenrec_jax.models.t5 import T5
-from idgenrec_jax.training.segments import count_tokens, mean_loss, same_segment, segment_loss, split_rows
-from idgenrec_jax.training.soft_ids import generate_soft_ids, without_gradient
-from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE
+from idgenrec_jax.training.segments import (
+    count_tokens,
+    decode_targets,
+    is_real,
+    mean_loss,
+    rows_in_chunks,
+    same_segment,
+    sum_in_chunks,
+)
+from idgenrec_jax.training.soft_ids import (
+    GREEDY_TOKENS,
+    SoftIds,
+    carries_embedding,
+    place_ids,
+    without_gradient,
+    write_ids,
+)
+from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE, soft_embedding
+from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entropy
 
 
 def id_loss(
@@ -23,13 +49,12 @@ def id_loss(
     block_size: int = DEFAULT_BLOCK_SIZE,
     chunks: int = 1,
 ) -> Float[Array, ""]:
-    """Return the recommender's loss on prompts whose history is spelled in the generator's soft IDs.
+    """Return the recommender's loss on prompts whose history is spelled in the ID generator's soft IDs.
 
-    Differentiable in the generator's parameters only: every parameter of the recommender is under stop_gradient.
-    `no_embedding` marks the punctuation tokens, which leave no trace in an ID. `id_length` is the longest ID in
-    tokens, EOS included. `dropout_key` drops out in the generator's differentiated pass; the greedy IDs and the
-    recommender are deterministic. `chunks`, of which the rows of texts and of prompts are a multiple, is how many parts
-    of them are computed one after the other, and once more for the gradient: more time, less memory. DESIGN, "ID loss".
+    Differentiable in the ID generator's parameters only. `no_embedding` marks the punctuation tokens, which leave no
+    trace in an ID. `id_length` is the longest ID in tokens, EOS included. `dropout_key` drops out in the ID generator's
+    differentiated pass; the greedy IDs and the recommender are deterministic. `chunks`, of which the rows of texts and
+    of prompts are a multiple, is how many parts of them are computed one after the other (see `rows_in_chunks`).
     """
     soft_ids = generate_soft_ids(
         id_generator,
@@ -46,6 +71,47 @@ def id_loss(
     return loss_of_soft_ids(recommender, soft_ids.embeddings, soft_ids.mask, batch, chunks=chunks)
 
 
+def generate_soft_ids(
+    id_generator: T5,
+    table: Float[Array, "vocab d_embed"],
+    item_tokens: Int[Array, "rows text"],
+    item_segments: Int[Array, "rows text"],
+    item_places: Int[Array, "rows places"],
+    no_embedding: Bool[Array, " vocab"],
+    *,
+    id_length: int,
+    dropout_key: DropoutKey | None = None,
+    block_size: int = DEFAULT_BLOCK_SIZE,
+    chunks: int = 1,
+) -> SoftIds:
+    """Return each item's ID as the mean of `table`'s rows under the ID generator's probabilities.
+
+    The texts are packed as in `IdBatch`; the items are its places, row by row, and that of a free place means nothing.
+
+    Raises ValueError when the ID generator's vocabulary is not that of `table`.
+    """
+    W, E = id_generator.output_table, jax.lax.stop_gradient(table)
+    if len(W) != len(E):
+        raise ValueError(
+            f"the ID generator's vocabulary has {len(W)} tokens, the recommender's {len(E)}; soft IDs need one "
+            "vocabulary for both"
+        )
+
+    def soft_ids(texts, key):
+        # [rows, text] -> h: [rows, places, length, d_model]; the greedy tokens [rows, places, length] have no gradient.
+        h, tokens = write_ids(id_generator, *texts, id_length=id_length, dropout_key=key)
+        # p = softmax(h W): [rows, places, length, vocab]; soft = p E: -> [rows, places, length, d_embed].
+        # Block by block of the vocabulary, so that p is never stored; by test equal to `dense_soft_embedding`.
+        return soft_embedding(h, W, E, block_size=block_size), tokens
+
+    texts = item_tokens, item_segments, item_places
+    written = rows_in_chunks(soft_ids, texts, chunks, dropout_key, remember=(GREEDY_TOKENS,))
+    # [rows, places, ..] -> [items, ..]
+    soft, tokens = (values.reshape(-1, *values.shape[2:]) for values in written)
+    config = id_generator.config
+    return SoftIds(soft, carries_embedding(tokens, no_embedding, config.eos_token_id, config.pad_token_id), tokens)
+
+
 def loss_of_soft_ids(
     recommender: T5,
     embeddings: Float[Array, "items length d_model"],
@@ -56,18 +122,20 @@ def loss_of_soft_ids(
 ) -> Float[Array, ""]:
     """Return the frozen recommender's cross-entropy of the targets, given the embeddings of the items' IDs.
 
-    With the recommender's own embedding rows as `embeddings` this is the loss of the discrete prompt. `chunks` is that
-    of `id_loss`.
+    With the recommender's own embedding rows as `embeddings` this is the loss of the discrete prompt.
     """
     recommender = without_gradient(recommender)
 
-    def total_loss(rows):
-        *prompts, target_tokens, target_segments = rows
-        prompt, segments = place_ids(recommender, embeddings, mask, *prompts)
+    def total_loss(prompts):
+        *tokens_and_slots, target_tokens, target_segments = prompts
+        # [items, length, d_model] into the slots of [rows, source] -> [rows, source, d_model].
+        prompt, segments = place_ids(recommender, embeddings, mask, *tokens_and_slots)
         encoded = recommender.encode(None, same_segment(segments, segments), embeddings=prompt)
-        return segment_loss(recommender, encoded, segments, target_tokens, target_segments, None)
+        # -> [rows, target, d_model]; its logits are read in chunks, so that [rows, target, vocab] is never stored.
+        hidden = decode_targets(recommender, encoded, segments, target_tokens, target_segments)
+        return weighted_cross_entropy(hidden, recommender.output_table, target_tokens, is_real(target_segments))
 
-    rows = (
+    prompts = (
         batch.prompt_tokens,
         batch.prompt_segments,
         batch.slot_item,
@@ -75,35 +143,5 @@ def loss_of_soft_ids(
         batch.target_tokens,
         batch.target_segments,
     )
-    parts = split_rows(rows, chunks)
-    total = total_loss(rows) if chunks == 1 else jax.lax.map(jax.checkpoint(total_loss), parts).sum()
+    total = sum_in_chunks(total_loss, prompts, chunks)
     return mean_loss(total, count_tokens(batch.target_segments))
-
-
-def place_ids(
-    recommender: T5,
-    embeddings: Float[Array, "items length d_model"],
-    mask: Bool[Array, "items length"],
-    prompt_tokens: Int[Array, "rows source"],
-    prompt_segments: Int[Array, "rows source"],
-    slot_item: Int[Array, "rows source"],
-    slot_position: Int[Array, "rows source"],
-) -> tuple[Float[Array, "rows source d_model"], Int[Array, "rows source"]]:
-    """Embed the prompts with the ID embeddings in their slots, and return them with their segments.
-
-    Slots that carry nothing move behind the kept positions, whose order stays: a discrete prompt has no holes, and the
-    recommender's relative positions must equal the discrete prompt's.
-    """
-    is_slot = slot_item >= 0
-    item = jnp.maximum(slot_item, 0)
-    kept = (prompt_segments > 0) & jnp.where(is_slot, mask[item, slot_position], True)
-    order = jnp.argsort(~kept, axis=-1, stable=True)
-
-    def reorder(values):
-        return jnp.take_along_axis(values, order, axis=-1)
-
-    # The integers are put in order, not the embeddings: one gather of rows instead of two.
-    soft_rows = embeddings[reorder(item), reorder(slot_position)]
-    token_rows = recommender.embed(reorder(prompt_tokens))
-    placed = jnp.where(reorder(is_slot)[..., None], soft_rows.astype(token_rows.dtype), token_rows)
-    return placed, reorder(jnp.where(kept, prompt_segments, 0))

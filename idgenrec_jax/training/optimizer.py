@@ -35,12 +35,12 @@ def make_optimizer(
     """Return AdamW *without* its learning rate: clip by global norm, Adam, decoupled weight decay except on norms.
 
     The rate is given to each `apply_gradients`, so that the optimizer's state holds no schedule and a resumed run
-    needs none. `clip_norm` is the largest global gradient norm; `weight_decay` is per unit of learning rate.
+    needs none. `clip_norm` is the largest global gradient norm, 0: any; `weight_decay` is per unit of learning rate.
     `embedding_factor` multiplies the rate of the embedding tables: T5 draws them with a standard deviation of 1, most
     kernels with d_model**-0.5, so that a rate that suits kernels moves random embeddings hardly at all.
     """
     return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.scale_by_adam(b1=first_decay, b2=second_decay, eps=epsilon),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         optax.masked(optax.scale(embedding_factor), embedding_mask),

@@ -1,9 +1,11 @@
 """The phases of a run: what comes next, how long it lasts, and its learning rate."""
 
 import dataclasses
+from collections.abc import Sequence
 
-from idgenrec_jax.config import Config
+from idgenrec_jax.config import Config, TrainingConfig
 from idgenrec_jax.ids.schemes import has_own_ids
+from idgenrec_jax.training.optimizer import warmup_linear_decay
 
 WARM_START, ID, RECOMMENDER = "warm_start", "id", "recommender"
 
@@ -33,3 +35,24 @@ def phases(config: Config, *, pretrained_id_generator: bool) -> tuple[Phase, ...
         first = training.order == "id_first"
         result += id_phase + recommender_phase if first else recommender_phase + id_phase
     return tuple(result)
+
+
+def epochs_before(phases: Sequence[Phase], number: int) -> int:
+    """Return how many epochs the phases before number `number` (from 0) have that are of its kind."""
+    return sum(phase.epochs for phase in phases[:number] if phase.kind == phases[number].kind)
+
+
+def learning_rate(training: TrainingConfig, phases: Sequence[Phase], number: int, epochs: float) -> float:
+    """Return the learning rate after so many `epochs`, in parts of one, of phase number `number` (from 0).
+
+    There is one schedule for each kind of phase, over all its phases of the run.
+    """
+    kind = phases[number].kind
+    peaks = {
+        WARM_START: training.warm_start_learning_rate,
+        ID: training.id_learning_rate,
+        RECOMMENDER: training.recommender_learning_rate,
+    }
+    total = sum(phase.epochs for phase in phases if phase.kind == kind)
+    progress = (epochs_before(phases, number) + epochs) / total
+    return warmup_linear_decay(progress, peaks[kind], training.warmup_fraction)

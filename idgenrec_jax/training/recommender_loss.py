@@ -1,4 +1,12 @@
-"""The recommender's loss: the mean cross-entropy of the target tokens given the prompts."""
+"""The recommender's loss: the cross-entropy of the next item's ID given the prompt, over the whole vocabulary.
+
+The recommender's training objective of IDGenRec (arXiv 2403.19021). With h the decoder's hidden states and W the
+output embeddings:
+
+    loss = -mean over the target's tokens of log softmax(h W)[token]
+
+The same loss teaches the ID generator to write words for an item's text in the warm start.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -6,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
-from idgenrec_jax.training.segments import count_tokens, mean_loss, same_segment, segment_loss, split_key, split_rows
+from idgenrec_jax.training.segments import count_tokens, decode_targets, is_real, mean_loss, same_segment, split_key
 from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entropy
 
 
@@ -16,25 +24,24 @@ def recommender_loss(
     dropout_key: DropoutKey | None = None,
     *,
     part: BatchPart | None = None,
-    num_tokens: Float[Array, ""] | None = None,
+    whole: SupervisedBatch | None = None,
 ) -> Float[Array, ""]:
     """Return the mean cross-entropy of the target tokens given the prompts, in nats per real token.
 
     Examples that share a row do not see each other. `dropout_key=None` means no dropout. Where `batch` is a `part` of
-    a larger one, as from `split_batch`, the mean is over the `num_tokens` tokens of that one: the parts' losses add up.
+    the batch `whole`, the mean is over the tokens of that one: the parts' losses add up to its loss.
     """
     encoder_key, decoder_key = split_key(dropout_key)
-    segments = batch.prompt_segments
-    encoded = model.encode(batch.prompt_tokens, same_segment(segments, segments), dropout_key=encoder_key, part=part)
-    total = segment_loss(
-        model, encoded, segments, batch.target_tokens, batch.target_segments, decoder_key, part=part
+    prompts, targets = batch.prompt_segments, batch.target_segments
+    # [rows, source] -> [rows, source, d_model]
+    encoded = model.encode(batch.prompt_tokens, same_segment(prompts, prompts), dropout_key=encoder_key, part=part)
+    # [rows, target] -> h: [rows, target, d_model]
+    h = decode_targets(
+        model, encoded, prompts, batch.target_tokens, targets, dropout_key=decoder_key, part=part
     )
-    return mean_loss(total, count_tokens(batch.target_segments) if num_tokens is None else num_tokens)
-
-
-def split_batch(batch: SupervisedBatch, parts: int) -> SupervisedBatch:
-    """Return the batch with its arrays as [parts, rows / parts, ..], each part the rows of a `BatchPart`."""
-    return SupervisedBatch(*split_rows(batch, parts))
+    # -log softmax(h W)[token], summed; the logits [rows, target, vocab] are never stored at once.
+    total = weighted_cross_entropy(h, model.output_table, batch.target_tokens, is_real(targets))
+    return mean_loss(total, count_tokens(targets if whole is None else whole.target_segments))
 
 
 def target_loss(
@@ -60,5 +67,4 @@ def token_cross_entropy(
 
     The logits are `hidden @ table.T`.
     """
-    total = weights.sum()
-    return weighted_cross_entropy(hidden, table, targets, weights) / jnp.where(total > 0, total, 1.0)
+    return mean_loss(weighted_cross_entropy(hidden, table, targets, weights), weights.sum())

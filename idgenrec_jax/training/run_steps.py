@@ -1,5 +1,6 @@
-"""The steps of a run's phases, made from its configuration."""
+"""The step of every kind of phase, made from a run's configuration."""
 
+from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -7,13 +8,16 @@ from flax import nnx
 from jaxtyping import Array, Bool
 
 from idgenrec_jax.config import Config, TrainingConfig
+from idgenrec_jax.training.losses import supervised_loss
 from idgenrec_jax.training.optimizer import make_optimizer
+from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START
+from idgenrec_jax.training.recommender_loss import recommender_loss
 from idgenrec_jax.training.steps import (
     IdStep,
-    RecommenderStep,
+    SupervisedStep,
     compiler_options,
     make_id_step,
-    make_recommender_step,
+    make_supervised_step,
 )
 
 
@@ -34,32 +38,35 @@ def make_steps(
     recommender: nnx.GraphDef,
     no_embedding: Bool[Array, " vocab"],
     places: dict[str, Any],
-) -> tuple[RecommenderStep, IdStep, RecommenderStep]:
-    """Return the steps of the warm start, of ID phases and of recommender phases.
+) -> dict[str, SupervisedStep | IdStep]:
+    """Return the step of WARM_START, ID and RECOMMENDER phases.
 
     `places` are the shardings of the states of "id_generator" and "recommender".
     """
-    rematerialise = config.id_generator.rematerialise, config.recommender.rematerialise
-    warm_start, recommend = (
-        make_recommender_step(
+    training = config.training
+
+    def supervised_step(graphdef: nnx.GraphDef, name: str, loss: Callable) -> SupervisedStep:
+        return make_supervised_step(
             graphdef,
             optimizer,
-            accumulation=config.training.gradient_accumulation,
+            loss=loss,
+            accumulation=training.gradient_accumulation,
             state_sharding=places[name],
-            compiler_options=compiler_options(layers),
+            compiler_options=compiler_options(getattr(config, name).rematerialise),
         )
-        for name, graphdef, layers in zip(
-            ("id_generator", "recommender"), (id_generator, recommender), rematerialise, strict=True
-        )
-    )
-    write = make_id_step(
-        id_generator,
-        recommender,
-        optimizer,
-        no_embedding,
-        config.ids.soft_length,
-        chunks=config.training.id_chunks,
-        state_sharding=places["id_generator"],
-        compiler_options=compiler_options(*rematerialise),
-    )
-    return warm_start, write, recommend
+
+    return {
+        # The ID generator writes from its whole vocabulary, whatever the recommender may write.
+        WARM_START: supervised_step(id_generator, "id_generator", recommender_loss),
+        ID: make_id_step(
+            id_generator,
+            recommender,
+            optimizer,
+            no_embedding,
+            config.ids.soft_length,
+            chunks=training.id_chunks,
+            state_sharding=places["id_generator"],
+            compiler_options=compiler_options(config.id_generator.rematerialise, config.recommender.rematerialise),
+        ),
+        RECOMMENDER: supervised_step(recommender, "recommender", supervised_loss(training.loss)),
+    }

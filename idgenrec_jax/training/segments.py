@@ -1,12 +1,13 @@
-"""Packed rows: which positions belong to one example, how rows are split into parts, and the loss of their targets."""
+"""Packed rows: which positions belong to one example, how targets are decoded, and how rows are computed in chunks."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
-from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entropy
 
 
 def same_segment(
@@ -17,6 +18,7 @@ def same_segment(
 
 
 def is_real(segments: Int[Array, "rows positions"]) -> Float[Array, "rows positions"]:
+    """Return 1 where a position holds a token and 0 where it holds padding."""
     return (segments > 0).astype(jnp.float32)
 
 
@@ -25,20 +27,20 @@ def count_tokens(segments: Int[Array, "rows positions"]) -> Float[Array, ""]:
     return is_real(segments).sum()
 
 
-def segment_loss(
+def decode_targets(
     model: T5,
     encoded: Float[Array, "rows source d_model"],
     prompt_segments: Int[Array, "rows source"],
     target_tokens: Int[Array, "rows target"],
     target_segments: Int[Array, "rows target"],
-    dropout_key: DropoutKey | None,
     *,
+    dropout_key: DropoutKey | None = None,
     part: BatchPart | None = None,
-) -> Float[Array, ""]:
-    """Return the summed cross-entropy of the target tokens, each given the encoded prompt of its segment."""
+) -> Float[Array, "rows target d_model"]:
+    """Return the hidden states that predict the target tokens, each given the encoded prompt of its own segment."""
     start = model.config.decoder_start_token_id
     is_first = target_segments != shift_right(target_segments, 0)
-    hidden = model.decode(
+    return model.decode(
         jnp.where(is_first, start, shift_right(target_tokens, start)),
         encoded,
         same_segment(target_segments, prompt_segments),
@@ -46,7 +48,6 @@ def segment_loss(
         dropout_key=dropout_key,
         part=part,
     )
-    return weighted_cross_entropy(hidden, model.output_table, target_tokens, is_real(target_segments))
 
 
 def mean_loss(total: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
@@ -62,6 +63,40 @@ def split_rows(rows: tuple[Array, ...], chunks: int) -> tuple[Array, ...]:
 def join_rows(values: Array) -> Array:
     """Undo `split_rows`."""
     return jnp.swapaxes(values, 0, 1).reshape(-1, *values.shape[2:])
+
+
+def rows_in_chunks(
+    compute: Callable[[tuple[Array, ...], DropoutKey | None], PyTree],
+    rows: tuple[Array, ...],
+    chunks: int,
+    dropout_key: DropoutKey | None,
+    *,
+    remember: tuple[str, ...] = (),
+) -> PyTree:
+    """Return `compute(rows, dropout_key)`, whose arrays are of rows, one chunk of the rows after the other.
+
+    Every chunk has a dropout key of its own, and is computed once more for the gradient, all but what `checkpoint_name`
+    has given a name in `remember`: more time, and the memory of one chunk.
+    """
+    if chunks == 1:
+        return compute(rows, dropout_key)
+
+    def of_chunk(part):
+        chunk, chunk_rows = part
+        return compute(chunk_rows, None if dropout_key is None else jax.random.fold_in(dropout_key, chunk))
+
+    policy = jax.checkpoint_policies.save_only_these_names(*remember)
+    parts = jnp.arange(chunks), split_rows(rows, chunks)
+    return jax.tree.map(join_rows, jax.lax.map(jax.checkpoint(of_chunk, policy=policy), parts))
+
+
+def sum_in_chunks(
+    compute: Callable[[tuple[Array, ...]], Float[Array, ""]], rows: tuple[Array, ...], chunks: int
+) -> Float[Array, ""]:
+    """Return `compute(rows)`, a sum over the rows, one chunk of them after the other, as in `rows_in_chunks`."""
+    if chunks == 1:
+        return compute(rows)
+    return jax.lax.map(jax.checkpoint(compute), split_rows(rows, chunks)).sum()
 
 
 def split_key(dropout_key: DropoutKey | None) -> tuple[DropoutKey | None, DropoutKey | None]:

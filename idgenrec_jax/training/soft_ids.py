@@ -1,4 +1,4 @@
-"""The soft IDs of a batch's items: written by the ID generator, greedily without and once more with gradient."""
+"""Around the formula of `id_loss`: how IDs are written, which tokens carry an embedding, how IDs get into prompts."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 from idgenrec_jax.decoding.beam import greedy_search
 from idgenrec_jax.models.layers import DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
-from idgenrec_jax.training.segments import join_rows, same_segment, split_key, split_rows
-from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE, soft_embedding
+from idgenrec_jax.training.segments import same_segment, split_key
 
-_GREEDY_TOKENS = "greedy tokens"
+GREEDY_TOKENS = "greedy tokens"
+"""What `checkpoint_name` calls them: they are kept where all else is computed again for the gradient."""
 
 
 class SoftIds(NamedTuple):
@@ -27,65 +27,20 @@ class SoftIds(NamedTuple):
     tokens: Int[Array, "items length"]
 
 
-def generate_soft_ids(
+def write_ids(
     id_generator: T5,
-    table: Float[Array, "vocab d_embed"],
-    item_tokens: Int[Array, "rows text"],
-    item_segments: Int[Array, "rows text"],
-    item_places: Int[Array, "rows places"],
-    no_embedding: Bool[Array, " vocab"],
-    *,
-    id_length: int,
-    dropout_key: DropoutKey | None = None,
-    block_size: int = DEFAULT_BLOCK_SIZE,
-    chunks: int = 1,
-) -> SoftIds:
-    """Write each item's ID greedily and return its softmax-weighted mean of `table`, differentiable in the generator.
-
-    The texts are packed as in `IdBatch`; the items are its places, row by row, and that of a free place means nothing.
-    The greedy tokens come from a loop without gradient; one teacher-forced pass over them gives the same
-    logits with gradient. Without dropout the two share one encoder pass. `chunks` is that of `id_loss`.
-
-    Raises ValueError when the generator's vocabulary is not that of `table`.
-    """
-    if id_generator.output_table.shape[0] != table.shape[0]:
-        raise ValueError(
-            f"the generator's vocabulary has {id_generator.output_table.shape[0]} tokens, the recommender's "
-            f"{table.shape[0]}; soft IDs need one vocabulary for both"
-        )
-
-    def write(rows, key):
-        return _write(id_generator, table, *rows, id_length=id_length, dropout_key=key, block_size=block_size)
-
-    def write_chunk(part):
-        chunk, rows = part
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, chunk)
-        return tuple(values.reshape(*rows[-1].shape, *values.shape[1:]) for values in write(rows, key))
-
-    rows = item_tokens, item_segments, item_places
-    if chunks == 1:
-        embeddings, tokens = write(rows, dropout_key)
-    else:
-        remember = jax.checkpoint_policies.save_only_these_names(_GREEDY_TOKENS)
-        parts = jnp.arange(chunks), split_rows(rows, chunks)
-        written = jax.lax.map(jax.checkpoint(write_chunk, policy=remember), parts)
-        embeddings, tokens = (join_rows(values).reshape(-1, *values.shape[3:]) for values in written)
-    mask = carries_embedding(tokens, no_embedding, id_generator.config.eos_token_id, id_generator.config.pad_token_id)
-    return SoftIds(embeddings, mask, tokens)
-
-
-def _write(
-    id_generator: T5,
-    table: Float[Array, "vocab d_embed"],
     item_tokens: Int[Array, "rows text"],
     item_segments: Int[Array, "rows text"],
     item_places: Int[Array, "rows places"],
     *,
     id_length: int,
     dropout_key: DropoutKey | None,
-    block_size: int,
-) -> tuple[Float[Array, "items length d_embed"], Int[Array, "items length"]]:
-    """Return the soft embeddings and the greedy tokens of some rows' items."""
+) -> tuple[Float[Array, "rows places length d_model"], Int[Array, "rows places length"]]:
+    """Return the hidden states behind every token of the items' IDs, and those tokens.
+
+    The greedy tokens come from a loop without gradient; one teacher-forced pass over them gives the same hidden states
+    with gradient. Without dropout the two share one encoder pass.
+    """
     encoder_key, decoder_key = split_key(dropout_key)
     own_segment = same_segment(item_segments, item_segments)
     encoded = id_generator.encode(item_tokens, own_segment, dropout_key=encoder_key)
@@ -93,9 +48,10 @@ def _write(
     greedy_encoded = encoded if dropout_key is None else frozen.encode(item_tokens, own_segment)
     text_mask = same_segment(item_places, item_segments)
     tokens = greedy_ids(frozen, jax.lax.stop_gradient(greedy_encoded), text_mask, id_length=id_length)
-    tokens = checkpoint_name(tokens, _GREEDY_TOKENS)
+    tokens = checkpoint_name(tokens, GREEDY_TOKENS)
 
-    # The IDs of a row's items stand one after the other, each with a start token and blind to the others.
+    # The IDs of a row's items stand one after the other, each with a start token and blind to the others:
+    # [items, length] -> [rows, places * length].
     inputs = shift_right(tokens, id_generator.config.decoder_start_token_id).reshape(item_places.shape[0], -1)
     place = jnp.arange(inputs.shape[1]) // id_length
     hidden = id_generator.decode(
@@ -105,9 +61,9 @@ def _write(
         decoder_mask=jnp.broadcast_to(place[:, None] == place[None, :], (*inputs.shape, inputs.shape[1])),
         dropout_key=decoder_key,
     )
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    embeddings = soft_embedding(flat, id_generator.output_table, table, block_size=block_size)
-    return embeddings.reshape(*tokens.shape, table.shape[1]), tokens
+    # [rows, places * length, d_model] -> [rows, places, length, d_model]
+    shape = *item_places.shape, id_length
+    return hidden.reshape(*shape, -1), tokens.reshape(shape)
 
 
 def greedy_ids(
@@ -152,6 +108,36 @@ def carries_embedding(
     """Tell which positions of an ID are part of it: those before EOS that are neither padding nor punctuation."""
     ended = jnp.cumsum(tokens == eos_token_id, axis=-1) > 0
     return ~ended & (tokens != pad_token_id) & ~no_embedding[tokens]
+
+
+def place_ids(
+    recommender: T5,
+    embeddings: Float[Array, "items length d_model"],
+    mask: Bool[Array, "items length"],
+    prompt_tokens: Int[Array, "rows source"],
+    prompt_segments: Int[Array, "rows source"],
+    slot_item: Int[Array, "rows source"],
+    slot_position: Int[Array, "rows source"],
+) -> tuple[Float[Array, "rows source d_model"], Int[Array, "rows source"]]:
+    """Embed the prompts with the ID embeddings in their slots, and return them with their segments.
+
+    Slots that carry nothing move behind the kept positions, whose order stays: a discrete prompt has no holes, and the
+    recommender's relative positions must equal the discrete prompt's.
+    """
+    is_slot = slot_item >= 0
+    item = jnp.maximum(slot_item, 0)
+    kept = (prompt_segments > 0) & jnp.where(is_slot, mask[item, slot_position], True)
+    order = jnp.argsort(~kept, axis=-1, stable=True)
+
+    def reorder(values):
+        return jnp.take_along_axis(values, order, axis=-1)
+
+    # The integers are put in order, not the embeddings: one gather of rows instead of two.
+    # [items, length, d_model] -> [rows, source, d_model]
+    soft_rows = embeddings[reorder(item), reorder(slot_position)]
+    token_rows = recommender.embed(reorder(prompt_tokens))
+    placed = jnp.where(reorder(is_slot)[..., None], soft_rows.astype(token_rows.dtype), token_rows)
+    return placed, reorder(jnp.where(kept, prompt_segments, 0))
 
 
 def tokens_without_embedding(punctuation_ids: Iterable[int], vocab_size: int) -> Bool[np.ndarray, " vocab"]:

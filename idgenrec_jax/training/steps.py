@@ -1,4 +1,4 @@
-"""Jitted train and validation steps, made by factories from graph definitions and an optimizer.
+"""Jitted train steps, made by factories from graph definitions and an optimizer.
 
 A step is a pure function of (state, batch, learning rate, seed key): its dropout key is the seed key folded with the
 state's own step counter, so a resumed run repeats an undisturbed one. The state is donated. Every factory returns
@@ -25,12 +25,12 @@ from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.sharding import parameter_shardings
 from idgenrec_jax.training.id_loss import id_loss
 from idgenrec_jax.training.optimizer import apply_gradients
-from idgenrec_jax.training.recommender_loss import recommender_loss, split_batch
-from idgenrec_jax.training.segments import count_tokens
+from idgenrec_jax.training.recommender_loss import recommender_loss
+from idgenrec_jax.training.segments import split_rows
 from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE
 
 Metrics = dict[str, Float[Array, ""]]
-RecommenderStep = Callable[..., tuple["TrainState", Metrics]]
+SupervisedStep = Callable[..., tuple["TrainState", Metrics]]
 IdStep = Callable[..., tuple["TrainState", Metrics]]
 CompilerOptions = dict[str, Any] | None
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
@@ -45,7 +45,8 @@ class TrainState:
 
     params: PyTree
     optimizer_state: PyTree
-    # int32 scalar; a PyTree in type, because Orbax and shardings put other leaves in its place.
+    # int32 scalar: steps of this model, not of the run. A PyTree in type, because Orbax and shardings put other leaves
+    # in its place.
     step: PyTree
 
 
@@ -82,46 +83,48 @@ def compiler_options(*rematerialise: str) -> CompilerOptions:
     return KEEP_BARRIERS if jax.default_backend() == "cpu" and "layers" in rematerialise else None
 
 
-def make_recommender_step(
+def make_supervised_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     *,
+    loss: Callable[..., Float[Array, ""]] = recommender_loss,
     dropout: bool = True,
     accumulation: int = 1,
     state_sharding: PyTree = None,
     compiler_options: CompilerOptions = None,
-) -> RecommenderStep:
-    """Return `step(state, batch: SupervisedBatch, learning_rate, seed_key) -> (state, metrics)`, state donated.
+) -> SupervisedStep:
+    """Return `supervised_step(state, batch: SupervisedBatch, learning_rate, seed_key) -> (state, metrics)`.
 
-    Serves the recommender's phase and the generator's warm start alike. Metrics: `loss` (nats per token, before the
-    step) and `gradient_norm` (before clipping), float32. Inputs are read where the caller has placed them;
-    `state_sharding`, a pytree prefix of the state, keeps the new state where the old one was. The rows of a batch, a
-    multiple of `accumulation`, are computed in so many parts whose gradients are added up: it is the same step, dropout
-    included, up to rounding. `compiler_options` are those of `jax.jit`.
+    It trains a T5 on (text, words) pairs: the recommender in its phases, the ID generator in the warm start. `loss` is
+    one of `losses.SUPERVISED_LOSSES`. The state is donated. Metrics: `loss` (before the step) and `gradient_norm`
+    (before clipping), float32. Inputs are read where the caller has placed them; `state_sharding`, a pytree prefix of
+    the state, keeps the new state where the old one was. The rows of a batch, a multiple of `accumulation`, are
+    computed in so many parts whose gradients are added up: it is the same step, dropout included, up to rounding.
+    `compiler_options` are those of `jax.jit`.
     """
 
-    def step(state, batch: SupervisedBatch, learning_rate, key):
+    def supervised_step(state, batch: SupervisedBatch, learning_rate, key):
         dropout_key = jax.random.fold_in(key, state.step) if dropout else None
 
         def loss_of(params, rows=batch, **part):
-            return recommender_loss(nnx.merge(graphdef, params), rows, dropout_key, **part)
+            return loss(nnx.merge(graphdef, params), rows, dropout_key, **part)
 
         def accumulated(params):
-            num_tokens = count_tokens(batch.target_segments)
-
             def add(total, rows):
                 index, part_batch = rows
-                part = {"part": BatchPart(index, accumulation), "num_tokens": num_tokens}
+                part = {"part": BatchPart(index, accumulation), "whole": batch}
                 return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(params, part_batch, **part)), None
 
             zero = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params)
-            return jax.lax.scan(add, zero, (jnp.arange(accumulation), split_batch(batch, accumulation)))[0]
+            # [rows, ..] -> [accumulation, rows / accumulation, ..]
+            parts = SupervisedBatch(*split_rows(batch, accumulation))
+            return jax.lax.scan(add, zero, (jnp.arange(accumulation), parts))[0]
 
         differentiated = jax.value_and_grad(loss_of) if accumulation == 1 else accumulated
         return _descend(optimizer, state, differentiated, learning_rate)
 
     return jax.jit(
-        step, donate_argnums=0, out_shardings=(state_sharding, None), compiler_options=compiler_options
+        supervised_step, donate_argnums=0, out_shardings=(state_sharding, None), compiler_options=compiler_options
     )
 
 
@@ -138,15 +141,13 @@ def make_id_step(
     state_sharding: PyTree = None,
     compiler_options: CompilerOptions = None,
 ) -> IdStep:
-    """Return `step(state, recommender_params, batch: IdBatch, learning_rate, seed_key) -> (state, metrics)`.
+    """Return `id_step(state, recommender_params, batch: IdBatch, learning_rate, seed_key) -> (state, metrics)`.
 
-    `state` is the generator's and is donated; `recommender_params` are read only. `dropout` is the generator's,
-    `chunks` that of `id_loss`.
-    Metrics, `state_sharding` and `compiler_options` are those of `make_recommender_step`; the loss is DESIGN's "ID
-    loss".
+    `state` is the ID generator's and is donated; `recommender_params` are read only. `dropout` is the ID generator's,
+    `chunks` that of `id_loss`. Metrics, `state_sharding` and `compiler_options` are those of `make_supervised_step`.
     """
 
-    def step(state, recommender_params, batch: IdBatch, learning_rate, key):
+    def id_step(state, recommender_params, batch: IdBatch, learning_rate, key):
         dropout_key = jax.random.fold_in(key, state.step) if dropout else None
         recommender = nnx.merge(recommender_graphdef, recommender_params)
 
@@ -164,9 +165,7 @@ def make_id_step(
 
         return _descend(optimizer, state, jax.value_and_grad(loss_of), learning_rate)
 
-    return jax.jit(
-        step, donate_argnums=0, out_shardings=(state_sharding, None), compiler_options=compiler_options
-    )
+    return jax.jit(id_step, donate_argnums=0, out_shardings=(state_sharding, None), compiler_options=compiler_options)
 
 
 def _descend(

@@ -24,17 +24,18 @@ def dense_soft_embedding(
 
     Returns float32; no gradient reaches `values`.
     """
+    # [tokens, d_model] -> [tokens, vocab] -> [tokens, d_embed]
     probabilities = jax.nn.softmax(product(hidden, keys), axis=-1)
     return product(probabilities.astype(hidden.dtype), jax.lax.stop_gradient(values).T)
 
 
 def soft_embedding(
-    hidden: Float[Array, "tokens d_model"],
+    hidden: Float[Array, "*tokens d_model"],
     keys: Float[Array, "vocab d_model"],
     values: Float[Array, "vocab d_embed"],
     *,
     block_size: int = DEFAULT_BLOCK_SIZE,
-) -> Float[Array, "tokens d_embed"]:
+) -> Float[Array, "*tokens d_embed"]:
     """Compute the probability-weighted mean of `values` per token, one block of the vocabulary at a time.
 
     Equal to `dense_soft_embedding`, in value and in the gradients of `hidden` and `keys`; no gradient reaches
@@ -47,7 +48,8 @@ def soft_embedding(
         raise ValueError(f"block_size is {block_size}, expected at least 1")
     vocab = keys.shape[0]
     num_blocks = -(-vocab // block_size)
-    return _blockwise(-(-vocab // num_blocks), hidden, keys, values)
+    flat = _blockwise(-(-vocab // num_blocks), hidden.reshape(-1, hidden.shape[-1]), keys, values)
+    return flat.reshape(*hidden.shape[:-1], -1)
 
 
 def product(

@@ -21,9 +21,8 @@ from idgenrec_jax.decoding.diverse import diverse_beam_search
 from idgenrec_jax.decoding.trie import build_trie
 from idgenrec_jax.models.huggingface import save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
-from idgenrec_jax.training.id_loss import id_loss
+from idgenrec_jax.training.id_loss import generate_soft_ids, id_loss
 from idgenrec_jax.training.recommender_loss import recommender_loss
-from idgenrec_jax.training.soft_ids import generate_soft_ids
 from tests.decoding.tiny_t5 import assert_same_items, search_items, start
 
 pytestmark = pytest.mark.skipif(

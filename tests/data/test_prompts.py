@@ -1,9 +1,14 @@
 """Prompt templates: the user's file with its faults, our own, and their tokens."""
 
+import time
+
+import numpy as np
 import pytest
+import tokenizers
 
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates, load_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 
 IDS = [[11, 12, 13], [21, 22], [31], [41, 42, 43, 44]]
@@ -148,3 +153,95 @@ def test_slots_filled_with_ids_give_the_discrete_prompt(with_user_ids, max_lengt
         assert filled == prompt.render_input(history, user_id, max_length)
         assert all(token == 0 for token, item in zip(tokens, slot_item, strict=True) if item >= 0)
         assert all(position == 0 for position, item in zip(slot_position, slot_item, strict=True) if item < 0)
+
+
+def tokenizer_that_spells(*words):
+    """A small tokenizer of these words and of unknown ones."""
+    vocabulary = {word: index for index, word in enumerate(("<pad>", "</s>", "<unk>", *words))}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    backend.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    return Tokenizer(backend, pad_token="<pad>", eos_token="</s>")
+
+
+@pytest.mark.parametrize(
+    ("spelled", "separator"),
+    [(("a", ".", ";"), ";"), (("a", ".", ","), ","), ((".", "-"), "."), (("a", "-"), "-")],
+)
+def test_ids_are_kept_apart_by_what_the_tokenizer_can_spell(spelled, separator):
+    tokenizer = tokenizer_that_spells("after", *spelled)
+    template = PromptTemplate("sequential", "seen", "after {history}", "{target}")
+    prompt = PromptTokens(template, tokenizer, "shop")
+    assert prompt.separator == tokenizer.encode(separator) and tokenizer.decode(prompt.separator) == separator
+    after, between = tokenizer.encode("after"), tokenizer.encode(separator)
+    assert prompt.render_input([[50], [51]], None, 9) == [*after, 50, *between, 51, tokenizer.eos_id]
+
+
+def test_a_tokenizer_without_anything_to_keep_ids_apart():
+    template = PromptTemplate("sequential", "seen", "after {history}", "{target}")
+    with pytest.raises(InputError, match=r"--config.data.tokenizer: its vocabulary spells none of ; , \| / \. - to"):
+        PromptTokens(template, tokenizer_that_spells("after", "a", ":"), "shop")
+
+
+@pytest.mark.parametrize(
+    "name", ["{history}", "{user_id} {target}", "a{b", "</s>", "<pad>", "shop\udcff", "\x00\n", "", "x" * 5000]
+)
+def test_the_name_of_a_data_set_is_only_text(name):
+    template = PromptTemplate("sequential", "seen", "in {dataset} after {history}", "of {dataset} {target}")
+    prompt = PromptTokens(template, sample_tokenizer(), name)
+    text = name.replace("\udcff", "?")
+    assert prompt.pieces == [encode(f"in {text} after"), "history"]
+    assert list(prompt.target_prefix) == encode(f"of {text}") and prompt.target_suffix == ()
+    assert prompt.texts == (f"in {text} after", f"of {text}".strip())
+    rendered = prompt.render_input(IDS[:1], None, 20_000)
+    assert rendered == [*encode(f"in {text} after"), *IDS[0], 1] and 0 not in rendered
+
+
+def test_text_without_a_token_takes_no_place():
+    """The vocabulary of one tokenizer has no unknown token: what it cannot spell vanishes."""
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "</s>": 1, ";": 2}, unk_token="none"))
+    backend.normalizer = tokenizers.normalizers.Replace(tokenizers.Regex("[^;]"), "")
+    tokenizer = Tokenizer(backend, pad_token="<pad>", eos_token="</s>")
+    prompt = PromptTokens(PromptTemplate("t", "seen", "was {history} ist", "der {target}"), tokenizer, "shop")
+    assert prompt.pieces == ["history"] and prompt.separator == [2] and prompt.target_prefix == ()
+    assert prompt.render_input([[7], [8]], None, 9) == [7, 2, 8, 1] and prompt.input_length(2) == 2
+
+
+def test_a_file_of_another_system(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeff# comment\r\n\r\nt; seen; after {history} comes; {target}\r\n".encode())
+    assert load_templates(path) == [PromptTemplate("t", "seen", "after {history} comes", "{target}")]
+
+
+_ODD = ["\x00", "\r", "\x1b[2J", "\u2028", "\ufeff", "\U0001f600", "{", "}", "{}", "{{history}}", ";", "|", "#", " "]
+_ODD += ["{history}", "{target}", "{user_id}", "{dataset}", "seen", "unseen", "</s>", "\ud800", "é", "x" * 100_000]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_prompt_file_gives_a_traceback(tmp_path, seed):
+    rng, path, accepted = np.random.default_rng(seed), tmp_path / "prompts.txt", 0
+    for _ in range(100):
+        words = ["".join(rng.choice(_ODD, rng.integers(0, 4))) for _ in range(3)]
+        line = rng.choice(["t; seen; {}{{history}}; {}{{target}}{}", "t; {}; {}; {}", "{}{}{}"]).format(*words)
+        path.write_bytes(line.encode("utf-8", "surrogatepass") + rng.bytes(rng.integers(0, 2) * rng.integers(0, 4)))
+        try:
+            for template in load_templates(path):
+                accepted += len(PromptTokens(template, sample_tokenizer(), "shop").pieces) > 0
+        except InputError as error:
+            message = str(error)
+            assert message.startswith(str(path)) and len(message) < 400 + len(str(path)), message
+            assert message.isprintable(), message
+    assert accepted, "some of these files must be fine"
+
+
+def test_a_long_faulty_line_is_refused_at_once(tmp_path):
+    path = tmp_path / "prompts.txt"
+    start = time.monotonic()
+    for line in (
+        "t; seen; {" + "history" * 200_000 + "}; {target}",
+        "t; seen; " + "{dataset}" * 200_000 + "; {target}",
+    ):
+        path.write_text(line)
+        with pytest.raises(InputError, match="unknown field|nothing to predict from"):
+            load_templates(path)
+    assert time.monotonic() - start < 5

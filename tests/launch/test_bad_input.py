@@ -10,7 +10,7 @@ from flax import nnx
 from program_runs import TINY, the_error, write_data
 
 from idgenrec_jax.config import preset
-from idgenrec_jax.data.batches import PromptSource, recommender_epoch, training_shape
+from idgenrec_jax.data.batches import PromptRenderer, recommender_epoch, training_shape
 from idgenrec_jax.data.dataset import load_dataset
 from idgenrec_jax.data.prompts import PromptTokens, default_templates
 from idgenrec_jax.data.text import Tokenizer
@@ -271,7 +271,7 @@ def test_every_prompt_fits_whatever_the_longest_allowed(programs, wordy_ids):
     templates = tuple(PromptTokens(template, tokenizer, "shop") for template in default_templates(False))
     ids = load_table(wordy_ids, dataset.items, tokenizer).tokens
     for longest in range(24, 56):
-        source = PromptSource(dataset, templates, ids, None, tokenizer.eos_id, 20, longest)
+        source = PromptRenderer(dataset, templates, ids, None, tokenizer.eos_id, 20, longest)
         shape = training_shape(source, seed=0, batch_size=32)
         batches = recommender_epoch(source, seed=0, epoch=0, batch_size=32, num_examples=0, shape=shape)
         for prompt, target in (pair for step in range(len(batches)) for pair in batches.examples(step)):

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 import random
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,11 +15,15 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from program_runs import NUM_ITEMS, environment, the_error
+from program_runs import NUM_ITEMS, environment, the_error, write_data
 
 from idgenrec_jax.data.batches import pad_rows
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.export.folders import export_folders
+from idgenrec_jax.export.recommend_program import export_program
 from idgenrec_jax.models.huggingface import load_t5, save_t5
-from idgenrec_jax.recommender import Recommender, load_run
+from idgenrec_jax.recommender import Recommender
+from idgenrec_jax.trained_run import evaluation_renderer, load_ids, load_run
 
 pytestmark = pytest.mark.slow
 
@@ -44,10 +51,12 @@ def histories(count):
     return [[f"item{rng.randrange(NUM_ITEMS)}" for _ in range(rng.randint(1, 5))] for _ in range(count)]
 
 
-def prompts_of(recommender, names):
+def prompts_of(workdir, names):
     """The prompts that the recommender makes of histories of item names."""
-    index = {name: number for number, name in enumerate(recommender.dataset.items)}
-    renderer = recommender.ids.renderer(max_history=recommender.config.data.max_history, evaluation=True)
+    run = load_run(workdir)
+    ids = load_ids(run)
+    index = {name: number for number, name in enumerate(ids.items.items)}
+    renderer = evaluation_renderer(run, ids)
     return [renderer.prompt(0, np.asarray([index[name] for name in row], np.int32), 0) for row in names]
 
 
@@ -88,7 +97,7 @@ def test_transformers_loads_both_models_with_our_logits(exported, finished):
         np.testing.assert_allclose(ours.logits(hidden), theirs.numpy(), atol=1e-4, rtol=0)
 
 
-def test_constrained_generate_gives_our_ten_best_for_a_hundred_histories(exported, recommender):
+def test_constrained_generate_gives_our_ten_best_for_a_hundred_histories(exported, finished, recommender):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     names = histories(100)
@@ -100,7 +109,7 @@ def test_constrained_generate_gives_our_ten_best_for_a_hundred_histories(exporte
         for length, token in enumerate(target):
             allowed.setdefault(tuple(target[:length]), set()).add(token)
     model = transformers.T5ForConditionalGeneration.from_pretrained(exported / "recommender").eval()
-    prompts = prompts_of(recommender, names)
+    prompts = prompts_of(finished.workdir, names)
     tokens, mask = pad_rows(prompts, len(prompts), max(map(len, prompts)))
     found = model.generate(
         input_ids=torch.from_numpy(tokens).long(),
@@ -134,8 +143,7 @@ def test_the_code_of_the_cards_runs_and_finds_what_we_find(exported, recommender
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
         printed[name] = result.stdout.splitlines()
-    sequence = recommender.dataset.training_sequence(0)
-    history = [recommender.dataset.items[item] for item in sequence]
+    history = list(recommender.items[:3])
     assert printed["recommender"] == [one.item for one in recommender.recommend([history], count=COUNT)[0]]
     assert len(printed["id_generator"]) == 1
 
@@ -170,6 +178,88 @@ def test_the_compiled_function_recommends_without_this_package(programs, finishe
         expected = recommender.recommend([history], count=COUNT)[0]
         assert [(item, text) for item, text, _ in rows] == [(one.item, one.text) for one in expected]
         np.testing.assert_allclose([float(row[2]) for row in rows], [one.score for one in expected], atol=1e-4)
+
+
+@pytest.fixture
+def script_error(programs, finished, tmp_path, monkeypatch, capsys):
+    """What the script of a compiled function says of a mistake, in a copy of the export that a test may damage."""
+    output = programs.folder / "script"
+    if not output.exists():
+        export_program(finished.workdir, output)
+    folder = tmp_path / "copy"
+    shutil.copytree(output, folder)
+
+    def error(*names):
+        monkeypatch.setattr(sys, "argv", ["recommend.py", *names])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(folder / "recommend.py"), run_name="__main__")
+        assert ended.value.code == 2
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+        return printed.err
+
+    return folder, error
+
+
+def test_mistakes_with_the_compiled_function_are_one_line(script_error):
+    folder, error = script_error
+    assert "no items given; expected the items of a history, oldest first" in error()
+    assert f"error: 'nosuch': not in the catalogue of {NUM_ITEMS} items" in error("item1", "nosuch", "nosuch")
+    assert "'a', 'b', 'c', 'd', 'e' and 1 more: not in the catalogue" in error(*"abcdef")
+    (folder / "recommend.stablehlo").write_bytes(b"of another time")
+    assert f"jax {jax.__version__} cannot read what jax {jax.__version__} wrote" in error("item1")
+    (folder / "recommend.stablehlo").unlink()
+    assert "recommend.stablehlo: cannot be read (No such file or directory); export the run again" in error("item1")
+    (folder / "prompt.json").write_text("{")
+    assert "prompt.json: not a JSON document" in error("item1")
+    (folder / "item_ids.jsonl").write_text("{}\n")
+    assert "item_ids.jsonl: not a file of this export" in error("item1")
+
+
+def test_a_function_for_other_platforms_says_so(finished, tmp_path, monkeypatch, capsys):
+    export_program(finished.workdir, tmp_path / "out", platforms=["tpu"])
+    monkeypatch.setattr(sys, "argv", ["recommend.py", "item1"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(tmp_path / "out" / "recommend.py"), run_name="__main__")
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "tpu" in error and "export the run again with --platforms=" in error
+
+
+@pytest.fixture
+def moved(finished, tmp_path):
+    """A copy of the run whose data folder is gone."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished.workdir, workdir)
+    described = json.loads((workdir / "config.json").read_text())
+    described["config"]["data"]["path"] = str(tmp_path / "gone")
+    (workdir / "config.json").write_text(json.dumps(described))
+    return workdir
+
+
+def test_an_export_needs_the_workdir_alone_and_takes_its_example_from_data_where_given(programs, moved, exported):
+    leftover = moved / f".alone.{os.getpid()}.tmp"
+    leftover.mkdir()
+    (leftover / "half").write_text("of a killed export")
+    export_folders(moved, moved / "alone")
+    for name in ("recommender", "id_generator"):
+        for file in (exported / name).iterdir():
+            assert (moved / "alone" / name / file.name).read_bytes() == file.read_bytes(), file
+    assert not leftover.exists() and len(load_ids(load_run(moved)).items) == NUM_ITEMS
+    export_folders(moved, moved / "with_data", data=str(programs.data))
+    recommender = Recommender(moved, str(programs.data))
+    history = [recommender.ids.texts[item] for item in recommender.dataset.training_sequence(0)]
+    card = (moved / "with_data" / "recommender" / "README.md").read_text()
+    assert "; ".join(history) in card and "; ".join(recommender.ids.texts[:3]) not in card
+    other = write_data(moved.parent / "other")
+    (other / "items.jsonl").write_text((other / "items.jsonl").read_text() + '{"id": "more", "title": "more"}\n')
+    with pytest.raises(InputError, match="1 of 31 items of the catalogue have no line, the first is 'more'"):
+        export_folders(moved, moved / "never", data=str(other))
+
+
+@pytest.mark.parametrize("name", ["ids", "evaluation_test.json", "checkpoints/best/9"])
+def test_an_export_does_not_take_the_place_of_a_file_of_the_run(finished, name):
+    with pytest.raises(InputError, match=f"{name.split('/')[0]} is the run's own in .*; name another folder"):
+        export_folders(finished.workdir, finished.workdir / name)
 
 
 def test_weights_in_several_files_and_in_bfloat16_are_the_same_model(finished, tmp_path):

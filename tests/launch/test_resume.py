@@ -84,9 +84,10 @@ def within(workdir, phase):
 
 def go_on(programs, workdir, reference):
     """The same command, but for how often it saves: it must resume and end like the undisturbed run. Returns stderr."""
-    result = programs.train(workdir)
+    result = programs.train(workdir, "--tensorboard")
     assert "resuming from step" in result.stderr
     assert_same_run(workdir, reference)
+    assert len(list((workdir / "tensorboard").glob("events.out.tfevents.*"))) == 1
     assert not list((workdir / "checkpoints").rglob("*orbax-checkpoint-tmp*"))
     return result.stderr
 
@@ -121,7 +122,7 @@ def test_sigterm_saves_and_a_truncated_newest_checkpoint_falls_back(programs, fi
     assert not (workdir / "results.json").exists()
 
     checkpoints = Checkpoints(workdir / "checkpoints" / "latest", keep=2)
-    before, newest = checkpoints.steps()
+    before, newest = checkpoints.numbers()
     step_before = checkpoints.meta(before)["global_step"]
     folder = workdir / "checkpoints" / "latest" / str(newest)
     largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
@@ -153,6 +154,24 @@ def test_sigterm_while_users_are_ranked_loses_no_epoch(programs, finished):
         output, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0 and "stopped and saved" in output, errors
     assert newest_cursor(workdir)[:2] == (FIRST_RECOMMENDER, 1), "the epoch that had ended is lost"
+
+
+def test_without_a_whole_checkpoint_a_run_begins_again_when_told_to_and_not_before(programs, finished):
+    """The run that begins again is also one with the same seed from its first step."""
+    workdir = programs.folder / "all_broken"
+    shutil.copytree(finished.workdir, workdir)
+    (workdir / "results.json").unlink()
+    broken = sorted((workdir / "checkpoints" / "latest").iterdir())
+    for folder in broken:
+        (folder / "files.json").write_text("{")
+    records = (workdir / "metrics.jsonl").read_text()
+    error = the_error(programs.run("train", *programs.train_flags(workdir)))
+    assert len(broken) == 2 and all(str(folder) in error for folder in broken)
+    assert "--restart_without_checkpoint" in error
+    assert (workdir / "metrics.jsonl").read_text() == records, "nothing is lost yet"
+    again = programs.train(workdir, "--restart_without_checkpoint")
+    assert "training from the beginning" in again.stderr and "resuming" not in again.stderr
+    assert_same_run(workdir, finished)
 
 
 def test_a_truncated_best_checkpoint_is_one_line(programs, finished):

@@ -30,7 +30,9 @@ def finish(trial, ranks, *, with_ranks=True, reverse=False):
     """Write what a finished run leaves, with the users in either order."""
     trial.workdir.mkdir(parents=True)
     mean = float(ndcg_gains(np.asarray(ranks)).mean())
-    results = {"validation": {"ndcg@10": mean, "mrr": 0.5}, "test": {"ndcg@10": mean / 2, "mrr": 0.25}, "seconds": 2.5}
+    results = {"validation": {"ndcg@10": mean, "mrr": 0.5}, "test": {"ndcg@10": mean / 2, "mrr": 0.25}}
+    # As before version 0.2, when mrr did not tell the number of beams.
+    results |= {"seconds": 2.5, "protocol": {"num_beams": 20}}
     (trial.workdir / "results.json").write_text(json.dumps(results))
     if with_ranks:
         users, values = (USERS[::-1], ranks[::-1]) if reverse else (USERS, ranks)
@@ -105,7 +107,7 @@ def test_the_csv_has_a_line_a_trial(output):
     for row, trial in zip(rows, trials_of(output), strict=True):
         if trial.index < 9:
             assert float(row["validation ndcg@10"]) == trial.results()["validation"]["ndcg@10"]
-            assert float(row["test mrr"]) == 0.25 and row["training.seed"] == str(trial.overrides["training.seed"])
+            assert float(row["test mrr@20"]) == 0.25 and row["training.seed"] == str(trial.overrides["training.seed"])
     assert rows[9]["status"] == "failed" and rows[9]["validation ndcg@10"] == rows[9]["against the best"] == ""
     assert [row["against the best"] for row in rows[:7]] == [BEST] * 2 + [UNSUPPORTED] * 2 + [DIFFERS] * 2 + [NO_RANKS]
     assert float(rows[2]["adjusted p"]) == configurations[1].comparison.adjusted_p

@@ -1,5 +1,6 @@
 """Checkpoints: exact, replaceable, and never half."""
 
+import json
 import logging
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.training.optimizer import make_optimizer
-from idgenrec_jax.training.steps import create_train_state, make_recommender_step, seed_key
+from idgenrec_jax.training.steps import create_train_state, make_supervised_step, seed_key
 
 CONFIG = T5Config(vocab_size=24, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2)
 
@@ -62,7 +63,7 @@ def assert_same(left, right):
 def test_a_train_state_comes_back_bit_by_bit_and_goes_on_as_if_nothing_had_been(tmp_path):
     graphdef, params = nnx.split(T5(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)
     optimizer = make_optimizer()
-    step = make_recommender_step(graphdef, optimizer, dropout=False)
+    step = make_supervised_step(graphdef, optimizer, dropout=False)
     segments = jnp.ones((2, 4), jnp.int32)
     tokens = jnp.arange(2, 10, dtype=jnp.int32).reshape(2, 4)
     batch = SupervisedBatch(tokens, segments, tokens, segments)
@@ -92,26 +93,53 @@ def test_meta_is_exact_json(tmp_path):
     checkpoints = Checkpoints(tmp_path / "new" / "folder", keep=1)
     checkpoints.save(5, simple_state(1), meta)
     assert checkpoints.meta(5) == meta
+    assert checkpoints.meta(5, required=("phase", "none")) == meta
+    with pytest.raises(InputError, match="5/meta: found phase, .*, expected rounds as well; .*another --workdir$"):
+        checkpoints.meta(5, required=("rounds", "phase"))
 
 
-def test_the_newest_are_kept_by_number(tmp_path):
+def test_the_newest_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    for step in (8, 9, 10, 11):
-        checkpoints.save(step, simple_state(step), {})
-    assert checkpoints.steps() == [10, 11]
+    for number in (8, 9, 10, 11):
+        checkpoints.save(number, simple_state(number), {})
+    assert checkpoints.numbers() == [10, 11]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "11"]
     assert_same(checkpoints.restore(10, simple_state(0)), simple_state(10))
 
 
+def test_what_was_saved_last_is_kept_whatever_its_number(tmp_path):
+    """A run that goes on from an older state saves a lower number than one it has saved before."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for number, kept in ((100, [100]), (120, [100, 120]), (90, [120, 90]), (120, [90, 120]), (95, [120, 95])):
+        checkpoints.save(number, simple_state(number), {})
+        assert Checkpoints(tmp_path, keep=2).numbers() == kept
+        assert checkpoints.newest(remedy="") == number
+        assert_same(checkpoints.restore(number, simple_state(0)), simple_state(number))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["120", "95"]
+
+
+def test_checkpoints_of_older_versions_count_as_older(tmp_path):
+    """Their lists hold the files alone."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for number in (30, 40):
+        checkpoints.save(number, simple_state(number), {})
+        path = tmp_path / str(number) / "files.json"
+        path.write_text(json.dumps(json.loads(path.read_text())["files"]))
+    assert checkpoints.numbers() == [30, 40]
+    checkpoints.save(20, simple_state(20), {})
+    assert checkpoints.numbers() == [40, 20]
+
+
 def test_no_folder_means_no_checkpoint(tmp_path):
-    assert Checkpoints(tmp_path / "missing", keep=2).steps() == []
+    checkpoints = Checkpoints(tmp_path / "missing", keep=2)
+    assert checkpoints.numbers() == [] and checkpoints.newest(remedy="") is None
 
 
 def test_the_same_step_can_be_saved_again(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save(3, simple_state(1), {"try": 1})
     checkpoints.save(3, simple_state(2), {"try": 2})
-    assert checkpoints.steps() == [3] and checkpoints.meta(3) == {"try": 2}
+    assert checkpoints.numbers() == [3] and checkpoints.meta(3) == {"try": 2}
     assert_same(checkpoints.restore(3, simple_state(0)), simple_state(2))
 
 
@@ -126,7 +154,7 @@ def test_a_truncated_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, w
     victim = largest_file(tmp_path / "2" / "state")
     victim.write_bytes(victim.read_bytes()[:-1])
     warnings.clear()
-    assert checkpoints.steps() == [1]
+    assert checkpoints.numbers() == [1]
     ((level, message),) = [record for record in warnings if record[0] >= logging.WARNING]
     assert level == logging.WARNING
     assert str(tmp_path / "2") in message and victim.name in message and "falling back" in message
@@ -145,25 +173,81 @@ def test_a_checkpoint_that_is_not_whole_is_not_used(tmp_path, damage):
         sizes.write_bytes(sizes.read_bytes()[:20])
     else:
         largest_file(tmp_path / "2" / "meta").unlink()
-    assert checkpoints.steps() == [1]
+    assert checkpoints.numbers() == [1]
+
+
+def test_broken_checkpoints_alone_are_an_error_and_leftovers_of_killed_saves_are_not(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for number in (1, 2):
+        checkpoints.save(number, simple_state(number), {})
+    shutil.copytree(tmp_path / "1", tmp_path / "3.unfinished")
+    (tmp_path / "1" / "files.json").write_text('{"order": "x", "files": 1}')
+    victim = largest_file(tmp_path / "2" / "state")
+    victim.unlink()
+    with pytest.raises(InputError, match=f"{tmp_path}/1: files.json .*{tmp_path}/2: .*{victim.name}.*; the way out$"):
+        checkpoints.newest(remedy="the way out")
+    for name in ("1", "2"):
+        shutil.rmtree(tmp_path / name)
+    assert checkpoints.newest(remedy="") is None
+
+
+DIFFERENT = {
+    "shape": ({"array": jnp.zeros(9), "count": jnp.int32(0)}, r"array: found float32\[10\], expected float32\[9\]"),
+    "dtype": ({"array": jnp.zeros(10), "count": jnp.float32(0)}, r"count: found int32\[\], expected float32\[\]"),
+    "missing": ({"array": jnp.zeros(10)}, r"count: found int32\[\], expected no such array"),
+    "more": (simple_state(0) | {"x": jnp.zeros(2)}, r"x: found no such array, expected float32\[2\]"),
+}
+
+
+@pytest.mark.parametrize("like, message", DIFFERENT.values(), ids=DIFFERENT)
+def test_other_arrays_than_this_version_has_are_one_line(tmp_path, like, message):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(1, simple_state(1), {})
+    with pytest.raises(InputError, match=rf"{tmp_path}/1/state: {message}; .*another --workdir$"):
+        checkpoints.restore(1, like)
+
+
+@pytest.mark.parametrize("layout", ["no meta", "meta is no JSON", "no arrays' metadata", "nothing that Orbax knows"])
+def test_another_layout_of_the_files_is_one_line(tmp_path, layout):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(1, simple_state(1), {"phase": 1})
+    if layout == "no meta":
+        shutil.rmtree(tmp_path / "1" / "meta")
+    elif layout == "meta is no JSON":
+        (tmp_path / "1" / "meta" / "metadata").write_text("{")
+    elif layout == "no arrays' metadata":
+        (tmp_path / "1" / "state" / "_METADATA").unlink()
+    else:
+        shutil.rmtree(tmp_path / "1")
+        (tmp_path / "1").mkdir()
+    message = rf"{tmp_path}/1: cannot be read \(.*\); expected .*another --workdir$"
+    with pytest.raises(InputError, match=message) as caught:
+        checkpoints.meta(1)
+        checkpoints.restore(1, simple_state(0))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_broken_checkpoint_does_not_take_the_place_of_a_whole_one(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    for step in (1, 5):
-        checkpoints.save(step, simple_state(step), {})
+    for number in (1, 5):
+        checkpoints.save(number, simple_state(number), {})
     (tmp_path / "5" / "files.json").unlink()
     checkpoints.save(2, simple_state(2), {})
-    assert checkpoints.steps() == [1, 2]
+    assert checkpoints.numbers() == [1, 2]
 
 
-def test_what_a_killed_save_left_behind_is_cleared_by_the_next_of_that_step(tmp_path):
+LEFTOVERS = "2.unfinished", "7.unfinished", "7.unfinished.orbax-checkpoint-tmp-12", "9.orbax-checkpoint-tmp-3"
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_what_a_killed_save_left_behind_is_no_checkpoint_and_cleared_by_the_next(tmp_path, name):
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save(1, simple_state(1), {})
-    shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp-123")
-    assert checkpoints.steps() == [1]
+    shutil.copytree(tmp_path / "1", tmp_path / name)
+    assert checkpoints.numbers() == [1]
     checkpoints.save(2, simple_state(2), {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+    assert_same(checkpoints.restore(2, simple_state(0)), simple_state(2))
 
 
 def test_a_full_disk_says_so_and_the_checkpoint_before_still_loads(small_disk, warnings):
@@ -175,7 +259,7 @@ def test_a_full_disk_says_so_and_the_checkpoint_before_still_loads(small_disk, w
     with pytest.raises(InputError, match=r"latest/2: no space left on the disk for a checkpoint; free some") as caught:
         checkpoints.save(2, states[2], {"step": 2})
     assert "\n" not in str(caught.value)
-    assert checkpoints.steps() == [0, 1] and checkpoints.meta(1) == {"step": 1}
+    assert checkpoints.numbers() == [0, 1] and checkpoints.meta(1) == {"step": 1}
     assert_same(checkpoints.restore(1, states[0]), states[1])
     assert sorted(path.name for path in (small_disk / "latest").iterdir()) == ["0", "1"], "what was begun is cleared"
     errors = [message for level, message in warnings if level >= logging.ERROR]

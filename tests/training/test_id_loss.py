@@ -14,9 +14,9 @@ from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import PackedBatches, one_example_a_row, plan_shape
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.models.t5 import T5, T5Config
-from idgenrec_jax.training.id_loss import id_loss, loss_of_soft_ids, place_ids
+from idgenrec_jax.training.id_loss import generate_soft_ids, id_loss, loss_of_soft_ids
 from idgenrec_jax.training.recommender_loss import recommender_loss, token_cross_entropy
-from idgenrec_jax.training.soft_ids import carries_embedding, generate_soft_ids, greedy_ids, tokens_without_embedding
+from idgenrec_jax.training.soft_ids import carries_embedding, greedy_ids, place_ids, tokens_without_embedding
 
 VOCABULARY, ID_LENGTH, PAD, EOS = 64, 4, 0, 1
 SLOT = "slot"
@@ -254,6 +254,24 @@ def test_id_loss_of_a_packed_batch_equals_the_direct_computation_in_value_and_gr
     assert_same_gradients(case.gradients[0], generator_gradients)
 
 
+def with_other_padding(batch, token):
+    """The batch with this token in every place where a batch has none, as another tokenizer may have for padding."""
+    others = {
+        f"{name}_tokens": jnp.where(getattr(batch, f"{name}_segments") == 0, token, getattr(batch, f"{name}_tokens"))
+        for name in ("prompt", "target", "item")
+        if hasattr(batch, f"{name}_tokens")
+    }
+    assert all((getattr(batch, name) != tokens).any() for name, tokens in others.items())
+    return batch._replace(**others)
+
+
+def test_any_token_may_stand_for_padding_in_an_id_batch(case):
+    models = params_of(case.id_generator), params_of(case.recommender)
+    loss, gradients = case.id_loss(*models, with_other_padding(PACKED_BATCH, 9))
+    assert loss == case.loss
+    jax.tree.map(np.testing.assert_array_equal, gradients, case.gradients)
+
+
 def test_id_loss_moves_every_generator_parameter_and_no_recommender_parameter(case):
     generator_gradients, recommender_gradients = case.gradients
     for path, gradient in jax.tree_util.tree_leaves_with_path(generator_gradients):
@@ -423,6 +441,11 @@ def test_recommender_loss_is_the_mean_over_real_target_tokens(layout):
     expected = loss_and_gradients(lambda model: direct_recommender_loss(model, PROMPTS, TARGETS))
     np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
     assert_same_gradients(gradients, expected[1])
+
+
+def test_any_token_may_stand_for_padding_in_a_supervised_batch():
+    model, batch = make_model(3), packed_batch(PROMPTS, TARGETS)
+    assert jitted_recommender_loss(model, with_other_padding(batch, 9)) == jitted_recommender_loss(model, batch)
 
 
 def test_dropout_needs_a_key_and_follows_it():

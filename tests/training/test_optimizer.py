@@ -29,8 +29,8 @@ def example_gradients(scale):
     return [jax.tree.map(random_like, example_params()) for _ in RATES]
 
 
-def train(gradients):
-    optimizer, params = make_optimizer(), example_params()
+def train(gradients, **options):
+    optimizer, params = make_optimizer(**options), example_params()
     state = optimizer.init(params)
     for gradient, rate in zip(gradients, RATES, strict=True):
         params, state = apply_gradients(optimizer, gradient, state, params, rate)
@@ -65,6 +65,14 @@ def test_a_gradient_beyond_the_clip_counts_by_its_direction_only():
     once, thrice = train(example_gradients(5.0)), train(example_gradients(15.0))
     for left, right in zip(jax.tree.leaves(once), jax.tree.leaves(thrice), strict=True):
         np.testing.assert_allclose(left, right, atol=1e-6)
+
+
+def test_a_clip_of_zero_clips_nothing():
+    gradients = example_gradients(5.0)
+    free, huge, clipped = (jax.tree.leaves(train(gradients, clip_norm=norm)) for norm in (0.0, 1e9, 1.0))
+    for left, right in zip(free, huge, strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert not np.allclose(free[1], clipped[1], atol=1e-6)
 
 
 def test_without_gradient_only_the_decay_moves_parameters_and_norms_stay():

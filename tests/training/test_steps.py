@@ -20,7 +20,7 @@ from idgenrec_jax.training.steps import (
     compiler_options,
     create_train_state,
     make_id_step,
-    make_recommender_step,
+    make_supervised_step,
     place_train_state,
     seed_key,
 )
@@ -78,7 +78,7 @@ def id_batch():
 
 @pytest.fixture(scope="module")
 def recommender_step():
-    return make_recommender_step(GRAPHDEF, OPTIMIZER)
+    return make_supervised_step(GRAPHDEF, OPTIMIZER)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_a_placed_state_compiles_once():
     mesh, params = make_mesh(MeshConfig()), new_model(0)[1]
     state = place_train_state(jax.device_put(params, parameter_shardings(mesh, params)), OPTIMIZER)
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_recommender_step(GRAPHDEF, OPTIMIZER, state_sharding=places)
+    step = make_supervised_step(GRAPHDEF, OPTIMIZER, state_sharding=places)
     for count in range(3):
         state, _ = step(state, recommender_batch(seed=count), RATE, seed_key(0))
     assert step._cache_size() == 1
@@ -163,7 +163,7 @@ def test_dropout_changes_with_the_step_counter_alone(recommender_step):
 
 
 def test_metrics_without_dropout_are_the_loss_and_the_unclipped_gradient_norm():
-    step = make_recommender_step(GRAPHDEF, OPTIMIZER, dropout=False)
+    step = make_supervised_step(GRAPHDEF, OPTIMIZER, dropout=False)
     batch = recommender_batch()
     differentiated = jax.value_and_grad(lambda params: recommender_loss(nnx.merge(GRAPHDEF, params), batch))
     loss, gradients = jax.jit(differentiated)(new_model(0)[1])
@@ -198,7 +198,7 @@ def deep_step(*, accumulation=1, **fields):
     """A step of the deeper model from its first state: what it returns, and the bytes of its temporaries."""
     config = dataclasses.replace(DEEP, **fields)
     graphdef, params = nnx.split(T5(config, rngs=nnx.Rngs(0)), nnx.Param)
-    step = make_recommender_step(
+    step = make_supervised_step(
         graphdef,
         OPTIMIZER,
         accumulation=accumulation,
@@ -292,7 +292,7 @@ def test_in_bfloat16_softmax_losses_norms_and_the_optimizer_are_float32(kind):
     graphdef, params = nnx.split(T5(dataclasses.replace(CONFIG, compute_dtype="bfloat16"), rngs=nnx.Rngs(0)), nnx.Param)
     state = create_train_state(params, OPTIMIZER)
     if kind == "recommender":
-        step, read = make_recommender_step(graphdef, OPTIMIZER), (recommender_batch(),)
+        step, read = make_supervised_step(graphdef, OPTIMIZER), (recommender_batch(),)
     else:
         step, read = make_id_step(graphdef, graphdef, OPTIMIZER, jnp.zeros(48, bool), 2), (params, id_batch())
     found = operand_dtypes(step, state, *read, RATE, seed_key(0))

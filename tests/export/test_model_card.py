@@ -1,0 +1,151 @@
+"""Exported tokenizers and the cards' code, with tokenizers of several kinds: both read the tokens of training."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tokenizers
+from flax import nnx
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from idgenrec_jax.config import Config
+from idgenrec_jax.data.sample import sample_tokenizer
+from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.export.folders import write_item_ids
+from idgenrec_jax.export.model_card import recommender_card
+from idgenrec_jax.export.tokenizer_files import ExportedTokenizer, save_tokenizer
+from idgenrec_jax.ids.table import IdTable
+from idgenrec_jax.inputs import load_prompts
+from idgenrec_jax.models.huggingface import save_t5
+from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.sharding import make_mesh
+from idgenrec_jax.trained_run import RunIds, TrainedRun, evaluation_renderer
+
+TEXTS = ("red kettle", "blue jug", "green mug 2", "grinder", "red kettle 2", "1984")
+SENTENCES = ["after red kettle; blue jug; green mug 2 comes", "title: red kettle", "grinder; 1984; red kettle 2"] * 20
+SPECIAL = ["<pad>", "</s>", "<unk>"]
+
+
+def trained(model, trainer, **parts):
+    backend = tokenizers.Tokenizer(model)
+    for name, part in parts.items():
+        setattr(backend, name, part)
+    backend.train_from_iterator(SENTENCES, trainer)
+    return backend
+
+
+def t5_like():
+    return sample_tokenizer()
+
+
+def byte_level(prefix=False):
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    backend = trained(
+        models.BPE(),
+        trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=letters, show_progress=False),
+        pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=prefix),
+        decoder=decoders.ByteLevel(),
+    )
+    return Tokenizer(backend, pad_token="<pad>", eos_token="</s>")
+
+
+def byte_level_with_prefix():
+    return byte_level(prefix=True)
+
+
+def word_pieces():
+    """As BERT's, which puts its own tokens around a text."""
+    backend = trained(
+        models.WordPiece(unk_token="<unk>"),
+        trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL + ["[CLS]", "[SEP]"], show_progress=False),
+        normalizer=normalizers.BertNormalizer(),
+        pre_tokenizer=pre_tokenizers.BertPreTokenizer(),
+        decoder=decoders.WordPiece(),
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(name, backend.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    )
+    return Tokenizer(backend, pad_token="<pad>", eos_token="</s>")
+
+
+def across_words():
+    """Tokens that go over the ends of words: a text of a prompt never has the tokens of its parts."""
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=SPECIAL, show_progress=False)
+    return Tokenizer(trained(models.BPE(unk_token="<unk>"), trainer), pad_token="<pad>", eos_token="</s>")
+
+
+KINDS = [t5_like, byte_level, byte_level_with_prefix, word_pieces, across_words]
+
+
+def write_export(folder, tokenizer, texts=TEXTS, num_beams=20):
+    """Export a run with `texts` as IDs, without the weights; returns the card's code and what prompts come from."""
+    items = tuple(f"i{number}" for number in range(len(texts)))
+    table = IdTable(items, tuple(texts), tuple(tuple(tokenizer.encode(text)) for text in texts))
+    config = Config()
+    config = replace(config, evaluation=replace(config.evaluation, num_beams=num_beams))
+    data = {"name": "shop", "users": 1, "items": len(items), "interactions": 3}
+    (folder / "config.json").write_text(json.dumps({"data": data}))
+    selected = {"round": 1, "phase": "recommender"}
+    run = TrainedRun(
+        folder, config, tokenizer, make_mesh(config.mesh), {}, {}, tokenizer.size, selected, "shop", len(items)
+    )
+    ids = RunIds(table, None, load_prompts(config.data, tokenizer, "shop").evaluation)
+    renderer = evaluation_renderer(run, ids)
+    save_tokenizer(tokenizer, folder / "recommender")
+    exported = ExportedTokenizer(folder / "recommender")
+    card = recommender_card(run, ids, renderer, exported, history=[0, 1, len(items) - 1])
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    write_item_ids(table, [renderer.target(item, 0) for item in range(len(items))], folder / "item_ids.jsonl")
+    return code, renderer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_exported_tokenizer_ends_texts_as_training_does(kind, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = kind()
+    save_tokenizer(tokenizer, tmp_path)
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("red kettle", "title: blue jug 2", "1984"):
+        found = loaded(text)
+        assert found.input_ids == [*tokenizer.encode(text), tokenizer.eos_id]
+        assert set(found) == {"input_ids", "attention_mask"}, "a T5 takes nothing else"
+    # Read again, it is the tokenizer it was.
+    again = Tokenizer.load(tmp_path)
+    assert again.encode("red kettle") == tokenizer.encode("red kettle") and again.eos_id == tokenizer.eos_id
+
+
+@pytest.mark.parametrize("kind", [t5_like, word_pieces])
+def test_the_card_asks_with_a_text_that_has_the_tokens_of_training(kind, tmp_path):
+    code, renderer = write_export(tmp_path, kind())
+    prompt = re.search(r"^prompt = '(.*)'$", code, re.MULTILINE)[1]
+    tokens = ExportedTokenizer(tmp_path / "recommender").encode(prompt)
+    assert tokens == renderer.prompt(0, np.asarray([0, 1, 5], np.int32), 0)
+
+
+@pytest.mark.parametrize("kind", [byte_level, byte_level_with_prefix, across_words])
+def test_where_no_text_has_these_tokens_the_card_joins_those_of_the_ids(kind, tmp_path):
+    code, renderer = write_export(tmp_path, kind())
+    assert "AutoTokenizer" not in code
+    lines = (tmp_path / "item_ids.jsonl").read_text().splitlines()
+    names = {"items": [json.loads(line) for line in lines]}
+    exec(code[code.index("tokens_of = ") : code.index("inputs = ")], names)
+    assert names["prompt"] == renderer.prompt(0, np.asarray([0, 1, 5], np.int32), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [t5_like, across_words])
+def test_the_card_of_few_items_names_each_once(kind, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    tokenizer = kind()
+    code, _ = write_export(tmp_path, tokenizer, TEXTS[:5])
+    config = T5Config(
+        vocab_size=tokenizer.size, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2,
+        pad_token_id=tokenizer.pad_id, eos_token_id=tokenizer.eos_id, decoder_start_token_id=tokenizer.pad_id,
+    )  # fmt: skip
+    save_t5(T5(config, rngs=nnx.Rngs(0)), tmp_path / "recommender")
+    monkeypatch.chdir(tmp_path / "recommender")
+    code = code.replace("do_sample=False", "do_sample=False, max_new_tokens=40")
+    exec(code, {})
+    assert sorted(capsys.readouterr().out.split()) == ["i0", "i1", "i2", "i3", "i4"]
