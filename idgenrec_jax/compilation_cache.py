@@ -11,7 +11,9 @@ def use_compilation_cache() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    # JAX makes the attributes of its options at run time, where mypy does not see them.
+    told = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if told or not jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idgenrec_jax" / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -247,7 +247,7 @@ def fields_with_help() -> Iterator[tuple[str, type, str]]:
     """Yield (`section.field`, type, help text) of every field, in order."""
     for name, field, _ in _walk(Config()):
         choices = field.metadata["choices"]
-        yield name, field.type, field.metadata["help"] + (f"; one of {', '.join(choices)}" if choices else "")
+        yield name, _type_of(field), field.metadata["help"] + (f"; one of {', '.join(choices)}" if choices else "")
 
 
 def path_fields() -> tuple[str, ...]:
@@ -283,11 +283,19 @@ def _walk(config: Config) -> Iterator[tuple[str, dataclasses.Field, Any]]:
             yield f"{section.name}.{field.name}", field, getattr(values, field.name)
 
 
+def _type_of(field: dataclasses.Field) -> type:
+    """The one type of a field."""
+    if not isinstance(field.type, type):
+        raise TypeError(f"{field.name}: its annotation {field.type!r} is not evaluated, or is more than one type")
+    return field.type
+
+
 def _check(name: str, field: dataclasses.Field, value: Any) -> None:
-    number = field.type in (int, float)
-    fits = isinstance(value, (int, float) if field.type is float else field.type)
+    kind = _type_of(field)
+    number = kind in (int, float)
+    fits = isinstance(value, (int, float) if kind is float else kind)
     if not fits or (number and (isinstance(value, bool) or not math.isfinite(value))):
-        raise InputError(f"--config.{name}: found {value!r}, expected a value of type {field.type.__name__}")
+        raise InputError(f"--config.{name}: found {value!r}, expected a value of type {kind.__name__}")
     choices, low, high = field.metadata["choices"], field.metadata["low"], field.metadata["high"]
     if choices and value not in choices:
         nearest = difflib.get_close_matches(value, choices, n=1, cutoff=0.0)[0]

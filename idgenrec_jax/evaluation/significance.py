@@ -48,7 +48,7 @@ def paired_differences(
     users = sorted(set.intersection(*(set(gains) for gains in [*runs, *others])))
 
     def mean(several: Sequence[Mapping[str, float]]) -> np.ndarray:
-        return np.mean([[gains[user] for user in users] for gains in several], axis=0, dtype=np.float64)
+        return np.asarray([[gains[user] for user in users] for gains in several], np.float64).mean(axis=0)
 
     return mean(runs) - mean(others)
 

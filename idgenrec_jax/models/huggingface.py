@@ -208,17 +208,19 @@ def save_t5(
     write_json(folder / "config.json", _config_fields(model.config, dtype))
 
 
-def resolve_folder(folder_or_name: str | Path, *, flag: str, random_flag: str) -> Path:
+def resolve_folder(folder_or_name: str | Path, *, flag: str, random_flag: str | None) -> Path:
     """A local folder as it is; anything else is fetched from the Hugging Face hub (or found in its local cache).
 
-    `flag` is the flag that took `folder_or_name` and `random_flag` the one that asks for random initialisation; the
-    InputError for a name that cannot be had names both.
+    `flag` is the flag that took `folder_or_name` and `random_flag` the one that asks for random initialisation, None
+    where there is none; the InputError for a name that cannot be had names both.
     """
     folder = Path(folder_or_name).expanduser()
     if folder.is_dir():
         return folder
     name = str(folder_or_name)
-    way_out = f"give a local folder with {flag}, or start from random weights with {random_flag}"
+    way_out = f"give a local folder with {flag}"
+    if random_flag is not None:
+        way_out += f", or start from random weights with {random_flag}"
     if folder.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise InputError(f"{flag}={name}: no such folder; {way_out}")
     small = ["*.json", "spiece.model", "tokenizer*"]

@@ -107,8 +107,9 @@ class Alternation:
             )
         self._replicated = replicated(jax.tree.leaves(recommender[1])[0].sharding.mesh)
         self._optimizer = configured_optimizer(training)
-        states = (place_train_state(params, self._optimizer) for _, params in (id_generator, recommender))
-        self.state = RunState(*states)
+        self.state = RunState(
+            place_train_state(id_generator[1], self._optimizer), place_train_state(recommender[1], self._optimizer)
+        )
         self._steps = make_steps(
             config,
             self._optimizer,
@@ -141,7 +142,7 @@ class Alternation:
         with self._log:
             while self.state.phase < len(self._phases) and not self._patience_spent():
                 self._advance(self._phases[self.state.phase])
-        return self.state.best
+        return self.state.best_validation()
 
     def best_params(self) -> dict[str, Any]:
         """Return the parameters of both models at the best validation, as {"id_generator", "recommender"}.
@@ -149,12 +150,12 @@ class Alternation:
         Raises:
             InputError: that checkpoint is no longer whole.
         """
-        saved = self._best.restore(self._best.require(self.state.best["step"]), self.state.params())
+        saved = self._best.restore(self._best.require(self.state.best_validation()["step"]), self.state.params())
         return {name: saved[key] for name, key in run_files.CHECKPOINT_NAMES.items()}
 
     def best_ranks(self) -> list[int]:
         """Return every user's rank of the target at the best validation, from 0; -1: not among the results."""
-        return self._best.meta(self.state.best["step"], required=(BEST_RANKS,))[BEST_RANKS]
+        return self._best.meta(self.state.best_validation()["step"], required=(BEST_RANKS,))[BEST_RANKS]
 
     @property
     def seconds(self) -> float:
@@ -334,7 +335,7 @@ class Alternation:
             logging.info("%s, %.1f s after the models were ready", FIRST_STEP, time.monotonic() - self._created)
             self._has_stepped = True
 
-    def _put_scalar(self, value: float) -> jax.Array:
+    def _put_scalar(self, value: float | jax.Array) -> jax.Array:
         """A float32 on every device of the mesh."""
         return put(np.float32(value), self._replicated)
 

@@ -41,7 +41,7 @@ from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entrop
 def id_loss(
     id_generator: T5,
     recommender: T5,
-    batch: IdBatch,
+    batch: IdBatch[Array],
     no_embedding: Bool[Array, " vocab"],
     *,
     id_length: int,
@@ -116,7 +116,7 @@ def loss_of_soft_ids(
     recommender: T5,
     embeddings: Float[Array, "items length d_model"],
     mask: Bool[Array, "items length"],
-    batch: IdBatch,
+    batch: IdBatch[Array],
     *,
     chunks: int = 1,
 ) -> Float[Array, ""]:

@@ -20,11 +20,11 @@ from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entrop
 
 def recommender_loss(
     model: T5,
-    batch: SupervisedBatch,
+    batch: SupervisedBatch[Array],
     dropout_key: DropoutKey | None = None,
     *,
     part: BatchPart | None = None,
-    whole: SupervisedBatch | None = None,
+    whole: SupervisedBatch[Array] | None = None,
 ) -> Float[Array, ""]:
     """Return the mean cross-entropy of the target tokens given the prompts, in nats per real token.
 
