@@ -11,9 +11,10 @@ def use_compilation_cache() -> None:
     """
     import jax
 
-    # JAX makes the attributes of its options at run time, where mypy does not see them.
-    told = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if told or not jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
+    # By name: a type checker does not see these settings.
+    names = "jax_compilation_cache_dir", "jax_enable_compilation_cache"
+    is_set, is_on = (getattr(jax.config, name) for name in names)
+    if is_set or not is_on:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idgenrec_jax" / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -7,6 +7,7 @@ shapes that know their place on the mesh. A mesh that this machine does not have
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -61,7 +62,7 @@ class PlannedModel:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """What a step's compiled program needs: bytes per device, and the seconds of its compilation.
+    """What a compiled step needs: bytes per device, and the seconds of its compilation.
 
     Outputs are those that do not take the place of an argument.
     """
@@ -74,7 +75,7 @@ class CompiledStep:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedStep:
-    """A step of one phase: its batch as shapes, its operations by part, and its program where it was compiled."""
+    """A step of one phase: its batch as shapes, its operations by part, and what its program needs where compiled."""
 
     batch: Any
     operations: dict[str, int | float]
@@ -123,7 +124,15 @@ def plan_run(config: Config, *, temporaries: str = COMPILED) -> Plan:
         one, two = (_plan(config, compiled=True, layers=layers).steps for layers in (1, 2))
         further = depths.pop() - 1
         for kind, step in plan.steps.items():
-            plan.steps[kind] = dataclasses.replace(step, compiled=_extrapolated(one[kind], two[kind], further))
+            first, second = one[kind].compiled, two[kind].compiled
+            assert first and second
+            extrapolated = CompiledStep(
+                arguments=first.arguments + further * (second.arguments - first.arguments),
+                temporaries=first.temporaries + further * (second.temporaries - first.temporaries),
+                outputs=first.outputs + further * (second.outputs - first.outputs),
+                seconds=first.seconds + second.seconds,
+            )
+            plan.steps[kind] = dataclasses.replace(step, compiled=extrapolated)
     return dataclasses.replace(plan, temporaries=temporaries)
 
 
@@ -162,7 +171,8 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
         no_embedding=jnp.asarray(tokens_without_embedding(tokenizer.punctuation_ids, recommender.config.vocab_size)),
         places=jax.tree.map(lambda leaf: leaf.sharding, states),
     )
-    steps = {}
+    steps: dict[str, PlannedStep] = {}
+    arguments: tuple[Any, ...]
     if config.training.id_epochs:
         batch = _first_batch(epochs, ID, mesh)
         operations = id_step_operations(
@@ -172,8 +182,8 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
             id_length=config.ids.soft_length,
             chunks=config.training.id_chunks,
         )
-        id_arguments = id_generator.state, recommender.state.params, batch
-        steps[ID] = _planned_step(train_steps[ID], id_arguments, operations, title=_STEPS[ID], compiled=compiled)
+        arguments = id_generator.state, recommender.state.params, batch
+        steps[ID] = _planned_step(train_steps[ID], arguments, operations, title=_STEPS[ID], compiled=compiled)
     batch = _first_batch(epochs, RECOMMENDER, mesh)
     operations = recommender_step_operations(recommender.config, batch)
     arguments = recommender.state, batch
@@ -236,9 +246,9 @@ def report(plan: Plan) -> str:
         placed = _bytes_by_group(model)
         for group, count in [*by_group.items(), ("all", sum(by_group.values()))]:
             here = sum(placed.values()) if group == "all" else placed[group]
-            whole = [_bytes(size) for size in (count * 4, count * 8, count * 4)]
-            on_each = [_bytes(size) for size in (here, 2 * here, here)]
-            models.append([f"{_MODELS[name]}, {group}", f"{count:,}", *whole, "", *on_each])
+            whole, split = (count * 4, count * 8, count * 4), (here, 2 * here, here)
+            cells = [f"{count:,}", *map(_bytes, whole), "", *map(_bytes, split)]
+            models.append([f"{_MODELS[name]}, {group}", *cells])
     lines += ["", "Models, float32 (counted from shapes)", *_aligned(models)]
     steps = [["", "shapes", "operations"]]
     for kind, step in plan.steps.items():
@@ -261,8 +271,9 @@ def report(plan: Plan) -> str:
     if plan.temporaries == NONE:
         lines.append("Nothing was compiled: activations and other temporaries are not in the sum.")
     else:
-        compiled = {kind: step.compiled for kind, step in plan.steps.items() if step.compiled is not None}
-        seconds = ", ".join(f"{_STEPS[kind]} {step.seconds:.0f} s" for kind, step in compiled.items())
+        seconds = ", ".join(
+            f"{_STEPS[kind]} {step.compiled.seconds:.0f} s" for kind, step in plan.steps.items() if step.compiled
+        )
         lines.append(f"Temporaries and outputs are those of XLA's compiler for {device.platform}; it took: {seconds}.")
         if plan.temporaries == EXTRAPOLATED:
             lines.append("It compiled models of one and of two layers a stack; the rest follows as if layers added up.")
@@ -301,10 +312,10 @@ def _first_batch(epochs: Epochs, kind: str, mesh: Mesh) -> Any:
 
 
 def _planned_step(
-    step: Any, arguments: tuple[Any, ...], operations: dict[str, int | float], *, title: str, compiled: bool
+    step: Any, arguments: tuple[Any, ...], operations: Mapping[str, int | float], *, title: str, compiled: bool
 ) -> PlannedStep:
     """`arguments` are those of the step up to its batch, the last of them."""
-    planned = PlannedStep(arguments[-1], operations)
+    planned = PlannedStep(arguments[-1], dict(operations))
     if not compiled:
         return planned
     logging.info("compiling the %s", title)
@@ -313,26 +324,13 @@ def _planned_step(
     lowered = step.lower(*arguments, rate, jax.eval_shape(partial(seed_key, 0)))
     on_cpu = jax.tree.leaves(arguments)[0].sharding.mesh.devices.flat[0].platform == "cpu"
     memory = lowered.compile(compiler_options=_CPU_COMPILATION if on_cpu else None).memory_analysis()
-    program = CompiledStep(
+    needs = CompiledStep(
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         seconds=time.monotonic() - start,
     )
-    return dataclasses.replace(planned, compiled=program)
-
-
-def _extrapolated(one: PlannedStep, two: PlannedStep, further: int) -> CompiledStep:
-    """What a step needs with `further` layers more than one, from its programs with one layer and with two."""
-    if one.compiled is None or two.compiled is None:
-        raise ValueError("what a step needs follows from compiled ones only")
-    first, second = one.compiled, two.compiled
-    return CompiledStep(
-        arguments=first.arguments + further * (second.arguments - first.arguments),
-        temporaries=first.temporaries + further * (second.temporaries - first.temporaries),
-        outputs=first.outputs + further * (second.outputs - first.outputs),
-        seconds=first.seconds + second.seconds,
-    )
+    return dataclasses.replace(planned, compiled=needs)
 
 
 def _bytes_by_group(model: PlannedModel) -> dict[str, int]:

@@ -19,7 +19,7 @@ from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
 from idgenrec_jax.evaluation.metrics import metrics_table, with_cutoffs
 from idgenrec_jax.evaluation.popularity import popularity_metrics
 from idgenrec_jax.evaluation.ranker import Ranker
-from idgenrec_jax.files import expand_home, read_json, write_json
+from idgenrec_jax.files import expand_home, write_json
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.schemes import keywords
 from idgenrec_jax.ids.table import IdTable
@@ -40,7 +40,7 @@ from idgenrec_jax.training.alternation import SELECTED, Alternation, Validation
 from idgenrec_jax.training.epochs import Epochs
 from idgenrec_jax.training.record_writers import check_writers
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
-from idgenrec_jax.workdir import RunLock, claim, named_as_in, protocol
+from idgenrec_jax.workdir import RunLock, claim, described_results, named_as_in, protocol
 
 EXAMPLE_IDS = 10
 EXAMPLE_TEXT = 90
@@ -161,7 +161,7 @@ def _train(
     )
     if from_main((workdir / run_files.RESULTS).exists):
         logging.info("%s is finished; delete it or name another --workdir to train again", workdir)
-        return read_json(workdir / run_files.RESULTS, remedy="delete the workdir to train again")
+        return described_results(workdir)
 
     def validate(params, renderer, title):
         ranking = experiment.ranker.rank(

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -134,23 +134,40 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write("\n")
 
 
-def read_json(path: str | Path, *, remedy: str) -> Any:
+def read_json(path: str | Path, *, remedy: str, fields: Mapping[str, Any] | None = None) -> Any:
     """Return the JSON document in a file; `remedy` is the way out that the error names.
+
+    With `fields` it is an object that has each of them, "outer.inner" within another, of the type or types given.
 
     Raises:
         InputError: the file is missing, not UTF-8 or not JSON, or nested too deeply; NaN, infinities and halves of
-            characters (lone surrogates) are no JSON.
+            characters (lone surrogates) are no JSON; or a field is missing or of another type.
     """
     try:
         value = json.loads(Path(expand_home(path)).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         _check_characters(value)
-        return value
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except RecursionError as error:
         raise InputError(f"{path}: expected a JSON document, found one nested too deeply; {remedy}") from error
     except ValueError as error:
         raise InputError(f"{path}: expected a JSON document, found something else ({error}); {remedy}") from error
+    if fields is not None:
+        _check_fields(value, fields, path, remedy)
+    return value
+
+
+def _check_fields(value: Any, fields: Mapping[str, Any], path: str | Path, remedy: str) -> None:
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected an object, found {type(value).__name__}; {remedy}")
+    for name, kinds in fields.items():
+        found: Any = value
+        for key in name.split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise InputError(f"{path}: {name} is {found!r:.60}, expected {expected}; {remedy}")
 
 
 def _refuse_constant(name: str) -> None:

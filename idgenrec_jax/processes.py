@@ -37,10 +37,9 @@ _VERDICT_SECONDS = HEARTBEAT_SECONDS + 15
 # Calls of `any_process` whose answers may be on their way, so that the host need not wait for the device.
 _ANSWERS_UNDER_WAY = 2
 _MESSAGE_MULTIPLE = 256
-_ABORT_HANDLERS: list[object] = []
-"""C calls these functions, which must outlive the Python code that made them."""
 
 _has_joined = False
+_abort_handlers: list[Any] = []
 
 
 def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -216,5 +215,6 @@ def _explain_aborts(message: str) -> None:
         os.write(2, f"error: {message}\n".encode())
         os._exit(PROCESS_LOST)
 
-    _ABORT_HANDLERS.append(explain)
+    # The function must outlive this call.
+    _abort_handlers.append(explain)
     ctypes.CDLL(None).signal(signal.SIGABRT, explain)

@@ -22,7 +22,7 @@ from idgenrec_jax.data.lines import read_lines
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import expand_home, read_json
+from idgenrec_jax.files import expand_home
 from idgenrec_jax.ids.table import IdTable, load_table
 from idgenrec_jax.inputs import check_batches, load_data, load_prompts
 from idgenrec_jax.models.create import abstract_model
@@ -30,7 +30,7 @@ from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.sharding import check_heads, make_mesh, place_shapes
 from idgenrec_jax.training.alternation import BEST_RANKS, SELECTED
 from idgenrec_jax.training.checkpoints import Checkpoints
-from idgenrec_jax.workdir import described_run
+from idgenrec_jax.workdir import described_results, described_run
 
 _ATTEMPTS = 5
 _ID_LINE = '{"item": ..., "id": ..., "tokens": ...}'
@@ -196,8 +196,7 @@ def _best_number(workdir: Path, best: Checkpoints) -> int:
         raise InputError(f"{place}: no checkpoint yet; run launch.train until its first validation")
     if not (workdir / run_files.RESULTS).exists():
         return number
-    results = read_json(workdir / run_files.RESULTS, remedy="delete the workdir and train again")
-    return best.require(results["selected"]["step"])
+    return best.require(described_results(workdir)["selected"]["step"])
 
 
 def _names_in(path: Path) -> list[str]:

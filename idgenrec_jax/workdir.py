@@ -44,6 +44,7 @@ _FREE_FIELDS = {
 _MODELS = ("recommender", "id_generator")
 # Of a large file of weights so many pieces, evenly spread, are compared: training changes all of them.
 _PIECES, _PIECE_BYTES = 256, 2**16
+_RESTORE = "restore the file, or delete the workdir and train again"
 _REMEDY = "name another --workdir, or delete this one"
 
 
@@ -69,19 +70,12 @@ def described_run(workdir: Path) -> dict[str, Any]:
         InputError: the folder holds no run, or its config.json was edited or is another version's.
     """
     path = workdir / run_files.CONFIG
-    found = read_json(path, remedy="expected the --workdir of a run of launch.train")
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected an object, found {type(found).__name__}; restore the file, or train again")
-    models = {f"models.{name}": dict for name in _MODELS}
-    data = {"data.name": str, "data.fingerprint": str, "data.users": int, "data.items": int, "data.interactions": int}
-    for name, kind in ({"config": dict, "data": dict, "models": dict} | data | models).items():
-        value: Any = found
-        for key in name.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, kind):
-            raise InputError(
-                f"{path}: {name} is {value!r:.60}, expected {kind.__name__}; restore the file, or train again"
-            )
+    if not path.exists():
+        return read_json(path, remedy="expected the --workdir of a run of launch.train")
+    fields: dict[str, type] = {"config": dict, "data": dict, "models": dict} | {f"models.{name}": dict for name in _MODELS}
+    fields |= {"data.name": str, "data.fingerprint": str, "data.users": int, "data.items": int}
+    fields |= {"data.interactions": int} | {f"config.{name}.folder": str for name in _MODELS}
+    found = read_json(path, remedy=_RESTORE, fields=fields)
     try:
         for name in _MODELS:
             model = T5Config(**found["models"][name])
@@ -90,7 +84,27 @@ def described_run(workdir: Path) -> dict[str, Any]:
                 if type(value) is not kind and (kind, type(value)) != (float, int):
                     raise TypeError(f"{field} is {value!r:.60}, expected {kind.__name__}")
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: models.{name}: {error}; restore the file, or train again") from error
+        raise InputError(f"{path}: models.{name}: {error}; {_RESTORE}") from error
+    return found
+
+
+def described_results(workdir: Path) -> dict[str, Any]:
+    """Return the contents of results.json, checked as far as this package reads them.
+
+    Raises:
+        InputError: the run is not finished, or its results.json was edited.
+    """
+    path = workdir / run_files.RESULTS
+    blocks = ("validation", "test", "popularity.validation", "popularity.test")
+    fields = dict.fromkeys(blocks, dict) | {"selected.step": int, "seconds": (int, float), "example_ids": list}
+    found = read_json(path, remedy=_RESTORE, fields=fields)
+    rows = {"validation": found["validation"], "test": found["test"]}
+    rows |= {f"popularity.{split}": found["popularity"][split] for split in ("validation", "test")}
+    metrics = [f"{title}.{name}" for title, row in rows.items() for name in row]
+    read_json(path, remedy=_RESTORE, fields=dict.fromkeys(metrics, (int, float)))
+    for example in found["example_ids"]:
+        if not isinstance(example, dict) or not all(isinstance(example.get(name), str) for name in ("id", "text")):
+            raise InputError(f"{path}: example_ids has {example!r:.60}, expected objects with id and text; {_RESTORE}")
     return found
 
 

@@ -3,11 +3,16 @@
 import dataclasses
 
 import pytest
+from flax import nnx
 
 from idgenrec_jax.config import Config, preset
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.ids.table import load_table, save_table
 from idgenrec_jax.inputs import check_prompt_room, check_splits, load_data, load_inputs, load_prompts
+from idgenrec_jax.models.huggingface import load_t5, read_config, save_t5
+from idgenrec_jax.models.t5 import T5, T5Config
 
 
 @pytest.fixture
@@ -56,3 +61,28 @@ def test_the_sample_is_a_name_and_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sample").mkdir()
     check_splits(load_data("sample"), "sample")
+
+
+def test_every_reader_takes_a_tilde(tmp_path, monkeypatch):
+    """The functions of the Python API, whose arguments no flag has been through."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    tokenizer = sample_tokenizer()
+    tokenizer.save("~/tokenizer")
+    assert Tokenizer.load("~/tokenizer").equals(tokenizer)
+    config = T5Config(vocab_size=8, d_model=2, d_kv=1, d_ff=2, num_layers=1, num_decoder_layers=1, num_heads=2)
+    (tmp_path / "t5").mkdir()
+    save_t5(T5(config, rngs=nnx.Rngs(0)), "~/t5")
+    assert read_config("~/t5") == load_t5("~/t5").config == config
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "items.jsonl").write_text('{"id": "a", "title": "x"}\n{"id": "b", "title": "y"}\n')
+    (tmp_path / "data" / "user_sequence.txt").write_text("u a b a\n")
+    assert load_data("~/data").items == ("a", "b")
+    save_table(load_table(save_ids(tmp_path), ("a", "b"), tokenizer), "~/table.jsonl")
+    assert load_table("~/table.jsonl", ("a", "b"), tokenizer).texts == ("one", "two")
+    assert not (tmp_path / "~").exists()
+
+
+def save_ids(folder):
+    (folder / "ids.txt").write_text("a one\nb two\n")
+    return "~/ids.txt"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from idgenrec_jax import workdir as workdir_module
 from idgenrec_jax.config import preset
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.experiment import train
 from idgenrec_jax.files import write_json
 from idgenrec_jax.models.create import random_config
 from idgenrec_jax.models.huggingface import save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
-from idgenrec_jax.workdir import RunLock, claim, described_run
+from idgenrec_jax.workdir import RunLock, claim, described_results, described_run
 
 TEXT_TOKENS = [[number, 1] for number in range(len(load_sample().items))]
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +84,20 @@ def test_within_one_process_there_is_one_writer_as_well(tmp_path):
     first.release()
     second.take()
     second.release()
+
+
+def test_a_training_that_cannot_have_its_folder_says_so_before_it_loads_anything(tmp_path):
+    lock = RunLock(tmp_path)
+    lock.take()
+    nowhere = preset("sample").override({"data.path": str(tmp_path / "nowhere")})
+    with pytest.raises(InputError, match="trains this run"):
+        train(nowhere, tmp_path)
+    lock.release()
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        train(nowhere, tmp_path)
+    # The failed one holds it no longer.
+    lock.take()
+    lock.release()
 
 
 def test_a_file_system_without_locks_is_warned_about_and_one_that_cannot_be_written_to_refused(
@@ -241,6 +257,36 @@ def test_an_edited_description_is_one_line(tmp_path, change, message):
     with pytest.raises(InputError, match=f"^{tmp_path}/config.json: {message}") as caught:
         described_run(tmp_path)
     assert "\n" not in str(caught.value) and "train again" in str(caught.value)
+
+
+METRICS = {"hr@10": 0.5, "ndcg@10": 0.25}
+RESULTS = {
+    "validation": METRICS,
+    "test": METRICS,
+    "popularity": {"validation": METRICS, "test": METRICS},
+    "selected": {"step": 3},
+    "seconds": 1,
+    "example_ids": [{"item": "a", "id": "one", "text": "title: x"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test": 3}, "test is 3, expected dict"),
+        ({"test": METRICS | {"hr@10": "half"}}, "test.hr@10 is 'half', expected int or float"),
+        ({"popularity": {"validation": METRICS}}, "popularity.test is None, expected dict"),
+        ({"selected": {"step": True}}, "selected.step is True, expected int"),
+        ({"seconds": "1"}, "seconds is '1', expected int or float"),
+        ({"example_ids": [{"id": "one"}]}, "example_ids has {'id': 'one'}, expected objects with id and text"),
+    ],
+)
+def test_edited_results_are_one_line(tmp_path, change, message):
+    write_json(tmp_path / run_files.RESULTS, RESULTS)
+    assert described_results(tmp_path) == RESULTS
+    write_json(tmp_path / run_files.RESULTS, RESULTS | change)
+    with pytest.raises(InputError, match=f"^{tmp_path}/results.json: {re.escape(message)}; restore the file"):
+        described_results(tmp_path)
 
 
 def test_models_of_another_shape_are_refused(tmp_path):

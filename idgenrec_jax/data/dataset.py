@@ -21,6 +21,7 @@ from idgenrec_jax.data.checks import warn_about_keys, warn_about_order
 from idgenrec_jax.data.lines import holds_surrogate, leaves, named, parse_json, read_lines, shown
 from idgenrec_jax.data.words import MISSING_WORDS, is_missing
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.files import expand_home
 
 SEQUENCES_FILE = "user_sequence.txt"
 ITEMS_FILE = "items.jsonl"
@@ -119,7 +120,7 @@ def load_dataset(folder: str | Path) -> Dataset:
     Raises:
         InputError: the folder or a file of it is missing or faulty; the message names file, line and remedy.
     """
-    folder = Path(folder)
+    folder = Path(expand_home(folder))
     # os.path, not Path: a name that is too long or forbidden is simply not there, instead of an OSError.
     if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder; {_REMEDY_FOLDER}")

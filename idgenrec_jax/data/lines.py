@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.files import expand_home
 
 _SHOWN = 60
 
@@ -21,7 +22,7 @@ def read_lines(path: str | Path, remedy: str) -> Iterator[tuple[int, str]]:
     Raises:
         InputError: the file is missing, unreadable, empty, a broken gzip file, or (naming the line) not UTF-8.
     """
-    path = Path(path)
+    path = Path(expand_home(path))
     found = False
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:

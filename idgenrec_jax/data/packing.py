@@ -219,7 +219,7 @@ def concatenate(
     width: int,
 ) -> tuple[Int[np.ndarray, "rows width"], Int[np.ndarray, "rows width"]]:
     """Return the sequences that each row of `plan` names, one after the other, and their segment numbers from 1."""
-    tokens, segments = np.zeros((2, rows, width), np.int32)
+    tokens, segments = np.zeros((2, rows, width), np.int32)  # [rows, width] each
     for row, examples in enumerate(plan):
         start = 0
         for number, example in enumerate(examples, start=1):
@@ -246,7 +246,7 @@ def stratified(
     # Numbers of 16 bits are sorted in linear time.
     sortable = lengths.astype(np.min_scalar_type(lengths.max()))
     order = order[np.argsort(sortable[order], kind="stable")]
-    # The places that stay free are among the shortest, where they change the least.
+    # [examples] -> [batch_size, batches], a stratum a row, whose free places are among the shortest: least is changed.
     places = np.full(batch_size * num_batches, -1, np.int32)
     places[-count:] = order
     table = places.reshape(batch_size, num_batches)

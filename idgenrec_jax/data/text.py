@@ -17,7 +17,7 @@ import tokenizers
 
 from idgenrec_jax.data.words import has_word
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import atomic_writer, read_json, write_json
+from idgenrec_jax.files import atomic_writer, expand_home, read_json, write_json
 
 _FLAG = "--config.data.tokenizer"
 _REMEDY = "give a folder that holds tokenizer.json, or the name of a Hugging Face model when online"
@@ -70,6 +70,7 @@ class Tokenizer:
             InputError: nothing is there, it is no fast tokenizer, or it has no padding or end-of-sequence token of its
                 own.
         """
+        folder_or_name = expand_home(folder_or_name)
         folder = Path(folder_or_name)
         if (folder / "tokenizer.json").is_file():
             backend, pad_token, eos_token = _load_from_file(folder)
@@ -142,7 +143,10 @@ class Tokenizer:
 
     def equals(self, other: "Tokenizer") -> bool:
         """Tell whether another tokenizer has the same tokens, special ones included, for every text."""
-        mine, its = self._backend.to_str(), other._backend.to_str()
+        mine, its = json.loads(self._backend.to_str()), json.loads(other._backend.to_str())
+        # What is put around a text is left to whoever asks: `encode` never does.
+        for description in (mine, its):
+            description.pop("post_processor", None)
         return mine == its and (self.pad_id, self.eos_id) == (other.pad_id, other.eos_id)
 
     def encode(self, text: str) -> list[int]:

@@ -26,7 +26,8 @@ def read_gains(workdir: Path) -> dict[str, float] | None:
     path = workdir / run_files.RANKS
     if not path.exists():
         return None
-    found = read_json(path, remedy="delete it, and the trial is left out of the comparison")
+    remedy = "delete it, and the trial is left out of the comparison"
+    found = read_json(path, remedy=remedy, fields={"users": list, "validation": list})
     users, ranks = found["users"], found["validation"]
     if len(users) != len(ranks):
         raise InputError(

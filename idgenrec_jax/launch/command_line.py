@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,10 +23,20 @@ USER_ERROR = 2
 CONSOLE = "idgenrec"
 """The command of an installed package, whose first argument names the program."""
 
+_CONFIG_FLAG = re.compile(r"--(config\.\w+\.\w+)")
+# What programs without --config call the same.
+_SHORT_NAMES = {
+    "config.data.path": "data",
+    "config.data.tokenizer": "tokenizer",
+    "config.id_generator.folder": "id_generator",
+}
 _PACKAGE = str(Path(__file__).parents[1])
 _DEFINE: dict[type, Callable[[str, None, str], flags.FlagHolder]] = {
-    int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool
-}  # fmt: skip
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    bool: flags.DEFINE_bool,
+}
 
 
 class _PathParser(flags.ArgumentParser):
@@ -154,6 +164,19 @@ def _describe_in_help(main: Callable[[], Any]) -> None:
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
+def with_own_flags(message: str, own: Collection[str]) -> str:
+    """Return an error in terms of this program's flags, `own`: what reports it knows those of launch.train alone.
+
+    A flag that has another name here gets it; of others it is said whose they are.
+    """
+    for name in _CONFIG_FLAG.findall(message):
+        short = _SHORT_NAMES.get(name)
+        if name not in own and short in own:
+            message = re.sub(rf"--{re.escape(name)}\b", f"--{short}", message)
+    foreign = any(name not in own for name in _CONFIG_FLAG.findall(message))
+    return f"{message} (flags --config.SECTION.FIELD are those of launch.train)" if foreign else message
+
+
 def _as_called(text: str) -> str:
     """Name the programs as this one was called: an installed package has no `launch`, a checkout no `idgenrec`."""
     return re.sub(r"(python -m )?\blaunch\.(?=[a-z])", f"{CONSOLE} ", text) if _is_console() else text
@@ -216,7 +239,7 @@ def _fail_beside_others(error: Exception) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {' '.join(_as_called(message).split())}", file=sys.stderr)
+    print(f"error: {' '.join(_as_called(with_own_flags(message, list(flags.FLAGS))).split())}", file=sys.stderr)
     sys.stderr.flush()
     if _is_one_of_several():
         sys.modules["idgenrec_jax.processes"].leave(USER_ERROR)

@@ -69,8 +69,11 @@ _STORAGE = flags.DEFINE_string(
 _ENGINE_OPTIONS = {"slurm": SlurmOptions, "kubernetes": KubernetesOptions}
 for _engine, _options in _ENGINE_OPTIONS.items():
     for _field in dataclasses.fields(_options):
-        _name, _default, _help = f"{_engine}.{_field.name}", getattr(_options, _field.name), _field.metadata["help"]
-        if _field.type is int:
+        _name, _help = f"{_engine}.{_field.name}", _field.metadata["help"]
+        _default: Any = _field.default
+        if _field.metadata["path"]:
+            define_path(_name, _default, _help)
+        elif _field.type is int:
             flags.DEFINE_integer(_name, _default, _help, lower_bound=_field.metadata["low"])
         else:
             flags.DEFINE_string(_name, _default, _help)
@@ -136,11 +139,12 @@ def _search(output: Path):
     from idgenrec_jax.sweeps.adaptive import StudyTrials, claim_search, public_storage
     from idgenrec_jax.sweeps.definition import load_space
 
-    if _SWEEP.value is None or _TRIALS.value is None:
-        missing = _SWEEP if _SWEEP.value is None else _TRIALS
+    name, count = _SWEEP.value, _TRIALS.value
+    if name is None or count is None:
+        missing = _SWEEP if name is None else _TRIALS
         raise InputError(f"--{missing.name} is missing; --sampler needs a space and a number of trials")
     given = _given_fields()
-    space = load_space(_SWEEP.value, _base(given))
+    space = load_space(name, _base(given))
     settings = {
         "sampler": _SAMPLER.value,
         "sampler_seed": _SAMPLER_SEED.value,
@@ -148,12 +152,12 @@ def _search(output: Path):
         "storage": public_storage(_STORAGE.value) if _STORAGE.value else "",
     }
     claim_search(
-        output, name=_SWEEP.value, space=space, config=given, preset=flags.FLAGS.preset, settings=settings
+        output, name=name, space=space, config=given, preset=flags.FLAGS.preset, settings=settings
     )
     return StudyTrials(
         output,
         space,
-        count=_TRIALS.value,
+        count=count,
         storage=_STORAGE.value or f"sqlite:///{output.resolve() / 'study.db'}",
         pruner=_PRUNER.value,
         seed=_SAMPLER_SEED.value,

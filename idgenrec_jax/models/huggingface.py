@@ -23,7 +23,7 @@ from jax.sharding import Sharding
 from safetensors.numpy import save_file
 
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import write_json
+from idgenrec_jax.files import expand_home, write_json
 from idgenrec_jax.models.t5 import FEED_FORWARDS, T5, T5Config
 from idgenrec_jax.models.tensor_files import WEIGHT_FILES, StoredTensor, open_tensors
 
@@ -106,7 +106,7 @@ def read_config(folder: str | Path) -> T5Config:
 
     Raises InputError naming the file and the field where a field is missing, of the wrong type or unsupported.
     """
-    path = Path(folder) / "config.json"
+    path = Path(expand_home(folder)) / "config.json"
     values = _read_json_object(path)
     model_type = values.get("model_type", "t5")
     if model_type not in MODEL_TYPES:
@@ -150,7 +150,7 @@ def load_t5(
     parameter is read straight into its sharding, each device's part by itself; without, onto the default device. Raises
     InputError naming the file, the tensor, and the shape found and expected where weights and config do not fit.
     """
-    folder = Path(folder)
+    folder = Path(expand_home(folder))
     config = replace(read_config(folder), compute_dtype=compute_dtype, rematerialise=rematerialise)
     if dropout_rate is not None:
         config = replace(config, dropout_rate=dropout_rate)
@@ -176,7 +176,7 @@ def save_t5(
     one file's tensors are in the host's memory at a time, and each is put together there: no device holds the whole.
     Creates `folder` if needed; every file appears under its name only when complete, config.json last.
     """
-    folder = Path(folder)
+    folder = Path(expand_home(folder))
     folder.mkdir(parents=True, exist_ok=True)
     parameters = {_joined(path): variable for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))}
     kind = np.dtype(jnp.dtype(dtype))
@@ -211,10 +211,10 @@ def save_t5(
 def resolve_folder(folder_or_name: str | Path, *, flag: str, random_flag: str | None) -> Path:
     """A local folder as it is; anything else is fetched from the Hugging Face hub (or found in its local cache).
 
-    `flag` is the flag that took `folder_or_name` and `random_flag` the one that asks for random initialisation, None
-    where there is none; the InputError for a name that cannot be had names both.
+    `flag` is the flag that took `folder_or_name` and `random_flag` the one that asks for random initialisation, where
+    there is one; the InputError for a name that cannot be had names both.
     """
-    folder = Path(folder_or_name).expanduser()
+    folder = Path(expand_home(folder_or_name))
     if folder.is_dir():
         return folder
     name = str(folder_or_name)

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from absl import logging
 
 from idgenrec_jax import run_files
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import explain_lock_error, read_json, write_json
+from idgenrec_jax.files import expand_home, explain_lock_error, read_json, write_json
 from idgenrec_jax.locks import lock_file
 from idgenrec_jax.run_files import SELECTION_METRIC
 from idgenrec_jax.sweeps.definition import Choice, LogUniform, Overrides, Space
@@ -31,6 +31,7 @@ from idgenrec_jax.sweeps.trials import (
     PRUNED_FILE,
     SWEEP_FILE,
     Trial,
+    described_sweep,
     make_trial,
     shared_flags,
 )
@@ -59,7 +60,7 @@ def claim_search(
         if not path.exists():
             # The name tells searches apart in a storage that many of them share.
             write_json(path, described | {"study": f"{output.resolve().name}-{uuid.uuid4().hex[:8]}"})
-    found = read_json(path, remedy="name another --output")
+    found = described_sweep(output)
     for key in ("flags", "space", "settings"):
         expected = json.loads(json.dumps(described[key]))
         if found.get(key) != expected:
@@ -100,7 +101,7 @@ class StudyTrials:
         """
         self._optuna = _optuna()
         self._output, self._space, self._count, self._seed = output, space, count, seed
-        described = read_json(output / SWEEP_FILE, remedy="name another --output")
+        described = described_sweep(output)
         self._flags = described["flags"]
         pruners = {"median": self._optuna.pruners.MedianPruner, "none": self._optuna.pruners.NopPruner}
         with _exclusive(output), self._storage_errors(storage):
@@ -209,7 +210,7 @@ class StudyTrials:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        return JournalStorage(JournalFileBackend(storage.removeprefix(JOURNAL)))
+        return JournalStorage(JournalFileBackend(expand_home(storage.removeprefix(JOURNAL))))
 
     @contextlib.contextmanager
     def _storage_errors(self, storage: str) -> Iterator[None]:
@@ -240,8 +241,12 @@ def _validations(workdir: Path) -> list[float]:
         text = (workdir / run_files.METRICS).read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    records: Sequence[dict] = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    return [record[SELECTION_METRIC] for record in records if record["split"] == "validation"]
+    try:
+        records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return [float(record[SELECTION_METRIC]) for record in records if record["split"] == "validation"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        path = workdir / run_files.METRICS
+        raise InputError(f"{path}: not the records of a run ({error!r:.60}); delete {workdir.parent}") from error
 
 
 @contextlib.contextmanager
@@ -251,6 +256,7 @@ def _exclusive(output: Path) -> Iterator[None]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         descriptor = lock_file(path, wait=True)
+        assert descriptor is not None
     except OSError as error:
         raise explain_lock_error(error, path) from error
     try:

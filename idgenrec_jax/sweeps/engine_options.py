@@ -1,10 +1,11 @@
 """What the engines that run trials on other machines can be told; launch.sweep makes a flag --ENGINE.FIELD of each."""
 
 import dataclasses
+from typing import Any
 
 
-def _option(default: str | int, help: str, low: int | None = None):
-    return dataclasses.field(default=default, metadata={"help": help, "low": low})
+def _option(default: str | int, help: str, low: int | None = None, path: bool = False) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "path": path})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class KubernetesOptions:
 
     image: str = _option("", "container image whose python has this package")
     claim: str = _option("", "PersistentVolumeClaim that holds --output and the data")
-    mount_path: str = _option("", "folder where this machine and the pods have the claim mounted")
+    mount_path: str = _option("", "folder where this machine and the pods have the claim mounted", path=True)
     namespace: str = _option("", "namespace of the Job; empty: kubectl's own")
     name: str = _option("", "name of the Job; empty: sweep-FOLDER after the folder of --output")
     resources: str = _option("cpu=2,memory=8Gi", "what a pod gets, such as cpu=8,memory=32Gi,nvidia.com/gpu=1")

@@ -8,7 +8,7 @@ from pathlib import Path
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import atomic_writer
 from idgenrec_jax.run_files import SELECTION_METRIC
-from idgenrec_jax.sweeps.summary import LEGEND, Configuration, differing_fields
+from idgenrec_jax.sweeps.summary import LEGEND, UNSUPPORTED, Configuration, differing_fields
 
 PLOT_FILE = "summary.png"
 _MOST = 60
@@ -35,10 +35,12 @@ def draw_summary(configurations: Sequence[Configuration], output: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for row, one in enumerate(shown):
-        if one.validation is not None:
-            spread, colour = one.validation, "tab:gray" if one.is_unsupported else "tab:blue"
+        if spread := one.validation:
+            colour = "tab:gray" if _is_unsupported(one) else "tab:blue"
             axes.plot(spread.values, [row] * len(spread.values), "o", color=colour, alpha=0.35, zorder=1)
-            axes.errorbar(spread.mean, row, xerr=spread.deviation or 0.0, fmt="D", color=colour, capsize=4, zorder=2)
+            axes.errorbar(
+                spread.mean, row, xerr=spread.deviation or 0.0, fmt="D", color=colour, capsize=4, zorder=2
+            )
     axes.set_yticks(range(len(shown)), labels)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
@@ -46,7 +48,7 @@ def draw_summary(configurations: Sequence[Configuration], output: Path) -> None:
     rest = f" (the {_MOST} best; {left_out} more in the table)" if left_out else ""
     axes.set_xlabel(f"validation {SELECTION_METRIC}{rest}")
     axes.set_title("dots: seeds; diamonds: mean +- standard deviation over seeds", fontsize="medium")
-    if any(one.is_unsupported for one in shown):
+    if any(map(_is_unsupported, shown)):
         figure.supxlabel(textwrap.fill(LEGEND, _LEGEND_WIDTH), fontsize="x-small")
     with atomic_writer(output / PLOT_FILE) as file:
         figure.savefig(file.buffer, format="png", dpi=150)
@@ -59,9 +61,13 @@ def _labels(shown: Sequence[Configuration], fields: Sequence[str]) -> list[str]:
     labels = []
     for one in shown:
         values = [f"{names[field]}={_value(one.overrides[field])}" for field in fields if field in one.overrides]
-        mark = "~ " if one.is_unsupported else ""
+        mark = "~ " if _is_unsupported(one) else ""
         labels.append(mark + ("\n".join(values) if len(values) <= 2 else ", ".join(values)) if values else "all trials")
     return labels
+
+
+def _is_unsupported(one: Configuration) -> bool:
+    return one.comparison is not None and one.comparison.verdict == UNSUPPORTED
 
 
 def _value(value: object) -> str:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from idgenrec_jax.evaluation.metrics import SPLITS, with_cutoffs
 from idgenrec_jax.evaluation.significance import holm, paired_differences, read_gains, sign_flip_p_value
 from idgenrec_jax.files import atomic_writer
@@ -72,11 +74,6 @@ class Configuration:
     validation: Spread | None
     test: Spread | None
     comparison: Comparison | None = None
-
-    @property
-    def is_unsupported(self) -> bool:
-        """Whether a paired test does not support that it differs from the best."""
-        return self.comparison is not None and self.comparison.verdict == UNSUPPORTED
 
     def count(self, status: str) -> int:
         """Return how many of its trials have a status."""
@@ -179,21 +176,21 @@ def _compare(finished: Sequence[Configuration]) -> list[Comparison]:
     if not finished:
         return []
     best, *others = map(_gains_by_seed, finished)
-    differences = []
+    differences: list[np.ndarray | None] = []
     for other in others:
         seeds = [seed for seed in other if seed in best]
-        found = paired_differences([other[seed] for seed in seeds], [best[seed] for seed in seeds]) if seeds else None
-        differences.append(found)
-    p_values = [sign_flip_p_value(paired) for paired in differences if paired is not None and len(paired)]
+        paired = paired_differences([other[seed] for seed in seeds], [best[seed] for seed in seeds]) if seeds else None
+        differences.append(None if paired is None or not len(paired) else paired)
+    p_values = [sign_flip_p_value(paired) for paired in differences if paired is not None]
     adjusted = iter(holm(p_values))
     comparisons = [Comparison(BEST)]
-    for paired in differences:
-        if paired is None or not len(paired):
+    for difference in differences:
+        if difference is None:
             comparisons.append(Comparison(NO_RANKS))
             continue
         p_value = next(adjusted)
         verdict = DIFFERS if p_value < SIGNIFICANCE else UNSUPPORTED
-        comparisons.append(Comparison(verdict, float(paired.mean()), p_value))
+        comparisons.append(Comparison(verdict, float(difference.mean()), p_value))
     return comparisons
 
 

@@ -97,11 +97,16 @@ class Trial:
 
     def failure(self) -> str:
         """Return the error of a failed trial in one line."""
-        return read_json(self.folder / ERROR_FILE, remedy="run the sweep again")["error"]
+        return read_json(self.folder / ERROR_FILE, remedy="run the sweep again", fields={"error": str})["error"]
 
     def results(self) -> dict[str, Any]:
         """Return the results.json of a finished trial."""
-        return read_json(self.workdir / run_files.RESULTS, remedy=f"delete {self.folder} to run the trial again")
+        metrics = {f"{split}.{run_files.SELECTION_METRIC}": (int, float) for split in ("validation", "test")}
+        return read_json(
+            self.workdir / run_files.RESULTS,
+            remedy=f"delete {self.folder} to run the trial again",
+            fields={"seconds": (int, float)} | metrics,
+        )
 
 
 def claim_sweep(output: Path, *, name: str, trials: Sweep, config: Mapping[str, Any], preset: str | None) -> None:
@@ -115,9 +120,9 @@ def claim_sweep(output: Path, *, name: str, trials: Sweep, config: Mapping[str, 
     described = {"sweep": name, "flags": shared_flags(config, preset), "trials": list(map(with_absolute_paths, trials))}
     path = output / SWEEP_FILE
     if path.exists():
-        found = read_json(path, remedy=_ANOTHER_OUTPUT)
-        if found.get("flags") != described["flags"]:
-            raise InputError(f"{path}: made with the flags {' '.join(found.get('flags', []))}; {_ANOTHER_OUTPUT}")
+        found = described_sweep(output)
+        if found["flags"] != described["flags"]:
+            raise InputError(f"{path}: made with the flags {' '.join(found['flags'])}; {_ANOTHER_OUTPUT}")
         before = found.get("trials", [])
         if not before or described["trials"][: len(before)] != before:
             raise InputError(
@@ -132,9 +137,19 @@ def described_sweep(output: Path) -> dict[str, Any]:
     """Return the contents of sweep.json.
 
     Raises:
-        InputError: the folder holds no sweep.
+        InputError: the folder holds no sweep, or its sweep.json was edited.
     """
-    return read_json(output / SWEEP_FILE, remedy="expected the --output of a run of launch.sweep")
+    path = output / SWEEP_FILE
+    if not path.exists():
+        return read_json(path, remedy="expected the --output of a run of launch.sweep")
+    remedy = f"restore the file, or {_ANOTHER_OUTPUT}"
+    found = read_json(path, remedy=remedy, fields={"flags": list})
+    kind = "space" if "space" in found else "trials"
+    read_json(path, remedy=remedy, fields={"space": dict, "study": str} if kind == "space" else {"trials": list})
+    whole = all(isinstance(flag, str) for flag in found["flags"])
+    if not whole or not all(isinstance(overrides, dict) for overrides in found.get("trials", [])):
+        raise InputError(f"{path}: expected flags that are texts and trials that are objects; {remedy}")
+    return found
 
 
 def trials_of(output: Path) -> list[Trial]:
@@ -148,8 +163,9 @@ def trials_of(output: Path) -> list[Trial]:
         overrides = dict(enumerate(found["trials"]))
     else:
         overrides = {
-            int(path.parent.name.removeprefix("trial_")): read_json(path, remedy=f"delete {path.parent}")
+            int(path.parent.name.removeprefix("trial_")): read_json(path, remedy=f"delete {path.parent}", fields={})
             for path in sorted(output.glob(f"trial_*/{OVERRIDES_FILE}"))
+            if path.parent.name.removeprefix("trial_").isdigit()
         }
     return [make_trial(output, index, own, found["flags"]) for index, own in overrides.items()]
 

@@ -17,7 +17,7 @@ from idgenrec_jax.data.batches import (
     training_shape,
 )
 from idgenrec_jax.data.dataset import Dataset
-from idgenrec_jax.data.examples import Examples
+from idgenrec_jax.data.examples import Examples, training_positions
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates
 from idgenrec_jax.data.sample import sample_tokenizer
@@ -451,6 +451,13 @@ def test_lengths_that_batches_are_planned_from_are_those_of_what_is_rendered(use
         assert max(targets.lengths) <= renderer.target_width()
         cut[max_prompt_length] = prompts.lengths.sum()
     assert max_history == 1 or len(set(cut.values())) > 3, "some prompts must be cut"
+
+
+def test_training_positions_are_the_examples_of_the_data():
+    dataset = make_dataset()
+    assert list(zip(*training_positions(dataset), strict=True)) == dataset.training_examples()
+    none = dataclasses.replace(dataset, users=(), sequences=())
+    assert [len(values) for values in training_positions(none)] == [0, 0]
 
 
 def test_a_prompt_without_room_is_refused_from_lengths_as_it_is_when_rendered():

@@ -37,7 +37,7 @@ def phase_order(records):
 
 def test_a_workdir_holds_what_was_promised_and_nothing_temporary(finished):
     assert {path.name for path in finished.workdir.iterdir()} == {
-        "config.json", "metrics.jsonl", "ids", "checkpoints", "results.json", "target_ranks.json", "tokenizer",
+        "config.json", "metrics.jsonl", "ids", "checkpoints", "results.json", "target_ranks.json", "tokenizer", "lock",
     }  # fmt: skip
     assert {path.name for path in (finished.workdir / "ids").iterdir()} == {
         "round_0.jsonl", "round_1.jsonl", "round_2.jsonl",

@@ -8,6 +8,8 @@ import sys
 import pytest
 from stand_in_training import RATE, starts, wait_until
 
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.files import write_json
 from idgenrec_jax.sweeps.local import ListedTrials, Slot, available_cores, make_slots, run_locally
 from idgenrec_jax.sweeps.trials import BEGUN, FAILED, FINISHED, claim_sweep, trials_of
 
@@ -88,6 +90,21 @@ def test_a_trial_that_outlived_its_driver_is_waited_for(stand_in):
     (stand_in / "hold").unlink()
     run_locally(queue, make_slots(1, cores=[]), should_stop=never)
     assert trial.status == FINISHED and len(starts(trial)) == 1 and process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    "found",
+    [[], {}, {"flags": []}, {"flags": [1], "trials": []}, {"flags": [], "trials": [3]}, {"flags": [], "space": {}}],
+)
+def test_an_edited_sweep_is_one_line(tmp_path, found):
+    write_json(tmp_path / "sweep.json", found)
+    with pytest.raises(InputError, match=f"^{tmp_path}/sweep.json: .*; restore the file, or name another --output"):
+        trials_of(tmp_path)
+    (trial,) = sweep_of(tmp_path, [0.1])
+    trial.workdir.mkdir(parents=True)
+    write_json(trial.workdir / "results.json", {"validation": {"ndcg@10": "high"}, "seconds": 1.0})
+    with pytest.raises(InputError, match="results.json: validation.ndcg@10 is 'high', expected int or float; delete"):
+        trial.results()
 
 
 def test_paths_mean_the_same_from_every_folder(tmp_path, monkeypatch):

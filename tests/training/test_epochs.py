@@ -8,8 +8,11 @@ import pytest
 
 from idgenrec_jax.data.batches import recommender_epoch
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.experiment import make_epochs
+from idgenrec_jax.experiment import make_epochs, train
+from idgenrec_jax.run_files import LATEST_CHECKPOINTS
+from idgenrec_jax.training.alternation import Interrupted
 from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START
+from idgenrec_jax.training.warm_start import WarmStart
 from tests.ids.test_rounds import make_config, make_ids, regenerate, write_given_table
 
 
@@ -95,3 +98,15 @@ def test_a_stop_does_not_wait_for_a_plan(ids, monkeypatch, ahead):
     with pytest.raises(Stopped):
         epochs.batches(RECOMMENDER, 0, 2, is_last=True, check_stop=stop)
     may_end.set()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_while_it_waits_for_a_plan_is_saved(tmp_path, monkeypatch):
+    may_end = threading.Event()
+    monkeypatch.setattr(WarmStart, "epoch", lambda self, epoch: may_end.wait(60))
+    small = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2}
+    sizes = {f"{model}.{name}": value for model in ("id_generator", "recommender") for name, value in small.items()}
+    with pytest.raises(Interrupted):
+        train(make_config(**sizes), tmp_path, should_stop=lambda: True)
+    may_end.set()
+    assert any(path.is_file() for path in (tmp_path / LATEST_CHECKPOINTS).rglob("*")), "the state is saved"
