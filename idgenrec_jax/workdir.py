@@ -72,7 +72,8 @@ def described_run(workdir: Path) -> dict[str, Any]:
     path = workdir / run_files.CONFIG
     if not path.exists():
         return read_json(path, remedy="expected the --workdir of a run of launch.train")
-    fields: dict[str, type] = {"config": dict, "data": dict, "models": dict} | {f"models.{name}": dict for name in _MODELS}
+    fields: dict[str, type] = {"config": dict, "data": dict, "models": dict}
+    fields |= {f"models.{name}": dict for name in _MODELS}
     fields |= {"data.name": str, "data.fingerprint": str, "data.users": int, "data.items": int}
     fields |= {"data.interactions": int} | {f"config.{name}.folder": str for name in _MODELS}
     found = read_json(path, remedy=_RESTORE, fields=fields)

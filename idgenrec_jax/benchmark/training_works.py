@@ -84,7 +84,7 @@ def recommender_training(experiment: Experiment, settings: dict[str, Any], *, nu
     def compare(outputs: Mapping[str, np.ndarray]) -> str:
         first = prompts[:batch_size], targets[:batch_size]
         source_width, target_width = (max(map(len, rows)) for rows in first)
-        batch = jax.tree.map(jnp.asarray, one_example_a_row(*first, source=source_width, target=target_width))
+        batch = one_example_a_row(*first, source=source_width, target=target_width)
         return _compare_losses("recommender step", model, lambda t5: recommender_loss(t5, batch), outputs)
 
     return Work(
@@ -188,7 +188,7 @@ def id_training(
         )
 
     def compare(outputs: Mapping[str, np.ndarray]) -> str:
-        batch = jax.tree.map(jnp.asarray, compared.batch(fullest))
+        batch = compared.batch(fullest)
         frozen = nnx.merge(recommender.graphdef, recommender.params)
         return _compare_losses(
             "ID step",

@@ -5,16 +5,15 @@ Prompts and texts are packed as a recommender phase's are (see packing.py): seve
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Generic, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Array, Bool, Int
 
 from idgenrec_jax.data.batches import PLANNED_EXAMPLES, PromptRenderer
 from idgenrec_jax.data.examples import Examples, draw_training_examples, ragged_ranges, training_positions
 from idgenrec_jax.data.packing import (
     PLANNED_BATCHES,
-    AnyArray,
     cheapest_shape,
     concatenate,
     enough_for,
@@ -33,7 +32,7 @@ _SHARE_WITH_ROOM = 0.9
 _PLANNED_TOGETHER = 2**11
 
 
-class IdBatch(NamedTuple, Generic[AnyArray]):
+class IdBatch(NamedTuple):
     """Prompts with slots for soft IDs, targets, and the texts of the distinct items that fill the slots.
 
     Segment s > 0 of a row's prompts and segment s of its targets are one example; segment 0 is padding. Each row of
@@ -42,15 +41,15 @@ class IdBatch(NamedTuple, Generic[AnyArray]):
     `slot_position` the position within that item's ID.
     """
 
-    item_tokens: Int[AnyArray, "item_rows text"]
-    item_segments: Int[AnyArray, "item_rows text"]
-    item_places: Int[AnyArray, "item_rows places"]
-    prompt_tokens: Int[AnyArray, "rows source"]
-    prompt_segments: Int[AnyArray, "rows source"]
-    slot_item: Int[AnyArray, "rows source"]
-    slot_position: Int[AnyArray, "rows source"]
-    target_tokens: Int[AnyArray, "rows target"]
-    target_segments: Int[AnyArray, "rows target"]
+    item_tokens: Int[Array | np.ndarray, "item_rows text"]
+    item_segments: Int[Array | np.ndarray, "item_rows text"]
+    item_places: Int[Array | np.ndarray, "item_rows places"]
+    prompt_tokens: Int[Array | np.ndarray, "rows source"]
+    prompt_segments: Int[Array | np.ndarray, "rows source"]
+    slot_item: Int[Array | np.ndarray, "rows source"]
+    slot_position: Int[Array | np.ndarray, "rows source"]
+    target_tokens: Int[Array | np.ndarray, "rows target"]
+    target_segments: Int[Array | np.ndarray, "rows target"]
 
 
 class IdShape(NamedTuple):
@@ -190,7 +189,7 @@ class IdBatches:
         """Return the (user, position, template) of each example of batch `step`, row by row."""
         return [self._examples[example] for row in self._prompts.rows(step) for example in row]
 
-    def batch(self, step: int) -> IdBatch[np.ndarray]:
+    def batch(self, step: int) -> IdBatch:
         """Return batch `step`."""
         rows, item_rows = self._prompts.rows(step), self._texts.rows(step)
         prompts, texts = self._shape.prompts, self._shape.texts

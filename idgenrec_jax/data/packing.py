@@ -7,7 +7,7 @@ padding is computed, and an epoch needs a single compiled program.
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Sized
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Int
@@ -23,21 +23,17 @@ PLANNED_BATCHES = 64
 _UNLIMITED = 2**30
 
 
-AnyArray = TypeVar("AnyArray", Array, np.ndarray)
-"""Of a batch: NumPy's arrays as it is made, JAX's in a step."""
-
-
-class SupervisedBatch(NamedTuple, Generic[AnyArray]):
+class SupervisedBatch(NamedTuple):
     """What either T5 learns from: prompts and targets (ID + EOS), or texts and their words in the warm start.
 
     Segment s > 0 of a row's prompts and segment s of its targets are one example. Segment 0 is padding, which nothing
     reads: its token is 0 whatever the padding token of the tokenizer.
     """
 
-    prompt_tokens: Int[AnyArray, "rows source"]
-    prompt_segments: Int[AnyArray, "rows source"]
-    target_tokens: Int[AnyArray, "rows target"]
-    target_segments: Int[AnyArray, "rows target"]
+    prompt_tokens: Int[Array | np.ndarray, "rows source"]
+    prompt_segments: Int[Array | np.ndarray, "rows source"]
+    target_tokens: Int[Array | np.ndarray, "rows target"]
+    target_segments: Int[Array | np.ndarray, "rows target"]
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -193,7 +189,7 @@ class PackedBatches:
         rows = self._plan.rows(step)
         return [(self._prompts[example], self._targets[example]) for row in rows for example in row]
 
-    def batch(self, step: int) -> SupervisedBatch[np.ndarray]:
+    def batch(self, step: int) -> SupervisedBatch:
         """Return batch `step`."""
         rows = self._plan.rows(step)
         return SupervisedBatch(
@@ -204,7 +200,7 @@ class PackedBatches:
 
 def one_example_a_row(
     prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], *, source: int, target: int
-) -> SupervisedBatch[np.ndarray]:
+) -> SupervisedBatch:
     """Return the batch in which every row is one example, padded to `source` and `target` tokens."""
     plan = [[example] for example in range(len(prompts))]
     return SupervisedBatch(

@@ -103,7 +103,7 @@ def make_supervised_step(
     `compiler_options` are those of `jax.jit`.
     """
 
-    def supervised_step(state, batch: SupervisedBatch[Array], learning_rate, key):
+    def supervised_step(state, batch: SupervisedBatch, learning_rate, key):
         dropout_key = jax.random.fold_in(key, state.step) if dropout else None
 
         def loss_of(params, rows=batch, **part):
@@ -147,7 +147,7 @@ def make_id_step(
     `chunks` that of `id_loss`. Metrics, `state_sharding` and `compiler_options` are those of `make_supervised_step`.
     """
 
-    def id_step(state, recommender_params, batch: IdBatch[Array], learning_rate, key):
+    def id_step(state, recommender_params, batch: IdBatch, learning_rate, key):
         dropout_key = jax.random.fold_in(key, state.step) if dropout else None
         recommender = nnx.merge(recommender_graphdef, recommender_params)
 
