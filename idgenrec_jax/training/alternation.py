@@ -104,8 +104,9 @@ class Alternation:
             )
         self._replicated = replicated(jax.tree.leaves(recommender[1])[0].sharding.mesh)
         self._optimizer = configured_optimizer(training)
-        states = (place_train_state(params, self._optimizer) for _, params in (id_generator, recommender))
-        self.state = RunState(*states)
+        self.state = RunState(
+            place_train_state(id_generator[1], self._optimizer), place_train_state(recommender[1], self._optimizer)
+        )
         self._steps = make_steps(
             config,
             self._optimizer,
@@ -138,7 +139,7 @@ class Alternation:
         with self._log:
             while self.state.phase < len(self._phases) and not self._patience_spent():
                 self._advance(self._phases[self.state.phase])
-        return self.state.best
+        return self.state.best_validation()
 
     def best_params(self) -> dict[str, Any]:
         """Return the parameters of both models at the best validation, as {"id_generator", "recommender"}."""
@@ -315,7 +316,7 @@ class Alternation:
             logging.info("%s, %.1f s after the models were ready", FIRST_STEP, time.monotonic() - self._created)
             self._has_stepped = True
 
-    def _put_scalar(self, value: float) -> jax.Array:
+    def _put_scalar(self, value: float | jax.Array) -> jax.Array:
         """A float32 on every device of the mesh."""
         return put(np.float32(value), self._replicated)
 
