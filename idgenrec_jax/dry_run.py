@@ -78,7 +78,7 @@ class PlannedStep:
     """A step of one phase: its batch as shapes, its operations by part, and what its program needs where compiled."""
 
     batch: Any
-    operations: dict[str, int]
+    operations: dict[str, int | float]
     compiled: CompiledStep | None = None
 
 
@@ -312,7 +312,7 @@ def _first_batch(epochs: Epochs, kind: str, mesh: Mesh) -> Any:
 
 
 def _planned_step(
-    step: Any, arguments: tuple[Any, ...], operations: Mapping[str, int], *, title: str, compiled: bool
+    step: Any, arguments: tuple[Any, ...], operations: Mapping[str, int | float], *, title: str, compiled: bool
 ) -> PlannedStep:
     """`arguments` are those of the step up to its batch, the last of them."""
     planned = PlannedStep(arguments[-1], dict(operations))

@@ -9,11 +9,16 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Literal, overload
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """What a file system without locks answers (some network and object stores)."""
 
 
+@overload
+def lock_file(path: Path, *, wait: Literal[True]) -> int: ...
+@overload
+def lock_file(path: Path, *, wait: Literal[False]) -> int | None: ...
 def lock_file(path: Path, *, wait: bool) -> int | None:
     """Return a descriptor that holds an exclusive lock on `path`; None where another has it and `wait` is false.
 

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from absl import logging
 
@@ -72,17 +72,18 @@ def described_run(workdir: Path) -> dict[str, Any]:
     path = workdir / run_files.CONFIG
     if not path.exists():
         return read_json(path, remedy="expected the --workdir of a run of launch.train")
-    fields = {"config": dict, "data": dict, "models": dict} | {f"models.{name}": dict for name in _MODELS}
+    fields: dict[str, type] = {"config": dict, "data": dict, "models": dict}
+    fields |= {f"models.{name}": dict for name in _MODELS}
     fields |= {"data.name": str, "data.fingerprint": str, "data.users": int, "data.items": int}
     fields |= {"data.interactions": int} | {f"config.{name}.folder": str for name in _MODELS}
     found = read_json(path, remedy=_RESTORE, fields=fields)
     try:
         for name in _MODELS:
             model = T5Config(**found["models"][name])
-            for field in dataclasses.fields(model):
-                value = getattr(model, field.name)
-                if type(value) is not field.type and (field.type, type(value)) != (float, int):
-                    raise TypeError(f"{field.name} is {value!r:.60}, expected {getattr(field.type, '__name__', '')}")
+            for field, kind in get_type_hints(T5Config).items():
+                value = getattr(model, field)
+                if type(value) is not kind and (kind, type(value)) != (float, int):
+                    raise TypeError(f"{field} is {value!r:.60}, expected {kind.__name__}")
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: models.{name}: {error}; {_RESTORE}") from error
     return found

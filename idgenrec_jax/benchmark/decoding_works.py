@@ -1,7 +1,8 @@
 """The decoding works: ranking users by constrained search, its constraint, the trie, and writing IDs."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,18 +140,19 @@ def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) 
     config, recommender = experiment.config, experiment.recommender
     real = experiment.ids.table.tokens
     ids = real if num_items is None else synthetic_ids(real, num_items)
-    name, note, trie = f"step, {len(ids):,} IDs, {layout}", "", None
+    name, note = f"step, {len(ids):,} IDs, {layout}", ""
+    trie: Trie | StaticTrie | None = None
     if layout == UNCONSTRAINED:
         name = "step, unconstrained"
     else:
         start = time.perf_counter()
-        trie = build_trie(
+        built = build_trie(
             ids,
             vocab_size=recommender.config.vocab_size,
             eos_token_id=recommender.config.eos_token_id,
             layout="csr" if layout == STATIC else layout,
         )
-        trie = static_trie(trie) if layout == STATIC else trie
+        trie = static_trie(built) if layout == STATIC else built
         note = f"trie built in {time.perf_counter() - start:.2f} s, {trie.nbytes / len(ids):.0f} bytes an item"
     depth = max(len(tokens) for tokens in real) + 1
     renderer = experiment.ids.renderer(max_history=config.data.max_history, evaluation=True)
@@ -167,16 +169,10 @@ def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) 
         shape = (encoded.shape[0], beams)
         cache = model.start_decoding(encoded, batch.prompt_mask, num_beams=beams, max_length=max(1, depth - 1))
 
-        def advance(level: int | Int[Array, ""], carry: tuple) -> tuple:
+        def advance(level: int | Int[Array, ""], carry: tuple, find: Callable[..., Candidates]) -> tuple:
             tokens, states, scores, cache = carry
             hidden, written = model.decode_step(tokens, level, cache)
-            logits = model.logits(hidden)
-            if trie is None:
-                found = _any_candidates(logits, states, scores)
-            elif isinstance(trie, StaticTrie):
-                found = static_candidates(trie, logits, states, scores, level, 2 * beams)
-            else:
-                found = best_candidates(trie, logits, states, scores, 2 * beams)
+            found = find(model.logits(hidden), states, scores)
             kept = jax.tree.map(lambda array: array[:, :beams], found)
             return kept.tokens, kept.states, kept.scores, cache.extend(written, level, kept.beams)
 
@@ -186,9 +182,11 @@ def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) 
         if isinstance(trie, StaticTrie):
             # Every level of STATIC has a program of its own.
             for level in range(depth):
-                carry = advance(level, carry)
+                of_level = partial(static_candidates, trie, level=level, num_candidates=2 * beams)
+                carry = advance(level, carry, of_level)
             return carry[2]
-        return jax.lax.fori_loop(0, depth, advance, carry)[2]
+        find = _any_candidates if trie is None else partial(best_candidates, trie, num_candidates=2 * beams)
+        return jax.lax.fori_loop(0, depth, partial(advance, find=find), carry)[2]
 
     return Work(name, "step", depth, lambda: decode(recommender.params, trie), note=note)
 

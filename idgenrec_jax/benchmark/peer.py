@@ -23,7 +23,7 @@ def write_job(
     job: Mapping[str, Any],
     *,
     models: Mapping[str, tuple[nnx.GraphDef, Any]],
-    ragged: Mapping[str, Sequence[Sequence[int]]],
+    ragged: Mapping[str, Sequence[Sequence[int] | np.ndarray]],
     arrays: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write what a worker needs into `folder`: job.json, inputs.npz and the models as Hugging Face folders.
@@ -36,7 +36,7 @@ def write_job(
     for name, rows in ragged.items():
         inputs[f"{name}_lengths"] = np.asarray([len(row) for row in rows], np.int32)
         inputs[f"{name}_tokens"] = np.concatenate([np.asarray(row, np.int32) for row in rows])
-    np.savez(folder / "inputs.npz", **inputs)
+    np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]  # the stub takes every name for allow_pickle
     for name, (graphdef, params) in models.items():
         model = nnx.merge(graphdef, params)
         if not isinstance(model, T5):
@@ -62,6 +62,9 @@ class Peer:
             stderr=(folder / "worker.log").open("w"),
             text=True,
         )
+        # Popen gives both where it was asked for pipes.
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._commands, self._answers = self._process.stdin, self._process.stdout
         self.versions = self._answer()
 
     def __enter__(self) -> "Peer":
@@ -70,7 +73,7 @@ class Peer:
 
     def __exit__(self, *_: object) -> None:
         """End the worker."""
-        self._process.stdin.close()
+        self._commands.close()
         self._process.wait(timeout=60)
 
     def outputs(self) -> dict[str, np.ndarray]:
@@ -90,12 +93,12 @@ class Peer:
         return int(answer["device_peak_bytes"] or answer["peak_bytes"])
 
     def _ask(self, command: str) -> dict[str, Any]:
-        self._process.stdin.write(json.dumps({"command": command}) + "\n")
-        self._process.stdin.flush()
+        self._commands.write(json.dumps({"command": command}) + "\n")
+        self._commands.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             log = (self._folder / "worker.log").read_text().strip().splitlines()
             raise InputError(

@@ -54,7 +54,7 @@ class ConstrainedBeam:
     def _search(self, rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Items int32 and scores float32 [prompts, beams] of one batch."""
         num_beams = self._job["num_beams"]
-        result = _generate(
+        sequences, scores = _generate(
             self._job,
             self._model,
             rows,
@@ -64,10 +64,9 @@ class ConstrainedBeam:
             early_stopping=False,
         )
         found = []
-        for row in result.sequences.tolist():
+        for row in sequences.tolist():
             end = row.index(self._eos) if self._eos in row else len(row)
             found.append(self._items.get(tuple(row[1:end]), -1))
-        scores = result.sequences_scores.float().cpu().numpy()
         return np.array(found, np.int32).reshape(-1, num_beams), scores.reshape(-1, num_beams)
 
 
@@ -103,7 +102,7 @@ class DiverseBeam:
     def _search(self, rows: list[np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of one batch."""
         num_groups, max_length = self._job["num_groups"], self._job["max_length"]
-        result = _generate(
+        sequences, scores = _generate(
             self._job,
             self._model,
             rows,
@@ -113,10 +112,9 @@ class DiverseBeam:
             length_penalty=float(self._job.get("length_penalty", 1.0)),
             min_length=self._job["min_length"],
         )
-        found = result.sequences[:, 1:].cpu().numpy().astype(np.int32)
+        found = sequences[:, 1:].astype(np.int32)
         padding = ((0, 0), (0, max_length - 1 - found.shape[1]))
         found = np.pad(found, padding, constant_values=self._model.config.pad_token_id)
-        scores = result.sequences_scores.float().cpu().numpy()
         return {
             "tokens": found.reshape(-1, num_groups, max_length - 1),
             "scores": scores.reshape(-1, num_groups),
@@ -125,11 +123,11 @@ class DiverseBeam:
 
 def _generate(
     job: Job, model: transformers.T5ForConditionalGeneration, rows: list[np.ndarray], num_beams: int, **rules: object
-) -> transformers.utils.ModelOutput:
-    """What `generate` returns for one batch: `sequences` of every beam and `sequences_scores`."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sequences of every beam of one batch, int64, and their scores, float32."""
     tokens, mask = job.pad(rows)
     with torch.inference_mode():
-        return model.generate(
+        found = model.generate(
             input_ids=tokens,
             attention_mask=mask,
             num_beams=num_beams,
@@ -141,3 +139,4 @@ def _generate(
             output_scores=True,
             **rules,
         )
+    return found["sequences"].cpu().numpy(), found["sequences_scores"].float().cpu().numpy()

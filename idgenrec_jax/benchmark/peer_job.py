@@ -63,7 +63,8 @@ class Job:
         if not (self.folder / name / "config.json").is_file():
             raise JobError(f"{self.folder / name}: no config.json; put a T5 in Hugging Face format there")
         model = transformers.T5ForConditionalGeneration.from_pretrained(self.folder / name, **config)
-        return model.to(self.device, torch.float32).eval()
+        # The stub of `to` is that of a function, which takes the model as well.
+        return model.to(self.device, torch.float32).eval()  # type: ignore[arg-type]
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return the context in which parameters stay float32 and products are computed in the job's dtype."""

@@ -197,4 +197,4 @@ def _loss_and_norm(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, np.n
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), float("inf"))
     model.zero_grad(set_to_none=True)
-    return {"loss": np.float32(loss.item()), "gradient_norm": np.float32(norm.item())}
+    return {name: np.asarray(value.item(), np.float32) for name, value in (("loss", loss), ("gradient_norm", norm))}

@@ -48,7 +48,7 @@ KINDS = {
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays so that `path` exists only when complete."""
     temporary = path.with_name("outputs.tmp.npz")
-    np.savez(temporary, **arrays)
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]  # the stub takes every name for allow_pickle
     os.replace(temporary, path)
 
 

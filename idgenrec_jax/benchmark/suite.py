@@ -112,6 +112,7 @@ def _start_up(name: str, scratch: Path, *, fresh: bool) -> Work:
             text=True,
             env=os.environ | {"XDG_CACHE_HOME": str(cache)},
         )
+        assert process.stderr is not None  # Popen gives it where it was asked for a pipe.
         found = any(FIRST_STEP in line for line in process.stderr)
         process.kill()
         process.wait()

@@ -74,6 +74,8 @@ def measure(work: Work, machine: Machine, *, repeats: int, peer: Peer | None) ->
     first = _seconds(work.run)
     agreement = ""
     if peer is not None:
+        if work.compare is None:
+            raise ValueError(f"{work.name}: has a peer, but nothing that compares their outputs")
         agreement = work.compare(peer.outputs())
         peer.run()
     ours: list[float] = []

@@ -225,7 +225,7 @@ class IdBatches:
         At least one example of a batch fits.
         """
         batches, shape = batches.copy(), self._shape
-        prompts = Packed.without_examples(*batches.shape, shape.prompts.rows)
+        prompts = Packed.without_examples(len(batches), batches.shape[1], shape.prompts.rows)
         texts = Packed.without_examples(len(batches), shape.items, shape.texts.rows)
         dropped: list[list[int]] = [[] for _ in batches]
         unplanned = np.arange(len(batches))

@@ -243,8 +243,8 @@ def stratified(
     sortable = lengths.astype(np.min_scalar_type(lengths.max()))
     order = order[np.argsort(sortable[order], kind="stable")]
     # [examples] -> [batch_size, batches], a stratum a row, whose free places are among the shortest: least is changed.
-    table = np.full(batch_size * num_batches, -1, np.int32)
-    table[-count:] = order
-    table = table.reshape(batch_size, num_batches)
+    places = np.full(batch_size * num_batches, -1, np.int32)
+    places[-count:] = order
+    table = places.reshape(batch_size, num_batches)
     rng.permuted(table, axis=1, out=table)
     return np.ascontiguousarray(table.T)  # [batch_size, batches] -> [batches, batch_size]

@@ -138,16 +138,14 @@ class PromptTokens:
         self._pad_id, self._eos_id = tokenizer.pad_id, tokenizer.eos_id
         self._separator = _separator_tokens(tokenizer)
         self._pieces, input_texts = _split_into_pieces(template.input_text, tokenizer, dataset_name)
-        fixed = [piece for piece in self._pieces if not isinstance(piece, str)]
-        self._fixed_length = sum(len(piece) for piece in fixed) + 1
+        self._fixed_length = len(_fixed_tokens(self._pieces)) + 1
         self._has_user = "user_id" in self._pieces
         self._has_history = "history" in self._pieces
         target_pieces, target_texts = _split_into_pieces(template.target_text, tokenizer, dataset_name)
         self._texts = (*input_texts, *target_texts)
         middle = target_pieces.index("target")
-        before, after = target_pieces[:middle], target_pieces[middle + 1 :]
-        self._target_prefix = tuple(token for piece in before for token in piece)
-        self._target_suffix = tuple(token for piece in after for token in piece)
+        self._target_prefix = _fixed_tokens(target_pieces[:middle])
+        self._target_suffix = _fixed_tokens(target_pieces[middle + 1 :])
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -195,10 +193,8 @@ class PromptTokens:
                 for index, item in enumerate(history[len(history) - kept :]):
                     tokens += self._separator if index else []
                     tokens += item
-            elif piece == "user_id":
-                tokens += user_id
             else:
-                tokens += piece
+                tokens += self._fill(piece, user_id)
         return tokens + [self._eos_id]
 
     def render_slots(
@@ -231,7 +227,7 @@ class PromptTokens:
                     slot_item.extend([index] * id_length)
                     slot_position.extend(range(id_length))
             else:
-                append_ordinary(user_id if piece == "user_id" else piece)
+                append_ordinary(self._fill(piece, user_id))
         append_ordinary([self._eos_id])
         return tokens, slot_item, slot_position
 
@@ -279,18 +275,31 @@ class PromptTokens:
 
     def _room(self, user_length: int | None, max_length: int) -> int:
         """How many tokens a prompt has for its history; `user_length` is that of the user ID, if there is one."""
-        if self._has_user and user_length is None:
-            raise InputError(
-                f"prompt template {shown(self.template.input_text)} has {{user_id}}, but there are no user IDs; set "
-                "--config.data.user_ids=train_history or use templates without {user_id}"
-            )
-        room = max_length - self._fixed_length - (user_length if self._has_user else 0)
+        if not self._has_user:
+            user_length = 0
+        elif user_length is None:
+            raise self._no_user_ids()
+        room = max_length - self._fixed_length - user_length
         if room < 0:
             raise InputError(
                 f"--config.data.max_prompt_length={max_length}: prompt template {shown(self.template.input_text)} "
                 f"takes {max_length - room} tokens before any history; raise it or shorten the template"
             )
         return room
+
+    def _fill(self, piece: str | list[int], user_id: Sequence[int] | None) -> Sequence[int]:
+        """The tokens of a piece that is not the history."""
+        if not isinstance(piece, str):
+            return piece
+        if user_id is None:
+            raise self._no_user_ids()
+        return user_id
+
+    def _no_user_ids(self) -> InputError:
+        return InputError(
+            f"prompt template {shown(self.template.input_text)} has {{user_id}}, but there are no user IDs; set "
+            "--config.data.user_ids=train_history or use templates without {user_id}"
+        )
 
     def _number_that_fits(self, lengths: Sequence[int], user_id: Sequence[int] | None, max_length: int) -> int:
         """How many of the newest history items, of these token lengths, fit into a prompt of max_length tokens."""
@@ -324,6 +333,11 @@ def _separator_tokens(tokenizer: Tokenizer) -> list[int]:
         f"--config.data.tokenizer: its vocabulary spells none of {' '.join(_SEPARATORS)} to stand between the IDs of a "
         "prompt; use a tokenizer that has one of them"
     )
+
+
+def _fixed_tokens(pieces: Sequence[str | list[int]]) -> tuple[int, ...]:
+    """The tokens of the text between fields."""
+    return tuple(token for piece in pieces if not isinstance(piece, str) for token in piece)
 
 
 def _split_into_pieces(text: str, tokenizer: Tokenizer, dataset_name: str) -> tuple[list[str | list[int]], list[str]]:

@@ -71,7 +71,7 @@ def pack(
 
     The longest prompt first, each into the row with the fewest tokens so far of those that have room.
     """
-    packed = Packed.without_examples(*batches.shape, shape.rows)
+    packed = Packed.without_examples(len(batches), batches.shape[1], shape.rows)
     if len(batches) <= _FEW_BATCHES:
         for batch, examples in enumerate(batches):
             packed.examples[batch], packed.row[batch] = _pack_one(examples, prompt_lengths, target_lengths, shape)
@@ -125,8 +125,8 @@ def _pack_one(
             rows[shape.rows].append(example)
         for entry in passed:
             heapq.heappush(open_rows, entry)
-    row = np.repeat(np.arange(len(rows)), list(map(len, rows)))
-    return np.asarray([example for of_row in rows for example in of_row], np.int32), row
+    row_of = np.repeat(np.arange(len(rows)), list(map(len, rows)))
+    return np.asarray([example for of_row in rows for example in of_row], np.int32), row_of
 
 
 def _pack_many(

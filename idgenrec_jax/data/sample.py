@@ -178,7 +178,7 @@ def _make_sequence(catalogue: _Catalogue, stream: random.Random) -> list[int]:
     """The purchases of one shopper in order."""
     shopper = _make_shopper(catalogue, stream)
     length = SHORTEST_SEQUENCE + int(stream.random() * (LONGEST_SEQUENCE - SHORTEST_SEQUENCE + 1))
-    purchases = []
+    purchases: list[int] = []
     while len(purchases) < length:
         if shopper.habits and stream.random() < _GO_ON:
             newest = stream.random() < _NEWEST_HABIT

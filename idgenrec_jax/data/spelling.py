@@ -96,7 +96,7 @@ def _describe(
     examples = list(dict.fromkeys(part for parts in list(lost.values())[:3] for part in parts))
     shown = ", ".join(repr(part[:40]) for part in examples[:3]) + (", ..." if len(examples) > 3 else "")
     message = f"the tokenizer does not know words of {len(lost)} of {len(texts)}, such as {shown}"
-    unknown = sum(list(tokens[index]).count(tokenizer.unknown_id) for index in lost)
+    unknown = sum(token == tokenizer.unknown_id for index in lost for token in tokens[index])
     if unknown:
         total = sum(map(len, tokens))
         message += f" ({unknown} of {total} tokens are {tokenizer.unknown_token}, {unknown / total:.1%})"

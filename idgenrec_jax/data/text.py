@@ -116,7 +116,7 @@ class Tokenizer:
         """The tokens that stand for no text: padding, end of sequence, unknown, sentinels."""
         added = self._backend.get_added_tokens_decoder()
         special = {index for index, token in added.items() if token.special}
-        return frozenset(special | ({self.unknown_id} - {None}))
+        return frozenset(special if self.unknown_id is None else special | {self.unknown_id})
 
     @cached_property
     def _never_in_text(self) -> frozenset[int]:
@@ -126,8 +126,8 @@ class Tokenizer:
     @cached_property
     def _special_text(self) -> re.Pattern[str]:
         """Matches the spelling of any special token."""
-        spellings = [re.escape(self._backend.id_to_token(index)) for index in sorted(self.special_ids)]
-        return re.compile("|".join(spellings))
+        spellings = [self._backend.id_to_token(index) for index in sorted(self.special_ids)]
+        return re.compile("|".join(re.escape(spelling) for spelling in spellings if spelling is not None))
 
     @cached_property
     def punctuation_ids(self) -> frozenset[int]:
@@ -218,7 +218,7 @@ class Tokenizer:
         folder = Path(folder)
         config = {"tokenizer_class": "PreTrainedTokenizerFast"}
         config |= {"pad_token": self._pad_token, "eos_token": self._eos_token}
-        if self.unknown_id is not None:
+        if self.unknown_token is not None:
             config["unk_token"] = self.unknown_token
         with atomic_writer(folder / "tokenizer.json") as file:
             file.write(self._backend.to_str() + "\n")
@@ -268,7 +268,7 @@ def _load_with_transformers(folder_or_name: str) -> tuple[tokenizers.Tokenizer, 
     from transformers import AutoTokenizer, T5Tokenizer
 
     folder = Path(folder_or_name)
-    loader = AutoTokenizer
+    loader: type[AutoTokenizer | T5Tokenizer] = AutoTokenizer
     if (folder / "spiece.model").is_file():
         if importlib.util.find_spec("sentencepiece") is None:
             raise InputError(f"{_FLAG}={folder}: reading spiece.model needs sentencepiece; pip install sentencepiece")

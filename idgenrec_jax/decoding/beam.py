@@ -70,7 +70,7 @@ class _Search(NamedTuple):
     scores: Float[Array, "batch running"]
     items: Int[Array, "batch beams"]
     item_scores: Float[Array, "batch beams"]
-    can_improve: Bool[Array, "batch"]
+    can_improve: Bool[Array, " batch"]
     cache: Any
 
 

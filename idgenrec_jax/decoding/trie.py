@@ -42,9 +42,9 @@ class Trie:
     """
 
     counts: Int[Array, "3"]
-    edge_offsets: Int[Array, "nodes_plus_one"]
-    edge_states: Int[Array, "edges"]
-    edge_tokens: Int[Array, "edges"] | None
+    edge_offsets: Int[Array, " nodes_plus_one"]
+    edge_states: Int[Array, " edges"]
+    edge_tokens: Int[Array, " edges"] | None
     mask: UInt32[Array, "nodes words"] | None
     layout: str
     vocab_size: int
@@ -80,8 +80,10 @@ class Trie:
     ) -> tuple[Int[Array, "*batch width"], Int[Array, "*batch width"], Bool[Array, "*batch width"]]:
         """Returns the tokens, next states and validity of the first `width` children of each state, tokens ascending.
 
-        Items (final states) have no children. The csr layout only.
+        Items (final states) have no children. Raises ValueError where the layout is not csr.
         """
+        if self.edge_tokens is None:
+            raise ValueError(f"a trie of layout {self.layout} does not list its children")
         start, end = self._edge_range(states)
         edges = start[..., None] + jnp.arange(width, dtype=jnp.int32)
         is_child = edges < end[..., None]
@@ -90,7 +92,7 @@ class Trie:
 
     def allowed_tokens(self, states: Int[Array, "*batch"]) -> Bool[Array, "*batch vocab"]:
         """Returns which tokens may follow each state; none may follow an item."""
-        if self.layout == "dense":
+        if self.mask is not None:
             words = self.mask[self._rows(states)]
             bits = (words[..., None] >> jnp.arange(_WORD_BITS, dtype=jnp.uint32)) & 1
             return bits.astype(bool).reshape(*states.shape, -1)[..., : self.vocab_size]
@@ -102,7 +104,7 @@ class Trie:
 
     def next_states(self, states: Int[Array, "*batch"], tokens: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
         """Returns the state that each token leads to, -1 where the token is not allowed."""
-        if self.layout == "csr":
+        if self.mask is None:
             child_tokens, child_states, is_child = self.children(states, self.widths[-1])
             is_next = is_child & (child_tokens == tokens[..., None])
             return jnp.where(is_next, child_states, -1).max(-1)
@@ -203,7 +205,7 @@ def _round_up(count: int) -> int:
 
 def _token_matrix(
     sequences: Sequence[Sequence[int]], vocab_size: int, eos_token_id: int, pad_token_id: int | None
-) -> tuple[Int[np.ndarray, "items depth"], Int[np.ndarray, "items"]]:
+) -> tuple[Int[np.ndarray, "items depth"], Int[np.ndarray, " items"]]:
     """Returns the sequences with EOS, padded by -1, and their lengths without EOS; raises InputError on a bad token."""
     if len(sequences) == 0:
         raise InputError("trie: found no sequences, expected at least one")
@@ -231,8 +233,8 @@ def _token_matrix(
 
 
 def _breadth_first_edges(
-    tokens: Int[np.ndarray, "items depth"], lengths: Int[np.ndarray, "items"], eos_token_id: int
-) -> tuple[Int[np.ndarray, "edges"], Int[np.ndarray, "edges"], Int[np.ndarray, "edges"], int]:
+    tokens: Int[np.ndarray, "items depth"], lengths: Int[np.ndarray, " items"], eos_token_id: int
+) -> tuple[Int[np.ndarray, " edges"], Int[np.ndarray, " edges"], Int[np.ndarray, " edges"], int]:
     """Returns parents, tokens and target states of all edges, and the number of nodes.
 
     Edges are ordered by (parent, token), nodes numbered breadth first. Raises InputError when two items have the
@@ -250,11 +252,11 @@ def _breadth_first_edges(
     for level in range(depth):
         is_new[1:] |= tokens[1:, level] != tokens[:-1, level]
         rows = np.flatnonzero(is_new & (level <= lengths))
-        parents, edge_tokens = node_of_row[rows], tokens[rows, level]
-        is_leaf = edge_tokens == eos_token_id
-        states = num_nodes + np.cumsum(~is_leaf) - 1
+        new_tokens = tokens[rows, level]
+        is_leaf = new_tokens == eos_token_id
+        new_states = num_nodes + np.cumsum(~is_leaf) - 1
         # An item's own number stands in, negated, until the number of nodes is known.
-        levels.append((parents, edge_tokens, np.where(is_leaf, -1 - order[rows], states)))
+        levels.append((node_of_row[rows], new_tokens, np.where(is_leaf, -1 - order[rows], new_states)))
         starts = np.cumsum(is_new & (level < lengths)) - 1
         node_of_row = num_nodes + starts
         num_nodes += int((~is_leaf).sum())

@@ -37,24 +37,24 @@ def read_gains(workdir: Path) -> dict[str, float] | None:
     return dict(zip(users, ndcg_gains(np.asarray(ranks, np.int64)).tolist(), strict=True))
 
 
-def ndcg_gains(ranks: Int[np.ndarray, "users"]) -> Float[np.ndarray, "users"]:
+def ndcg_gains(ranks: Int[np.ndarray, " users"]) -> Float[np.ndarray, " users"]:
     """Return the NDCG@10 of one target each; ranks count from 0, -1 is a target that was not found."""
     return discounted_gains(ranks, run_files.SELECTION_CUTOFF)
 
 
 def paired_differences(
     runs: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]]
-) -> Float[np.ndarray, "users"]:
+) -> Float[np.ndarray, " users"]:
     """Return, for each user that all runs have, the mean gain in `runs` less the mean gain in `others`."""
     users = sorted(set.intersection(*(set(gains) for gains in [*runs, *others])))
 
     def mean(several: Sequence[Mapping[str, float]]) -> np.ndarray:
-        return np.mean([[gains[user] for user in users] for gains in several], axis=0, dtype=np.float64)
+        return np.asarray([[gains[user] for user in users] for gains in several], np.float64).mean(axis=0)
 
     return mean(runs) - mean(others)
 
 
-def sign_flip_p_value(differences: Float[np.ndarray, "users"]) -> float:
+def sign_flip_p_value(differences: Float[np.ndarray, " users"]) -> float:
     """Return the two-sided p-value of Fisher's randomisation test that paired differences have mean 0.
 
     Under the null hypothesis each user's difference could as well have had the other sign. The value is the share of

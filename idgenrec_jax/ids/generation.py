@@ -192,7 +192,7 @@ class CandidateDecoder:
         self._encoded = _EncodedTexts(generation.encoded_budget_bytes)
 
     def candidates(
-        self, items: Int[np.ndarray, "n"], min_lengths: Int[np.ndarray, "n"], penalties: Float[np.ndarray, "n"]
+        self, items: Int[np.ndarray, " n"], min_lengths: Int[np.ndarray, " n"], penalties: Float[np.ndarray, " n"]
     ) -> list[list[str]]:
         """For each of the items its decoded texts, best first, at its own stage.
 
@@ -352,7 +352,7 @@ def _encode_batch(
     graphdef: nnx.GraphDef,
     params: Any,
     tokens: Int[Array, "batch source"],
-    lengths: Int[Array, "batch"],
+    lengths: Int[Array, " batch"],
     *,
     sharding: NamedSharding | None,
 ) -> tuple[Float[Array, "source d_model"], ...]:
@@ -371,8 +371,8 @@ def _decode_batch(
     graphdef: nnx.GraphDef,
     params: Any,
     encoded: tuple[Float[Array, "source d_model"], ...],
-    lengths: Int[Array, "batch"],
-    penalties: Float[Array, "batch"],
+    lengths: Int[Array, " batch"],
+    penalties: Float[Array, " batch"],
     *,
     num_groups: int,
     min_length: int,

@@ -90,7 +90,8 @@ def telling_words(
     for item in items:
         kind = kinds.get(item.leaf)
         scores = {word: weight * rarity[word] for word, weight in item.weights.items()}
-        chosen, used = [], 0
+        chosen: list[str] = []
+        used = 0
         for word in sorted(scores, key=lambda word: (word != kind, -scores[word])):
             if word in lengths and len(chosen) < max_words and used + lengths[word] <= budget:
                 chosen.append(word)

@@ -65,10 +65,21 @@ class RoundIds:
         Tables are saved in `folder`, the run's.
         """
         self._dataset, self._tokenizer, self._prompts = dataset, tokenizer, prompts
-        self.table: IdTable | None = None
+        self._table: IdTable | None = None
         self.user_table: IdTable | None = None
         self._config, self._folder = config, Path(folder)
         self._generation = id_generation(config, graphdef, tokenizer, mesh)
+
+    @property
+    def table(self) -> IdTable:
+        """The items' IDs; RuntimeError before there are any."""
+        if self._table is None:
+            raise RuntimeError("no IDs yet: load a round, or regenerate them")
+        return self._table
+
+    @table.setter
+    def table(self, table: IdTable) -> None:
+        self._table = table
 
     def renderer(self, *, max_history: int, evaluation: bool = False) -> PromptRenderer:
         """Return what prompts are written from now, with the training templates or the one of evaluation."""
@@ -92,19 +103,21 @@ class RoundIds:
         self, params: Any, round: int, *, on_progress: Callable[[int, int], None], given: IdTable | None = None
     ) -> None:
         """Make new IDs with the generator's `params` (items keep those of `given`, if any), and save them."""
-        before = self.table
-        self.table = given or self._generation.generate(
+        before = self._table
+        table = given or self._generation.generate(
             params, self._dataset.items, self._dataset.item_texts, on_progress=on_progress
         )
-        from_main(lambda: save_table(self.table, self.path(round)))
+        self.table = table
+        from_main(lambda: save_table(table, self.path(round)))
         if self._config.data.user_ids != "none":
-            self.user_table = self._generation.generate(
+            user_table = self._generation.generate(
                 params, self._dataset.users, self._user_texts(), on_progress=on_progress
             )
-            from_main(lambda: save_table(self.user_table, self.user_path(round)))
+            self.user_table = user_table
+            from_main(lambda: save_table(user_table, self.user_path(round)))
         if before is not None:
-            changed = sum(old != new for old, new in zip(before.tokens, self.table.tokens, strict=True))
-            logging.info("round %d: %d of %d item IDs changed", round, changed, len(self.table))
+            changed = sum(old != new for old, new in zip(before.tokens, table.tokens, strict=True))
+            logging.info("round %d: %d of %d item IDs changed", round, changed, len(table))
 
     def path(self, round: int) -> Path:
         """Return the file of a round's item IDs."""

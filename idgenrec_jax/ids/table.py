@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,15 +36,14 @@ class IdTable:
     texts: tuple[str, ...]
     tokens: tuple[tuple[int, ...], ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not len(self.items) == len(self.texts) == len(self.tokens):
             raise InputError(
                 f"an ID table needs one text and one token sequence per item, found {len(self.items)} items, "
                 f"{len(self.texts)} texts and {len(self.tokens)} token sequences; pass lists of equal length"
             )
         if len(set(self.items)) != len(self.items):
-            seen: set[str] = set()
-            twice = next(item for item in self.items if item in seen or seen.add(item))
+            twice = next(item for item, count in Counter(self.items).items() if count > 1)
             raise InputError(f"item {twice!r} is twice in the ID table; keep one entry per item")
         owner: dict[tuple[int, ...], int] = {}
         for index, tokens in enumerate(self.tokens):
@@ -170,15 +170,16 @@ def load_table(path: str | Path, items: Sequence[str], tokenizer: Tokenizer) -> 
             f"{path}: {len(missing)} of {len(items)} items of the catalogue have no line, the first is "
             f"{missing[0]!r}; add a line for each, or leave out the file to have IDs generated"
         )
-    taken, next_number = set(owner), {}
+    taken = set(owner)
+    next_number: dict[str, int] = {}
     for item in blank:
         found[item] = make_unique(item, item, taken, tokenizer, next_number=next_number)
         _LOGGER.warning(
             "%s:%d: item %r has a blank ID; it is given the ID %r", path, line_of[item], item, found[item][0]
         )
-    texts, tokens = zip(*(found[item] for item in items), strict=True)
-    check_spelling(texts, tokenizer, f"IDs of {path}", tokens=tokens)
-    return IdTable(tuple(items), texts, tokens)
+    texts, rows = zip(*(found[item] for item in items), strict=True)
+    check_spelling(texts, tokenizer, f"IDs of {path}", tokens=rows)
+    return IdTable(tuple(items), texts, rows)
 
 
 def _way_out(text: str, other: str, tokenizer: Tokenizer) -> str:

@@ -17,7 +17,7 @@ PENALTIES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
 MIN_LENGTHS = (1, 11, 21)
 """Minimum lengths in the order in which they are tried; the longest gives candidates of up to 30 tokens."""
 
-Candidates = Callable[[Int[np.ndarray, "n"], Int[np.ndarray, "n"], Float[np.ndarray, "n"]], list[list[str]]]
+Candidates = Callable[[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Float[np.ndarray, " n"]], list[list[str]]]
 """(item indices, their minimum lengths, their diversity penalties) -> for each item its decoded texts, best first.
 
 The texts of an item must depend on nothing but the item and its two numbers. No item occurs twice in a call.
@@ -42,7 +42,7 @@ class _Item:
 
     __slots__ = ("candidates", "stages")
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.candidates: dict[tuple[int, ...], Assignment] = {}
         self.stages = 0
 
@@ -89,7 +89,9 @@ def assign_unique_ids(
     if num_items == 0:
         return []
     exhausted = [index for index, choice in enumerate(chosen) if choice is None]
-    if exhausted and fallback_texts is None:
+    if not exhausted:
+        return [choice for choice in chosen if choice is not None]
+    if fallback_texts is None:
         names = ", ".join(repr(item_names[index]) for index in exhausted[:5])
         raise InputError(
             f"no unique ID for {len(exhausted)} of {num_items} items after {len(stages)} stages: {names}"
@@ -97,18 +99,18 @@ def assign_unique_ids(
             "longer, or allow numbers behind IDs with --config.ids.fallback=suffix"
         )
     next_number: dict[str, int] = {}
+    numbered: dict[int, Assignment] = {}
     for index in exhausted:
         first = next(iter(items[index].candidates.values()), None)
         base = first.text if first is not None else fallback_texts[index]
         text, tokens = make_unique(base, item_names[index], taken, tokenizer, next_number=next_number)
-        chosen[index] = Assignment(text, tokens, -1)
-    if exhausted:
-        _LOGGER.warning(
-            "%d of %d items have no unique ID after %d stages; a number behind the words makes them unique, "
-            "the first is %r for item %r",
-            len(exhausted), num_items, len(stages), chosen[exhausted[0]].text, item_names[exhausted[0]],
-        )  # fmt: skip
-    return chosen
+        numbered[index] = Assignment(text, tokens, -1)
+    _LOGGER.warning(
+        "%d of %d items have no unique ID after %d stages; a number behind the words makes them unique, "
+        "the first is %r for item %r",
+        len(exhausted), num_items, len(stages), numbered[exhausted[0]].text, item_names[exhausted[0]],
+    )  # fmt: skip
+    return [numbered[index] if choice is None else choice for index, choice in enumerate(chosen)]
 
 
 def _walk(items: list[_Item]) -> tuple[list[Assignment | None], set[tuple[int, ...]]]:

@@ -31,7 +31,7 @@ _SHORT_NAMES = {
     "config.id_generator.folder": "id_generator",
 }
 _PACKAGE = str(Path(__file__).parents[1])
-_DEFINE: dict[type, Any] = {
+_DEFINE: dict[type, Callable[[str, None, str], flags.FlagHolder]] = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,

@@ -75,7 +75,9 @@ class DecodingCache(NamedTuple):
         def add(caches: tuple[Array, ...], entries: tuple[Array, ...], dimensions: str) -> tuple[Array, ...]:
             axis = dimensions.split().index("positions")
             if sources is not None:
-                entries = [jnp.take_along_axis(entry, sources[:, :, None, None, None], axis=1) for entry in entries]
+                entries = tuple(
+                    jnp.take_along_axis(entry, sources[:, :, None, None, None], axis=1) for entry in entries
+                )
             return tuple(
                 constrain(
                     jax.lax.dynamic_update_slice_in_dim(cache, entry, position * group_size, axis=axis), dimensions

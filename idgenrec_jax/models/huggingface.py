@@ -304,11 +304,12 @@ def _check_one_table(folder: Path, first: StoredTensor, other: StoredTensor) -> 
 def _place(stored: StoredTensor, shape: tuple[int, ...], transposed: bool, sharding: Sharding | None) -> Array:
     """A stored tensor as a device array of `shape` (our layout), each shard read by itself."""
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+        index = index or (slice(None),) * len(shape)
         return np.ascontiguousarray(stored.read(index[::-1]).T) if transposed else stored.read(index)
 
     if sharding is None:
-        return jax.device_put(read((slice(None),) * len(shape)))
+        return jax.device_put(read(None))
     return jax.make_array_from_callback(shape, sharding, read)
 
 

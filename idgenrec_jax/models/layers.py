@@ -35,10 +35,10 @@ def mix_bits(words: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
 
 
 class BatchPart(NamedTuple):
-    """The rows index, index + count, index + 2 * count, .. of a batch that is computed in `count` parts."""
+    """The rows number, number + num_parts, number + 2 * num_parts, .. of a batch that is computed in parts."""
 
-    index: Int[Array, ""]
-    count: int
+    number: Int[Array, ""]
+    num_parts: int
 
 
 def position_words(
@@ -56,7 +56,7 @@ def position_words(
         counter = counter * jnp.uint32(size)
         place = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
         if axis == 0 and part is not None:
-            place = place * jnp.uint32(part.count) + part.index.astype(jnp.uint32)
+            place = place * jnp.uint32(part.num_parts) + part.number.astype(jnp.uint32)
         counter = counter + place
     return mix_bits(mix_bits(counter * jnp.uint32(0x9E3779B9) + first) ^ second)
 
@@ -76,7 +76,7 @@ class Dropout:
         self.rate = 0.0 if key is None else rate
         self.part = part
         self.count = 0
-        if self.rate:
+        if key is not None and rate:
             words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
             self.first, self.second = words.reshape(-1)[0], words.reshape(-1)[-1]
 
@@ -181,7 +181,7 @@ class RMSNorm(nnx.Module):
         return (wide * jax.lax.rsqrt(mean_square + self.epsilon) * self.scale[...]).astype(inputs.dtype)
 
 
-def distance_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "length"]:
+def distance_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, " length"]:
     """The bucket of every distance 0 .. length - 1 in one direction (T5, section 2.1).
 
     Half of the buckets hold one distance each, the others grow logarithmically up to `max_distance`, and everything
@@ -228,7 +228,7 @@ class RelativePositionBias(nnx.Module):
         distances = jnp.maximum(position - jnp.arange(length), 0)
         return self.table[...][earlier[distances]].T[None, :, None, :]
 
-    def _buckets(self, length: int) -> tuple[Int[np.ndarray, "length"], Int[np.ndarray, "length"]]:
+    def _buckets(self, length: int) -> tuple[Int[np.ndarray, " length"], Int[np.ndarray, " length"]]:
         """Buckets by distance for keys after the query and for keys before it; distance zero is the same in both."""
         if not self.bidirectional:
             # A key after its query is masked in the decoder; it takes the bucket of distance zero.

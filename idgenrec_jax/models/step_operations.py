@@ -14,7 +14,7 @@ from idgenrec_jax.models.t5 import T5Config
 _SOFT_KEYS, _SOFT_VALUES = 4, 2
 
 
-def recommender_step_operations(config: T5Config, batch: SupervisedBatch) -> dict[str, int]:
+def recommender_step_operations(config: T5Config, batch: SupervisedBatch) -> dict[str, int | float]:
     """Return the operations of a recommender or warm-start step on a batch of this shape."""
     (rows, source), target = batch.prompt_tokens.shape, batch.target_tokens.shape[1]
     blocks = _blocks(config, rows * source, source, rows * target, target, again=False, trained=True)
@@ -23,7 +23,7 @@ def recommender_step_operations(config: T5Config, batch: SupervisedBatch) -> dic
 
 def id_step_operations(
     id_generator: T5Config, recommender: T5Config, batch: IdBatch, *, id_length: int, chunks: int
-) -> dict[str, int]:
+) -> dict[str, int | float]:
     """Return the operations of an ID step on a batch of this shape; arguments as of `id_loss`."""
     (rows, text), places = batch.item_tokens.shape, batch.item_places.shape[1]
     written = rows * places * id_length
@@ -53,13 +53,13 @@ def id_step_operations(
 
 def _blocks(
     config: T5Config, read: int, source: int, written: int, target: int, *, again: bool, trained: bool
-) -> int:
+) -> int | float:
     """The operations of all layers on `read` encoder and `written` decoder positions, gradient included.
 
     `again`: the whole forward pass is computed a second time.
     """
 
-    def forward(source_length: int, target_length: int, cross_length: int) -> int:
+    def forward(source_length: int, target_length: int, cross_length: int) -> int | float:
         return (
             operations.encoder_operations(config, read, source_length)
             + operations.cross_operations(config, read)

@@ -8,6 +8,7 @@ the beams of a user are the queries of one attention.
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -205,19 +206,19 @@ class DecoderBlock(EncoderBlock):
         return hidden + gathered.reshape(hidden.shape), new_keys, new_values
 
 
-class Stack(nnx.Module):
+Block = TypeVar("Block", bound=EncoderBlock)
+
+
+class Stack(nnx.Module, Generic[Block]):
     """The blocks of an encoder or a decoder, the position bias they share, and the norm after the last."""
 
-    def __init__(self, config: T5Config, *, is_decoder: bool, rngs: nnx.Rngs):
-        """Blocks are unrolled; the decoder's bias looks backwards only."""
-        block, count = (
-            (DecoderBlock, config.num_decoder_layers) if is_decoder else (EncoderBlock, config.num_layers)
-        )
+    def __init__(self, config: T5Config, block: type[Block], count: int, *, bidirectional: bool, rngs: nnx.Rngs):
+        """`count` blocks, unrolled; a bias that is not `bidirectional` looks backwards only."""
         self.position_bias = RelativePositionBias(
             config.num_heads,
             num_buckets=config.relative_attention_num_buckets,
             max_distance=config.relative_attention_max_distance,
-            bidirectional=not is_decoder,
+            bidirectional=bidirectional,
             scale=config.initializer_factor * config.d_model**-0.5,
             rngs=rngs,
         )
@@ -233,8 +234,8 @@ class T5(nnx.Module):
         self.config = config
         factor = config.initializer_factor
         self.shared = Embedding(config.vocab_size, config.d_model, scale=factor, rngs=rngs)
-        self.encoder = Stack(config, is_decoder=False, rngs=rngs)
-        self.decoder = Stack(config, is_decoder=True, rngs=rngs)
+        self.encoder = Stack(config, EncoderBlock, config.num_layers, bidirectional=True, rngs=rngs)
+        self.decoder = Stack(config, DecoderBlock, config.num_decoder_layers, bidirectional=False, rngs=rngs)
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else Embedding(config.vocab_size, config.d_model, scale=factor, rngs=rngs)
 
@@ -263,9 +264,12 @@ class T5(nnx.Module):
         which rows of a batch these are, where they are not all. Raises ValueError unless exactly one of `tokens` and
         `embeddings` is given.
         """
-        if (tokens is None) == (embeddings is None):
+        if tokens is not None and embeddings is None:
+            inputs = self.embed(tokens)
+        elif embeddings is not None and tokens is None:
+            inputs = embeddings.astype(self.config.dtype)
+        else:
             raise ValueError("encode takes exactly one of tokens and embeddings")
-        inputs = self.embed(tokens) if embeddings is None else embeddings.astype(self.config.dtype)
         dropout = Dropout(self.config.dropout_rate, dropout_key, part)
         if dropout.rate:
             return self._encode(inputs, mask, dropout)

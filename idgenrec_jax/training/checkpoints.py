@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from absl.logging import converter
 
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import is_disk_full, write_json
@@ -95,7 +96,7 @@ class Checkpoints:
         try:
             from_main(lambda: self._prepare(path, state))
             # Orbax logs the traceback of a failed write before it raises; the user gets one line from below.
-            logger.setLevel(logging.converter.STANDARD_CRITICAL)
+            logger.setLevel(converter.STANDARD_CRITICAL)
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
                 checkpointer.save(
                     unfinished, ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))

@@ -12,6 +12,7 @@ With h the ID generator's hidden states, W its output embeddings and E the recom
 """
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.data.id_batches import IdBatch
@@ -59,9 +60,9 @@ def id_loss(
     soft_ids = generate_soft_ids(
         id_generator,
         recommender.shared.table[...],
-        batch.item_tokens,
-        batch.item_segments,
-        batch.item_places,
+        jnp.asarray(batch.item_tokens),
+        jnp.asarray(batch.item_segments),
+        jnp.asarray(batch.item_places),
         no_embedding,
         id_length=id_length,
         dropout_key=dropout_key,
@@ -136,12 +137,12 @@ def loss_of_soft_ids(
         return weighted_cross_entropy(hidden, recommender.output_table, target_tokens, is_real(target_segments))
 
     prompts = (
-        batch.prompt_tokens,
-        batch.prompt_segments,
-        batch.slot_item,
-        batch.slot_position,
-        batch.target_tokens,
-        batch.target_segments,
+        jnp.asarray(batch.prompt_tokens),
+        jnp.asarray(batch.prompt_segments),
+        jnp.asarray(batch.slot_item),
+        jnp.asarray(batch.slot_position),
+        jnp.asarray(batch.target_tokens),
+        jnp.asarray(batch.target_segments),
     )
     total = sum_in_chunks(total_loss, prompts, chunks)
-    return mean_loss(total, count_tokens(batch.target_segments))
+    return mean_loss(total, count_tokens(jnp.asarray(batch.target_segments)))

@@ -32,16 +32,16 @@ def recommender_loss(
     the batch `whole`, the mean is over the tokens of that one: the parts' losses add up to its loss.
     """
     encoder_key, decoder_key = split_key(dropout_key)
-    prompts, targets = batch.prompt_segments, batch.target_segments
+    prompt_tokens, prompts, target_tokens, targets = map(jnp.asarray, batch)
     # [rows, source] -> [rows, source, d_model]
-    encoded = model.encode(batch.prompt_tokens, same_segment(prompts, prompts), dropout_key=encoder_key, part=part)
+    encoded = model.encode(prompt_tokens, same_segment(prompts, prompts), dropout_key=encoder_key, part=part)
     # [rows, target] -> h: [rows, target, d_model]
     h = decode_targets(
-        model, encoded, prompts, batch.target_tokens, targets, dropout_key=decoder_key, part=part
+        model, encoded, prompts, target_tokens, targets, dropout_key=decoder_key, part=part
     )
     # -log softmax(h W)[token], summed; the logits [rows, target, vocab] are never stored at once.
-    total = weighted_cross_entropy(h, model.output_table, batch.target_tokens, is_real(targets))
-    return mean_loss(total, count_tokens(targets if whole is None else whole.target_segments))
+    total = weighted_cross_entropy(h, model.output_table, target_tokens, is_real(targets))
+    return mean_loss(total, count_tokens(targets if whole is None else jnp.asarray(whole.target_segments)))
 
 
 def target_loss(

@@ -35,6 +35,16 @@ class RecordWriter(Protocol):
         """Hand over all that was taken."""
 
 
+class LibraryWriter(RecordWriter, Protocol):
+    """A class of record writers that a flag of its name turns on."""
+
+    flag_help: str
+    library: str
+
+    def __init__(self, kept: Sequence[Record], workdir: Path, config: Config):
+        """Open it for a run in `workdir`, given the records that metrics.jsonl keeps."""
+
+
 OpenWriter = Callable[[Sequence[Record]], RecordWriter]
 
 
@@ -135,7 +145,7 @@ class WandbWriter:
         self._run.finish()
 
 
-WRITERS = {"tensorboard": TensorBoardWriter, "wandb": WandbWriter}
+WRITERS: dict[str, type[LibraryWriter]] = {"tensorboard": TensorBoardWriter, "wandb": WandbWriter}
 
 
 def check_writers(names: Sequence[str]) -> None:
@@ -153,7 +163,7 @@ def check_writers(names: Sequence[str]) -> None:
 def writer_makers(names: Sequence[str], workdir: Path, config: Config) -> list[OpenWriter]:
     """Return what opens these writers for a run in `workdir`, given its kept records."""
 
-    def opener(writer: Callable[..., RecordWriter]) -> OpenWriter:
+    def opener(writer: type[LibraryWriter]) -> OpenWriter:
         return lambda kept: writer(kept, workdir, config)
 
     return [opener(WRITERS[name]) for name in names]

@@ -42,6 +42,12 @@ class RunState:
     records: int = 0
     seconds: float = 0.0
 
+    def best_validation(self) -> dict[str, Any]:
+        """Return the description of the best validation; RuntimeError before the first."""
+        if self.best is None:
+            raise RuntimeError("there was no validation yet")
+        return self.best
+
     def to_meta(self) -> dict[str, Any]:
         """Return the fields that are plain JSON."""
         return {name: getattr(self, name) for name in _meta_fields()} | {
@@ -64,8 +70,8 @@ class RunState:
                     f"{source}: {name}: found {found}, expected {getattr(wanted, '__name__', wanted)}; another version "
                     "saved it: go on with that version, or train again in another --workdir"
                 )
-        models = {name: arrays[saved] for name, saved in run_files.CHECKPOINT_NAMES.items()}
-        return RunState(**models, **meta)
+        saved = run_files.CHECKPOINT_NAMES
+        return RunState(arrays[saved["id_generator"]], arrays[saved["recommender"]], **meta)
 
     def arrays(self) -> dict[str, TrainState]:
         """Return the fields that are arrays, under the names that checkpoints have for them."""

@@ -45,7 +45,7 @@ def _interactions(path: Path) -> Iterator[tuple[str, Interaction]]:
 
 
 def _item_fields(path: Path, items: Set[str]) -> dict[str, Mapping[str, str]]:
-    fields = {}
+    fields: dict[str, Mapping[str, str]] = {}
     for place, record in _read_records(path):
         _refuse_other_layouts(record, place)
         item = key_of(record.get("asin"), "asin", place)

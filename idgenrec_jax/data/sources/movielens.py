@@ -44,7 +44,7 @@ def _interactions(path: Path) -> Iterator[tuple[str, Interaction]]:
 
 
 def _item_fields(path: Path, items: Set[str]) -> dict[str, Mapping[str, str]]:
-    fields = {}
+    fields: dict[str, Mapping[str, str]] = {}
     for place, (movie, title, genres) in _read_rows(path, _MOVIE_COLUMNS):
         if key_of(movie, "movieId", place) in items:
             listed = [] if genres == "(no genres listed)" else genres.split("|")

@@ -75,7 +75,7 @@ def prepare(
     if not math.isfinite(min_rating):
         raise InputError(f"--min_rating={min_rating}: expected a finite number, such as 4")
     raw = SOURCES[source].read(Path(input_folder))
-    counted = Counter()
+    counted: Counter[str] = Counter()
     rated = _rated(raw.interactions, min_rating, counted)
     distinct, exact_repeats = drop_exact_repeats(rated)
     chosen, repeats = choose_among_repeats(distinct, duplicates)
