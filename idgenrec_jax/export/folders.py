@@ -37,8 +37,8 @@ def export_folders(
     needed; from a folder `data` comes the history in the card's example.
 
     Raises:
-        InputError: `workdir` holds no run or no checkpoint yet, `data` is not the run's, or `output` cannot be written to
-            or exists and is not an export of this very state, which is written anew.
+        InputError: `workdir` holds no run or no checkpoint yet, `data` is not the run's, or `output` cannot be
+            written to or exists and is not an export of this very state, which is written anew.
     """
     run = load_run(workdir)
     replaces = check_output(run, output, file="recommender/config.json")

@@ -292,6 +292,9 @@ def test_mistakes_are_one_line(programs, finished, exported, tmp_path):
         error = the_error(programs.run("export", f"--workdir={finished.workdir}", f"--output={output}", *flags))
         assert f"{output}: exists already; delete it or name another folder" in error
     assert (used / "notes.txt").read_text() == "mine"
+    (used / "notes.txt").unlink()
+    assert programs.run("export", f"--workdir={finished.workdir}", f"--output={used}").returncode == 0
+    assert (used / "MANIFEST.json").read_text() == (exported / "MANIFEST.json").read_text()
     error = the_error(programs.run("export", f"--workdir={tmp_path}", f"--output={tmp_path / 'out'}"))
     assert "expected the --workdir of a run of launch.train" in error and not (tmp_path / "out").exists()
     error = the_error(
