@@ -36,9 +36,10 @@ from idgenrec_jax.inputs import (
 from idgenrec_jax.models.create import Model, create_model
 from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
-from idgenrec_jax.training.alternation import SELECTED, Alternation, Validation
+from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.training.epochs import Epochs
 from idgenrec_jax.training.record_writers import check_writers
+from idgenrec_jax.training.selection import SELECTED
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
 from idgenrec_jax.workdir import RunLock, claim, described_results, named_as_in, protocol
 

@@ -28,8 +28,8 @@ from idgenrec_jax.inputs import check_batches, load_data, load_prompts
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.sharding import check_heads, make_mesh, place_shapes
-from idgenrec_jax.training.alternation import BEST_RANKS, SELECTED
 from idgenrec_jax.training.checkpoints import Checkpoints
+from idgenrec_jax.training.selection import BEST_RANKS, SELECTED
 from idgenrec_jax.workdir import described_results, described_run
 
 _ATTEMPTS = 5

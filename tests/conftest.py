@@ -12,17 +12,23 @@ install_import_hook("idgenrec_jax", "beartype.beartype")
 
 SLOWEST_FILES = (
     "test_readme.py",
-    "test_train_processes.py",
-    "test_benchmark.py",
-    "test_bad_input.py",
-    "test_train.py",
     "test_resume.py",
-    "test_sharding.py",
-    "test_losses.py",
+    "test_train_processes.py",
     "test_peer_worker.py",
-    "test_sweep_slurm.py",
-    "test_sweep.py",
+    "test_benchmark.py",
+    "test_train.py",
     "test_export.py",
+    "test_sharding.py",
+    "test_bad_input.py",
+    "test_sweep.py",
+    "test_sweep_slurm.py",
+    "test_id_loss.py",
+    "test_losses.py",
+    "test_t5.py",
+    "test_beam_parity.py",
+    "test_diverse.py",
+    "test_steps.py",
+    "test_beam.py",
 )
 _ORDER = {name: place for place, name in enumerate(SLOWEST_FILES)}
 

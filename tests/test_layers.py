@@ -13,7 +13,7 @@ LAYERS = (
     ("locks",),
     ("files", "switches"),
     ("config", "run_files", "processes", "compilation_cache"),
-    ("progress", "sharding"),
+    ("background", "progress", "sharding"),
     ("data",),
     ("models",),
     ("decoding",),

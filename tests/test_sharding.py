@@ -42,8 +42,7 @@ def measured(tmp_path_factory):
     """What sharding_program.py measured on eight simulated devices."""
     folder = tmp_path_factory.mktemp("sharding")
     program = Path(__file__).with_name("sharding_program.py")
-    # Compiling takes most of the time, and programs as small as these run no longer for being optimised less.
-    more = {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    more = {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, str(program), str(folder)],
         env={**os.environ, **more, "PYTHONPATH": str(program.parents[1])},

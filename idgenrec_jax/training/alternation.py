@@ -35,13 +35,10 @@ from idgenrec_jax.training.record_writers import writer_makers
 from idgenrec_jax.training.records import MetricsLog
 from idgenrec_jax.training.run_state import RunState
 from idgenrec_jax.training.run_steps import configured_optimizer, make_steps
+from idgenrec_jax.training.selection import Selection
 from idgenrec_jax.training.step_records import StepRecords, count_examples
 from idgenrec_jax.training.steps import Metrics, TrainState, place_train_state, seed_key
 
-BEST_RANKS = "target_ranks"
-"""The key of every user's rank at the best validation, in the description of its checkpoint."""
-SELECTED = ("step", "round", "phase", "epoch", "id_round")
-"""What a run's results say of its best state: where in the run it was, and the round of its IDs."""
 FIRST_STEP = "first training step done"
 """The log line from which on the device is at work; what is before it is start-up."""
 
@@ -123,7 +120,7 @@ class Alternation:
         self._keys = jax.jit(lambda: jax.tree.map(seed_key, seeds), out_shardings=self._replicated)()
 
         self._latest = Checkpoints(workdir / run_files.LATEST_CHECKPOINTS, keep=2)
-        self._best = Checkpoints(workdir / run_files.BEST_CHECKPOINTS, keep=2)
+        self._selection = Selection(workdir)
         self._resume(restart_without_checkpoint)
         self._log = MetricsLog(
             workdir / run_files.METRICS, records=self.state.records, writers=writer_makers(log_to, workdir, config)
@@ -145,17 +142,12 @@ class Alternation:
         return self.state.best_validation()
 
     def best_params(self) -> dict[str, Any]:
-        """Return the parameters of both models at the best validation, as {"id_generator", "recommender"}.
-
-        Raises:
-            InputError: that checkpoint is no longer whole.
-        """
-        saved = self._best.restore(self._best.require(self.state.best_validation()["step"]), self.state.params())
-        return {name: saved[key] for name, key in run_files.CHECKPOINT_NAMES.items()}
+        """Return the parameters of both models at the best validation, as {"id_generator", "recommender"}."""
+        return self._selection.params(self.state)
 
     def best_ranks(self) -> list[int]:
         """Return every user's rank of the target at the best validation, from 0; -1: not among the results."""
-        return self._best.meta(self.state.best_validation()["step"], required=(BEST_RANKS,))[BEST_RANKS]
+        return self._selection.ranks(self.state)
 
     @property
     def seconds(self) -> float:
@@ -242,8 +234,13 @@ class Alternation:
         state.loss_sum = state.loss_sum + metrics["loss"]
         state.step += 1
         state.global_step += 1
-        place = self._place(phase, state.epoch + 1, "train_step")
-        self._step_records.add(place, metrics, learning_rate=rate, examples=count_examples(batch))
+        self._step_records.add(
+            self._place(phase, state.epoch + 1, "train_step"),
+            metrics,
+            title=f"{phase.title}, epoch {state.epoch + 1}",
+            learning_rate=rate,
+            examples=count_examples(batch),
+        )
 
     def _end_phase(self, phase: Phase) -> None:
         if phase.kind != RECOMMENDER:
@@ -262,23 +259,7 @@ class Alternation:
         renderer = self._ids.renderer(max_history=self._config.data.max_history, evaluation=True)
         loss, metrics, ranks = self._validate(self.state.recommender.params, renderer, f"{phase.title}: validation")
         self._append({**self._place(phase, self.state.epoch, "validation"), "loss": loss, **metrics})
-        brief = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        logging.info("%s, epoch %d: validation %s", phase.title, self.state.epoch, brief)
-        value = metrics[run_files.SELECTION_METRIC]
-        if self.state.best is not None and value <= self.state.best["metrics"][run_files.SELECTION_METRIC]:
-            # New IDs are worse until the recommender has learned them, so ID phases do not count.
-            self.state.misses += phase.kind == RECOMMENDER
-            return
-        self.state.misses = 0
-        self.state.best = {
-            "step": self.state.global_step,
-            "round": phase.round,
-            "phase": phase.kind,
-            "epoch": self.state.epoch,
-            "id_round": self.state.id_round,
-            "metrics": metrics,
-        }
-        self._best.save(self.state.global_step, self.state.params(), {**self.state.best, BEST_RANKS: ranks})
+        self._selection.offer(self.state, phase, metrics, ranks)
 
     def _patience_spent(self) -> bool:
         patience = self._config.training.early_stop_patience

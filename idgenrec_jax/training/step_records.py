@@ -17,6 +17,7 @@ class _Waiting(NamedTuple):
     """What is to be recorded of a step; its metrics are still on the device."""
 
     place: dict[str, Any]
+    title: str
     learning_rate: float
     metrics: Metrics
     examples: int
@@ -40,8 +41,12 @@ class StepRecords:
         self._examples, self._since = 0, time.monotonic()
         self._is_first = True
 
-    def add(self, place: dict[str, Any], metrics: Metrics, *, learning_rate: float, examples: int) -> None:
+    def add(
+        self, place: dict[str, Any], metrics: Metrics, *, title: str, learning_rate: float, examples: int
+    ) -> None:
         """Say that a step of so many examples was dispatched; `place` is what its record begins with.
+
+        `title` is what an error calls the epoch.
 
         Raises:
             InputError: the loss of a step before it is not finite.
@@ -54,7 +59,7 @@ class StepRecords:
             self._examples += examples
         self._is_first = False
         if records_step:
-            self._waiting = _Waiting(place, learning_rate, metrics, self._examples)
+            self._waiting = _Waiting(place, title, learning_rate, metrics, self._examples)
             self._examples = 0
 
     def flush(self) -> None:
@@ -65,14 +70,14 @@ class StepRecords:
         """
         if self._waiting is None:
             return
-        place, learning_rate, metrics, examples = self._waiting
+        place, title, learning_rate, metrics, examples = self._waiting
         self._waiting = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        for name, value in values.items():
-            if not np.isfinite(value):
+        for name in ("loss", "gradient_norm"):
+            if not np.isfinite(values[name]):
+                spelled = name.replace("_", " ")
                 raise InputError(
-                    f"{place['phase']} phase of round {place['round']}, step {place['step']}: "
-                    f"the {name.replace('_', ' ')} is {value}; lower the learning rate"
+                    f"{title}, step {place['step']}: the {spelled} is {values[name]}; lower the learning rate"
                 )
         now = time.monotonic()
         speed = examples / max(now - self._since, 1e-9)

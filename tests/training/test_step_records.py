@@ -29,7 +29,7 @@ def metrics(step):
 
 def take(records, steps):
     for step in steps:
-        records.add(place(step), metrics(step), learning_rate=0.5 / step, examples=10)
+        records.add(place(step), metrics(step), title="epoch 2", learning_rate=0.5 / step, examples=10)
 
 
 def test_every_so_many_steps_of_the_run_are_recorded_once_a_later_one_was_dispatched():
@@ -94,9 +94,9 @@ def test_the_clock_is_started_again_after_other_work(clock):
 def test_what_is_not_finite_is_one_line_and_no_record(name):
     written = []
     records = StepRecords(1, written.append)
-    records.add(place(4), metrics(4) | {name: jnp.float32(np.nan)}, learning_rate=1.0, examples=1)
+    records.add(place(4), metrics(4) | {name: jnp.float32(np.nan)}, title="an epoch", learning_rate=1.0, examples=1)
     spelled = name.replace("_", " ")
-    with pytest.raises(InputError, match=f"id phase of round 1, step 4: the {spelled} is nan; lower the learning rate"):
+    with pytest.raises(InputError, match=f"^an epoch, step 4: the {spelled} is nan; lower the learning rate$"):
         records.flush()
     assert written == []
 
