@@ -53,7 +53,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def mapped_files(page: Path) -> list[str]:
-    """Return the files that the map of the code names: in a folder's line `FOLDER/`, then `  FILE  what it is`."""
+    """Return the files that the map of the code names: behind a line `FOLDER/`, each as `  FILE  what it is`."""
     section = page.read_text(encoding="utf-8").partition("## Map of the code")[2].partition("\n## ")[0]
     folder, found = "", []
     for line in _BLOCK.search(section).group(2).splitlines():

@@ -9,6 +9,7 @@ from documentation import README, ROOT, anchors, links, mapped_files, pages
 
 import idgenrec_jax
 from idgenrec_jax.config import Config
+from idgenrec_jax.launch.console import PROGRAMS
 from idgenrec_jax.sweeps.definition import load_space, load_sweep
 
 
@@ -31,16 +32,17 @@ def test_links_lead_to_files_and_headings_that_exist(page):
 
 
 def test_the_map_of_the_code_names_every_file_once():
-    found = [
-        str(path.relative_to(ROOT))
-        for folder in ("idgenrec_jax", "launch")
-        for path in (ROOT / folder).rglob("*.py")
-        if path.name != "__init__.py"
-    ]
+    files = (ROOT / "idgenrec_jax").rglob("*.py")
+    found = [str(path.relative_to(ROOT)) for path in files if path.name != "__init__.py"]
     mapped = mapped_files(README)
     assert not set(found) - set(mapped), "not in README's map"
     assert not set(mapped) - set(found), "in README's map only"
     assert len(mapped) == len(set(mapped))
+
+
+def test_a_checkout_has_every_program_under_its_name():
+    assert {path.stem for path in (ROOT / "launch").glob("*.py")} == {"__init__", *PROGRAMS}
+    assert "\nlaunch/  " in README.read_text(encoding="utf-8")
 
 
 def test_the_figure_is_what_its_script_draws():
