@@ -74,11 +74,11 @@ class IdTraining:
     gather, and histories are filled up with empty texts to the longest of the batch, as published, only where the job
     says `pad_histories`. Examples come in the order given, from the start again after the last; no dropout.
 
-    Outputs: those of RecommenderTraining, of the generator's gradient.
+    Outputs: those of RecommenderTraining, of the ID generator's gradient.
     """
 
     def __init__(self, job: Job):
-        """Load both models, freeze the recommender, and make the generator's optimizer."""
+        """Load both models, freeze the recommender, and make the ID generator's optimizer."""
         self._job = job
         self._texts, self._histories = job.rows("texts"), job.rows("histories")
         self._prompts, self._targets = job.rows("prompts"), job.rows("targets")
