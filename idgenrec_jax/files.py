@@ -161,7 +161,7 @@ def _check_fields(value: Any, fields: Mapping[str, Any], path: str | Path, remed
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected an object, found {type(value).__name__}; {remedy}")
     for name, kinds in fields.items():
-        found = value
+        found: Any = value
         for key in name.split("."):
             found = found.get(key) if isinstance(found, dict) else None
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)
