@@ -93,7 +93,7 @@ class IdsConfig:
     soft_length: int = _field(9, "tokens of a soft ID in the ID phase (published: 10 with the start token)", low=1)
     fallback: str = _field(
         "suffix",
-        "when the generator cannot make an ID unique: add the smallest number that does, or stop",
+        "when the ID generator cannot make an ID unique: add the smallest number that does, or stop",
         choices=("suffix", "error"),
     )
     batch_size: int = _field(64, "items decoded at once", low=1)

@@ -105,9 +105,11 @@ def simulate_devices(config: MeshConfig) -> None:
 def plan_run(config: Config, *, temporaries: str = COMPILED) -> Plan:
     """Return what the run of `config` needs; `temporaries` is one of TEMPORARIES.
 
-    They are those of the compiled steps, which takes minutes where models are deep; or follow from those of models with
-    one layer and with two layers in all stacks, of which every further layer takes as much as the second; or are left
-    out. The devices are those present where they fit the mesh, else the CPU's (see `simulate_devices`).
+    - "compiled": those of the compiled steps. Deep models take minutes to compile.
+    - "extrapolated": models of one and of two layers are compiled; every further layer takes as much as the second.
+    - "none": they are left out.
+
+    The devices are those present where they fit the mesh, else the CPU's (see `simulate_devices`).
 
     Raises:
         InputError: anything the user gave that does not fit; stacks of different depths cannot be extrapolated.

@@ -45,20 +45,27 @@ def atomic_writer(path: str | Path) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, replaces: bool = False) -> Iterator[Path]:
     """Make a folder that appears under `path` only when the block, which fills it, ends without an error.
+
+    A folder that is there already gives way to it where it `replaces` it; until then it stays as it is.
 
     Raises:
         InputError: `path` exists already, the disk is full, or the folder around it cannot be written to.
     """
     path = Path(expand_home(path))
-    if path.exists():
+    if path.exists() and not replaces:
         raise InputError(f"{path}: exists already; delete it or name another folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path, _open_folder) as (temporary, _):
             yield temporary
-            os.replace(temporary, path)
+            if path.exists():
+                with _temporary(path, _open_folder) as (old, _):
+                    os.replace(path, old)
+                    os.replace(temporary, path)
+            else:
+                os.replace(temporary, path)
     except OSError as error:
         raise explain_write_error(error, path) from error
 

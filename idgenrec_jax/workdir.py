@@ -72,7 +72,7 @@ def described_run(workdir: Path) -> dict[str, Any]:
     path = workdir / run_files.CONFIG
     if not path.exists():
         return read_json(path, remedy="expected the --workdir of a run of launch.train")
-    fields: dict[str, type] = {"config": dict, "data": dict, "models": dict}
+    fields: dict[str, Any] = {"config": dict, "data": dict, "models": dict}
     fields |= {f"models.{name}": dict for name in _MODELS}
     fields |= {"data.name": str, "data.fingerprint": str, "data.users": int, "data.items": int}
     fields |= {"data.interactions": int} | {f"config.{name}.folder": str for name in _MODELS}
@@ -97,7 +97,8 @@ def described_results(workdir: Path) -> dict[str, Any]:
     """
     path = workdir / run_files.RESULTS
     blocks = ("validation", "test", "popularity.validation", "popularity.test")
-    fields = dict.fromkeys(blocks, dict) | {"selected.step": int, "seconds": (int, float), "example_ids": list}
+    fields: dict[str, Any] = dict.fromkeys(blocks, dict)
+    fields |= {"selected.step": int, "seconds": (int, float), "example_ids": list}
     found = read_json(path, remedy=_RESTORE, fields=fields)
     rows = {"validation": found["validation"], "test": found["test"]}
     rows |= {f"popularity.{split}": found["popularity"][split] for split in ("validation", "test")}

@@ -67,6 +67,12 @@ def test_a_folder_appears_only_when_its_block_ends(tmp_path):
     assert os.listdir(tmp_path / "new") == ["out"] and read_json(tmp_path / "new/out/part/file.json", remedy="") == [1]
     with pytest.raises(InputError, match="out: exists already"), atomic_folder(tmp_path / "new" / "out"):
         pass
+    with pytest.raises(KeyError, match="reason"), atomic_folder(tmp_path / "new" / "out", replaces=True):
+        raise KeyError("reason")
+    assert read_json(tmp_path / "new/out/part/file.json", remedy="") == [1]
+    with atomic_folder(tmp_path / "new" / "out", replaces=True) as folder:
+        write_json(folder / "other.json", [2])
+    assert os.listdir(tmp_path / "new") == ["out"] and os.listdir(tmp_path / "new" / "out") == ["other.json"]
 
 
 KILLED = """

@@ -69,16 +69,16 @@ class IdTraining:
     """The ID phase as published (IDGenRec, arXiv 2403.19021): the greedy loop, with its cache, is kept in the graph.
 
     Every item of every example's history is encoded anew, and all logits of the loop are stored. It differs from the
-    publication where that is wrong (probabilities instead of their logarithms, labels without padding, positions
-    masked by what they are and not by a norm) and where it wastes time without need: prompts are put together by a
-    gather, and histories are filled up with empty texts to the longest of the batch, as published, only where the job
-    says `pad_histories`. Examples come in the order given, from the start again after the last; no dropout.
+    publication in two ways. What is wrong there is right here: soft IDs are weighted with probabilities, labels have no
+    padding, and positions are masked by what they are, not by a norm. What wastes time there does not here: prompts are
+    put together by a gather. Histories are filled up with empty texts to the longest of the batch, as published, where
+    the job says `pad_histories`. Examples come in the order given, again and again; there is no dropout.
 
-    Outputs: those of RecommenderTraining, of the generator's gradient.
+    Outputs: those of RecommenderTraining, of the ID generator's gradient.
     """
 
     def __init__(self, job: Job):
-        """Load both models, freeze the recommender, and make the generator's optimizer."""
+        """Load both models, freeze the recommender, and make the ID generator's optimizer."""
         self._job = job
         self._texts, self._histories = job.rows("texts"), job.rows("histories")
         self._prompts, self._targets = job.rows("prompts"), job.rows("targets")

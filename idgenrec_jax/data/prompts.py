@@ -81,9 +81,8 @@ def load_templates(path: str | Path) -> list[PromptTemplate]:
     """Reads a prompt file: lines `task; seen|unseen; input template; target template`, `#` starts a comment line.
 
     Raises:
-        InputError: naming file and line: wrong number of parts, a group that is neither seen nor unseen, an unknown
-            or repeated field, a target template without {target} or with another item's field, an input template
-            that contains {target} or nothing to predict from; or no template is "seen".
+        InputError: a line has not four parts, or breaks a rule of `PromptTemplate`; it is named with its file. Or no
+            template is "seen".
     """
     templates = []
     for number, line in read_lines(path, f"write one template a line: {_LAYOUT}"):

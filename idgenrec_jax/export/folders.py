@@ -8,7 +8,7 @@ from flax import nnx
 from idgenrec_jax import run_files
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation.metrics import SPLITS
-from idgenrec_jax.export.manifest import write_manifest
+from idgenrec_jax.export.manifest import is_export_of, write_manifest
 from idgenrec_jax.export.model_card import id_generator_card, recommender_card
 from idgenrec_jax.export.tokenizer_files import ExportedTokenizer, save_tokenizer
 from idgenrec_jax.files import atomic_folder, atomic_writer, expand_home, write_json
@@ -37,11 +37,11 @@ def export_folders(
     needed; from a folder `data` comes the history in the card's example.
 
     Raises:
-        InputError: `workdir` holds no run or no checkpoint yet, `data` is not the run's, or `output` exists or cannot
-            be written to.
+        InputError: `workdir` holds no run or no checkpoint yet, `data` is not the run's, or `output` cannot be
+            written to or exists and is not an export of this very state, which is written anew.
     """
     run = load_run(workdir)
-    check_output(run.workdir, Path(expand_home(output)))
+    replaces = check_output(run, output, file="recommender/config.json")
     ids = load_ids(run)
     renderer = evaluation_renderer(run, ids)
     history = list(range(min(_EXAMPLE_ITEMS, len(ids.items))))
@@ -49,7 +49,7 @@ def export_folders(
         history = _first_history(run, ids, data)
     targets = [renderer.target(item, 0) for item in range(len(ids.items))]
     longest = {"recommender": max(map(len, targets)), "id_generator": max(map(len, ids.items.tokens)) + 1}
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, replaces=replaces) as folder:
         for name in _MODELS:
             model = nnx.merge(run.graphdefs[name], run.params[name])
             save_t5(model, folder / name, dtype=dtype, shard_bytes=shard_bytes)
@@ -74,21 +74,22 @@ def export_folders(
         write_manifest(folder, run.workdir, selected=run.selected)
 
 
-def check_output(workdir: Path, output: Path) -> None:
-    """Check that an export to `output` cannot stand in the way of the run in `workdir`.
+def check_output(run: TrainedRun, output: str | Path, *, file: str) -> bool:
+    """Tell whether `output` holds an earlier export of this state, with `file` in it, that may be written anew.
 
     Raises:
         InputError: it would take the name of one of the run's own files.
     """
+    workdir, output = run.workdir, Path(expand_home(output))
     own = {run_files.CONFIG, run_files.METRICS, run_files.RESULTS, run_files.RANKS, run_files.PROMPTS}
     own |= {run_files.evaluation(split) for split in SPLITS}
     folders = {run_files.TOKENIZER, run_files.IDS, run_files.LATEST_CHECKPOINTS.parts[0]}
     inside = output.resolve()
-    if workdir.resolve() not in inside.parents:
-        return
-    first = inside.relative_to(workdir.resolve()).parts[0]
-    if first in own | folders:
-        raise InputError(f"--output={output}: {first} is the run's own in {workdir}; name another folder")
+    if workdir.resolve() in inside.parents:
+        first = inside.relative_to(workdir.resolve()).parts[0]
+        if first in own | folders:
+            raise InputError(f"--output={output}: {first} is the run's own in {workdir}; name another folder")
+    return is_export_of(output, workdir, selected=run.selected, file=file)
 
 
 def write_item_ids(table: IdTable, targets: list[list[int]], path: Path) -> None:

@@ -5,7 +5,8 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from idgenrec_jax.files import write_json
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.files import read_json, write_json
 from idgenrec_jax.workdir import PACKAGES, described_run
 
 MANIFEST = "MANIFEST.json"
@@ -20,9 +21,7 @@ def write_manifest(folder: Path, workdir: Path, *, selected: dict[str, Any]) -> 
     described = described_run(workdir)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {
-        "files": {
-            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
-        },
+        "files": {str(path.relative_to(folder)): _size_and_checksum(path) for path in files},
         "selected": selected,
         "data": described["data"],
         "protocol": described["protocol"],
@@ -31,6 +30,34 @@ def write_manifest(folder: Path, workdir: Path, *, selected: dict[str, Any]) -> 
         "exported_with": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
     write_json(folder / MANIFEST, manifest)
+
+
+def is_export_of(folder: Path, workdir: Path, *, selected: dict[str, Any], file: str) -> bool:
+    """Tell whether `folder` is an export, with this `file` in it, of that state of the run, and holds nothing else.
+
+    Such a folder may be written anew: nothing is lost with it.
+    """
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        manifest = read_json(folder / MANIFEST, remedy="", fields={"files": dict})
+    except InputError:
+        return False
+    described = described_run(workdir)
+    listed = manifest["files"]
+    present = {str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.is_dir()}
+    present.pop(MANIFEST)
+    return (
+        file in listed
+        and all(manifest.get(name) == described[name] for name in ("data", "config"))
+        and manifest.get("selected") == selected
+        and present.keys() == listed.keys()
+        and all(listed[name] == _size_and_checksum(path) for name, path in present.items())
+    )
+
+
+def _size_and_checksum(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def sha256_of(path: Path) -> str:

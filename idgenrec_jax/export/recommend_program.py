@@ -17,7 +17,7 @@ from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.export.folders import ITEM_IDS, check_output, write_item_ids
 from idgenrec_jax.export.manifest import write_manifest
-from idgenrec_jax.files import atomic_folder, expand_home, write_json
+from idgenrec_jax.files import atomic_folder, write_json
 from idgenrec_jax.recommender import longest_prompt
 from idgenrec_jax.trained_run import evaluation_renderer, load_ids, load_run, load_run_data
 
@@ -46,14 +46,15 @@ def export_program(
 
     Raises:
         InputError: `workdir` holds no run or no checkpoint yet, the run has user IDs, a platform is unknown, the
-            program is larger than its format allows, or `output` exists or cannot be written to.
+            program is larger than its format allows, or `output` cannot be written to or exists and is not an export
+            of this very state, which is written anew.
     """
     unknown = [platform for platform in platforms if platform not in PLATFORMS]
     if unknown or not platforms:
         raise InputError(f"--platforms={','.join(platforms)}: expected some of {', '.join(PLATFORMS)}")
     run = load_run(workdir)
     config = run.config
-    check_output(run.workdir, Path(expand_home(output)))
+    replaces = check_output(run, output, file=PROGRAM)
     ids = load_ids(run)
     if data is not None:
         load_ids(run, load_run_data(run, data))
@@ -83,7 +84,7 @@ def export_program(
     arguments = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
     exported = jax.export.export(recommend, platforms=list(platforms))(*arguments)
     (template,) = renderer.templates
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, replaces=replaces) as folder:
         _write_bytes(folder / PROGRAM, bytes(exported.serialize()))
         prompt = {
             "pieces": template.pieces,

@@ -55,24 +55,30 @@ def item_prompts(
 class IdGeneration:
     """Writes the IDs of catalogues with a T5, the ID generator.
 
-    `graphdef`: the generator's, from `nnx.split(model, nnx.Param)`. `num_groups`: groups of diverse beam search, of one
-    beam each, hence candidates per item and stage. `penalties`, `min_lengths`: the stages (see `assign_unique_ids`); a
-    candidate of minimum length m has at most m + 10 tokens, the decoder's start token and EOS among them. `fallback`:
-    "error" raises InputError for items that no stage makes unique, "suffix" puts a number behind their ID.
-    `batch_size`: texts decoded at once, of one minimum length and one padded length, at any penalties.
-    `batch_divisors`: a batch has `batch_size` rows divided by one of these, rounded up; what does not fill a whole one
-    goes into smaller ones, so that less than half of each but the smallest is padding. `max_text_length`: tokens of a
-    text, with EOS, that the generator reads. `length_buckets`: lengths that texts may be padded to. `bucket_overhead`:
-    texts that could be decoded while a bucket's programs are compiled; buckets that do not spare as much are not used.
-    `length_penalty`: as for transformers' `generate`. `encoded_budget_bytes`: encoder outputs kept for retries, in
-    bytes on each device (0: none). A text takes its padded length times d_model numbers of the compute dtype, for
-    T5-small and 256 tokens 512 KiB in float32; they stay on the device because to bring a batch of them to the host and
-    back takes about as long as to encode it anew. `batch_sharding`: places the rows of a batch on a mesh; `batch_size`
-    must then be a multiple of the parts. Raises InputError for settings outside their range.
+    - `graphdef`: the ID generator's, from `nnx.split(model, nnx.Param)`.
+    - `num_groups`: groups of diverse beam search. Each has one beam, so an item has as many candidates a stage.
+    - `penalties`, `min_lengths`: the stages (see `assign_unique_ids`). A candidate of minimum length m has at most
+      m + 10 tokens, with the decoder's start token and EOS.
+    - `fallback`: what happens to items that no stage makes unique. "error" raises InputError, "suffix" puts a number
+      behind their ID.
+    - `batch_size`: texts decoded at once. They have one minimum length and one padded length, and any penalties.
+    - `batch_divisors`: a batch has `batch_size` rows divided by one of these, rounded up. What does not fill a whole
+      batch goes into smaller ones, so that less than half of each but the smallest is padding.
+    - `max_text_length`: tokens of a text, with EOS, that the ID generator reads.
+    - `length_buckets`: lengths, in tokens, that texts may be padded to.
+    - `bucket_overhead`: texts that could be decoded while the programs of a bucket are compiled. A bucket that does not
+      spare as much is not used.
+    - `length_penalty`: as for transformers' `generate`.
+    - `encoded_budget_bytes`: encoder outputs kept for retries, in bytes on each device (0: none). A text takes its
+      padded length times d_model numbers: 512 KiB for T5-small, 256 tokens and float32. They stay on the device, for
+      to bring them to the host and back takes about as long as to encode them anew.
+    - `batch_sharding`: places the rows of a batch on a mesh. `batch_size` must then be a multiple of the parts.
 
     Batch sizes, buckets, budget and mesh do not change the IDs: they only say what is computed together. With S padded
     lengths in use, D different batch sizes and L minimum lengths, at most S * D encoders and S * D * L decoders are
     compiled, however many catalogues are written with weights of the same shape.
+
+    Raises InputError for settings outside their range.
     """
 
     graphdef: nnx.GraphDef
@@ -131,7 +137,7 @@ class IdGeneration:
     ) -> IdTable:
         """Gives every item a unique ID written from its text (Algorithm 1).
 
-        `params`: the generator's, from `nnx.split(model, nnx.Param)`; dropout is off. Equal texts are decoded once a
+        `params`: the ID generator's, from `nnx.split(model, nnx.Param)`; dropout is off. Equal texts are decoded once a
         stage; an item whose text is blank is described by its name, and a warning counts these. Rows of a batch do not
         see one another, so the IDs do not depend on what is decoded together. `on_progress` is called with (texts
         decoded so far, texts known so far to need it); retries raise the second number. Raises InputError for items
@@ -170,7 +176,7 @@ class _Request(NamedTuple):
 
 
 class CandidateDecoder:
-    """The generator's candidates for the items of one catalogue, at any stage of Algorithm 1."""
+    """The ID generator's candidates for the items of one catalogue, at any stage of Algorithm 1."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The IDs of a run, round by round: made by the generator or given in a file, and kept under `ids/`."""
+"""The IDs of a run, round by round: made by the ID generator or given in a file, and kept under `ids/`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -102,7 +102,7 @@ class RoundIds:
     def regenerate(
         self, params: Any, round: int, *, on_progress: Callable[[int, int], None], given: IdTable | None = None
     ) -> None:
-        """Make new IDs with the generator's `params` (items keep those of `given`, if any), and save them."""
+        """Make new IDs with the ID generator's `params` (items keep those of `given`, if any), and save them."""
         before = self._table
         table = given or self._generation.generate(
             params, self._dataset.items, self._dataset.item_texts, on_progress=on_progress

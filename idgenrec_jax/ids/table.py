@@ -116,10 +116,14 @@ def load_table(path: str | Path, items: Sequence[str], tokenizer: Tokenizer) -> 
 
     The tokens are always those of `tokenizer` for the cleaned words. An item that is listed with a blank ID is given
     the words of its own name as its ID, with a number behind them where that is taken, and a warning names it.
-    Warns of words that the tokenizer cannot write. Raises InputError, naming file and line, for a file that is missing,
-    empty, not UTF-8 or not of either form, an item that is unknown, listed twice or missing, two items with one ID (and
-    which unknown words make them one), an ID of no token or of more than MAX_GIVEN_TOKENS, and tokens in the file that
-    `tokenizer` does not give.
+    Another warning names words that the tokenizer cannot write.
+
+    Raises InputError, which names file and line:
+    - the file is missing, empty, not UTF-8 or not of either form;
+    - an item is unknown, listed twice or missing;
+    - two items have one ID; where unknown words make them one, they are named;
+    - an ID has no token, or more than MAX_GIVEN_TOKENS;
+    - the file has tokens that `tokenizer` does not give.
     """
     path = Path(path)
     known = set(items)

@@ -73,10 +73,9 @@ def assign_unique_ids(
     items before it have, which is what the sequential algorithm does. Every walk but the last extends at least one
     list, and lists are bounded by the number of stages, so the walks end.
 
-    Items for which all stages hold nothing free take nothing. If there are any, they get, after all others and in
-    order, the words of their first valid candidate (of their entry in `fallback_texts`, if none is valid) with the
-    smallest whole number >= 2 behind it that makes them unique, and a warning counts them. Without `fallback_texts`,
-    raises InputError that names them.
+    Items for which all stages hold nothing free come last, in order. Each gets the words of its first valid candidate,
+    or of its entry in `fallback_texts` where it has none. The smallest whole number >= 2 behind them makes them unique.
+    A warning counts these items. Without `fallback_texts`, raises InputError that names them.
     """
     stages = [(length, penalty) for length in min_lengths for penalty in penalties]
     items = [_Item() for _ in range(num_items)]

@@ -163,7 +163,7 @@ def check_writers(names: Sequence[str]) -> None:
 def writer_makers(names: Sequence[str], workdir: Path, config: Config) -> list[OpenWriter]:
     """Return what opens these writers for a run in `workdir`, given its kept records."""
 
-    def opener(writer: type[LibraryWriter]) -> OpenWriter:
+    def opener(writer: Callable[[Sequence[Record], Path, Config], RecordWriter]) -> OpenWriter:
         return lambda kept: writer(kept, workdir, config)
 
     return [opener(WRITERS[name]) for name in names]

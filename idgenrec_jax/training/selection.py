@@ -43,10 +43,10 @@ class Selection:
         Raises:
             InputError: that checkpoint is no longer whole.
         """
-        number = self._checkpoints.require(state.best["step"])
+        number = self._checkpoints.require(state.best_validation()["step"])
         saved = self._checkpoints.restore(number, state.params())
         return {name: saved[key] for name, key in run_files.CHECKPOINT_NAMES.items()}
 
     def ranks(self, state: RunState) -> list[int]:
         """Return every user's rank of the target at the best validation, from 0; -1: not among the results."""
-        return self._checkpoints.meta(state.best["step"], required=(BEST_RANKS,))[BEST_RANKS]
+        return self._checkpoints.meta(state.best_validation()["step"], required=(BEST_RANKS,))[BEST_RANKS]

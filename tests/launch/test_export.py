@@ -284,8 +284,17 @@ def test_weights_in_several_files_and_in_bfloat16_are_the_same_model(finished, t
 
 
 def test_mistakes_are_one_line(programs, finished, exported, tmp_path):
-    error = the_error(programs.run("export", f"--workdir={finished.workdir}", f"--output={exported}"))
-    assert f"{exported}: exists already; delete it or name another folder" in error
+    # An export of another kind, and one in which the user keeps something of his own, are not written anew.
+    used = tmp_path / "used"
+    shutil.copytree(exported, used)
+    (used / "notes.txt").write_text("mine")
+    for output, flags in ((exported, ["--format=stablehlo"]), (used, [])):
+        error = the_error(programs.run("export", f"--workdir={finished.workdir}", f"--output={output}", *flags))
+        assert f"{output}: exists already; delete it or name another folder" in error
+    assert (used / "notes.txt").read_text() == "mine"
+    (used / "notes.txt").unlink()
+    assert programs.run("export", f"--workdir={finished.workdir}", f"--output={used}").returncode == 0
+    assert (used / "MANIFEST.json").read_text() == (exported / "MANIFEST.json").read_text()
     error = the_error(programs.run("export", f"--workdir={tmp_path}", f"--output={tmp_path / 'out'}"))
     assert "expected the --workdir of a run of launch.train" in error and not (tmp_path / "out").exists()
     error = the_error(

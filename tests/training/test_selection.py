@@ -22,14 +22,14 @@ def offer(selection, state, value, kind=RECOMMENDER):
 
 
 def test_the_best_by_ndcg_is_kept_with_its_ranks_and_misses_are_of_recommender_phases(tmp_path):
-    selection, best = Selection(tmp_path), None
+    selection, best, missed = Selection(tmp_path), None, 0
     for step, (value, kind, misses) in enumerate(
         [(0.25, RECOMMENDER, 0), (0.125, ID, 0), (0.25, RECOMMENDER, 1), (0.5, ID, 0), (0.375, RECOMMENDER, 1)], 1
     ):
-        state = state_at(step, float(step), best=best, misses=state.misses if step > 1 else 0)
+        state = state_at(step, float(step), best=best, misses=missed)
         offer(selection, state, value, kind)
-        best = state.best
-        assert state.misses == misses
+        best, missed = state.best, state.misses
+        assert missed == misses
     assert best == {
         "step": 4, "round": 1, "phase": ID, "epoch": 2, "id_round": 1, "metrics": {"hr@10": 0.5, "ndcg@10": 0.5},
     }  # fmt: skip

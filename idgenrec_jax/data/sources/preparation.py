@@ -30,9 +30,11 @@ DUPLICATES = ("keep", "first", "last")
 class Preparation:
     """What was done to the raw data; written beside the data as preparation.json.
 
-    Counted in this order: `raw_interactions` in the files; of those with a rating of at least `min_rating`,
-    `exact_repeats` (same user, item and time as one before) were dropped; of the rest, `repeats` (same user and item,
-    another time) were kept or dropped, as `duplicates` says; `interactions` is what the k-core left.
+    The counts follow one another:
+    - `raw_interactions` are in the files; those with a rating below `min_rating` go first.
+    - `exact_repeats` have user, item and time of one before; they are dropped.
+    - `repeats` have user and item of one before, at another time; `duplicates` says which of them are kept.
+    - `interactions` are what the k-core left of the rest.
     """
 
     source: str
