@@ -4,8 +4,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +17,7 @@ from idgenrec_jax.data.sources import SOURCES
 from idgenrec_jax.data.sources.source import Interaction
 from idgenrec_jax.data.words import MISSING_WORDS, is_missing
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import atomic_writer, explain_write_error, write_json
+from idgenrec_jax.files import atomic_folder, atomic_writer, expand_home, write_json
 
 SUMMARY_FILE = "preparation.json"
 DUPLICATES = ("keep", "first", "last")
@@ -72,11 +70,11 @@ def prepare(
         InputError: `output` is in use or cannot be made, a raw file is missing or faulty (file, line and remedy),
             a rating is needed and missing, or nothing is left after filtering.
     """
-    output = Path(output)
+    output = Path(expand_home(output))
     _check_output(output)
     if not math.isfinite(min_rating):
         raise InputError(f"--min_rating={min_rating}: expected a finite number, such as 4")
-    raw = SOURCES[source].read(Path(input_folder))
+    raw = SOURCES[source].read(Path(expand_home(input_folder)))
     counted: Counter[str] = Counter()
     rated = _rated(raw.interactions, min_rating, counted)
     distinct, exact_repeats = drop_exact_repeats(rated)
@@ -231,19 +229,10 @@ def _check_output(output: Path) -> None:
 
 
 def _write_folder(output: Path, records: list[str], lines: list[str], preparation: Preparation) -> None:
-    """Fills a temporary folder beside `output` and moves it into its place."""
-    temporary = None
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+    """Fill a temporary folder beside `output` and move it into its place, where nothing or an empty folder is."""
+    _check_output(output)
+    with atomic_folder(output, replaces=output.exists()) as temporary:
         for name, rows in ((ITEMS_FILE, records), (SEQUENCES_FILE, lines)):
             with atomic_writer(temporary / name) as file:
                 file.writelines(row + "\n" for row in rows)
         write_json(temporary / SUMMARY_FILE, asdict(preparation))
-        temporary.chmod(0o755)
-        os.replace(temporary, output)
-    except OSError as error:
-        raise explain_write_error(error, output) from error
-    finally:
-        if temporary is not None and temporary.exists():
-            shutil.rmtree(temporary)
