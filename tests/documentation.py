@@ -52,11 +52,15 @@ def anchors(page: Path) -> set[str]:
     return {heading.replace(" ", "-") for heading in kept}
 
 
+def section(page: Path, heading: str) -> str:
+    """Return what stands under a heading of the second level."""
+    return page.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
 def mapped_files(page: Path) -> list[str]:
     """Return the files that the map of the code names: behind a line `FOLDER/`, each as `  FILE  what it is`."""
-    section = page.read_text(encoding="utf-8").partition("## Map of the code")[2].partition("\n## ")[0]
     folder, found = "", []
-    for line in _BLOCK.search(section).group(2).splitlines():
+    for line in _BLOCK.search(section(page, "Map of the code")).group(2).splitlines():
         if line.startswith("  "):
             found.append(folder + line.split()[0])
         else:

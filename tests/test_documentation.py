@@ -6,6 +6,7 @@ import documentation
 import pytest
 import yaml
 from documentation import README, ROOT, anchors, links, mapped_files, pages
+from test_layers import LAYERS
 
 import idgenrec_jax
 from idgenrec_jax.config import Config
@@ -35,14 +36,23 @@ def test_the_map_of_the_code_names_every_file_once():
     files = (ROOT / "idgenrec_jax").rglob("*.py")
     found = [str(path.relative_to(ROOT)) for path in files if path.name != "__init__.py"]
     mapped = mapped_files(README)
-    assert not set(found) - set(mapped), "not in README's map"
-    assert not set(mapped) - set(found), "in README's map only"
+    missing, gone = sorted(set(found) - set(mapped)), sorted(set(mapped) - set(found))
+    assert missing == [], "not in README's map"
+    assert gone == [], "in README's map only"
     assert len(mapped) == len(set(mapped))
 
 
 def test_a_checkout_has_every_program_under_its_name():
     assert {path.stem for path in (ROOT / "launch").glob("*.py")} == {"__init__", *PROGRAMS}
     assert "\nlaunch/  " in README.read_text(encoding="utf-8")
+
+
+def test_the_picture_of_the_layers_has_each_module_in_its_layer():
+    picture = documentation.section(ROOT / "docs" / "design.md", "Layers").partition("```\n")[2].partition("```")[0]
+    shown = [set(line.partition("  ")[0].split()) for line in picture.splitlines()]
+    there = {path.name.removesuffix(".py") for path in (ROOT / "idgenrec_jax").glob("[!_]*")}
+    layers = [set(names) & there for names in reversed(LAYERS)]
+    assert shown == [layer for layer in layers if layer]
 
 
 def test_the_figure_is_what_its_script_draws():
