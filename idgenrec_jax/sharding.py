@@ -1,4 +1,4 @@
-"""The mesh, and the ordered rules from parameters, activations and caches to its axes (DESIGN, Engineering).
+"""The mesh, and the ordered rules from parameters, activations and caches to its axes (docs/devices.md).
 
 Shape first (`jax.eval_shape`), then place: `parameter_shardings` maps a tree of shapes to a tree of shardings, and
 `jax.jit` with those shardings is what `pjit` was. Within a program `constrain` says where activations and caches lie;

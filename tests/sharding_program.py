@@ -209,7 +209,7 @@ def run_of_a_phase(folder, data, ids):
     experiment = assemble(config, folder / "run")
 
     def validate(params, renderer, title):
-        ranking = experiment.ranker.rank(params, renderer, "validation", title=title)
+        ranking = experiment.ranker.rank(params, renderer, experiment.trie(renderer), "validation", title=title)
         return Validation(ranking.loss, ranking.metrics(), ranking.ranks().tolist())
 
     inputs, vocab_size = experiment.inputs, experiment.recommender.config.vocab_size

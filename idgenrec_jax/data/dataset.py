@@ -47,7 +47,7 @@ class Dataset:
     """A catalogue and the chronological sequences of its users.
 
     `sequences[u]` holds indices into `items` (int32, repeated items kept) for `users[u]`; `item_texts[i]` describes
-    `items[i]` and is "" where nothing is known. Splits follow DESIGN, Protocol: the last item of a sequence of at least
+    `items[i]` and is "" where nothing is known. Splits are leave-one-out: the last item of a sequence of at least
     three is the test target, the one before it the validation target, and the rest is training. Shorter sequences
     are training only.
 

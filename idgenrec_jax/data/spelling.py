@@ -30,8 +30,8 @@ def check_spelling(
     equal: many tokenizers make no difference.
 
     Raises:
-        InputError: nothing is left to learn from: no text has a known word, or words are lost and more than nine in
-            ten of the texts that differ (of fewer than ten, all but one) have the tokens of another.
+        InputError: nothing is left to learn from: no text has a known word, or words are lost and nine in
+            ten or more of the texts that differ (of fewer than ten, all but one) have the tokens of another.
     """
     tokens = tokenizer.encode_batch(texts) if tokens is None else tokens
     vanishing = vanishing_letters(texts, tokenizer)

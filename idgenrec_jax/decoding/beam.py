@@ -3,7 +3,7 @@
 The constrained search gives the items, order and scores of transformers' `generate` (5.23, `_beam_search`) with
 `num_beams`, `prefix_allowed_tokens_fn`, `do_sample=False` and `early_stopping=False`, except that only items are
 ever returned. A beam is a state of the trie and a score. No token sequence is kept: a finished beam's state is its
-item. DESIGN: "Beam search".
+item.
 """
 
 from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ that the children of a node are contiguous. Two layouts answer the same question
   with the number of edges, not with the vocabulary.
 - `dense`: one bit for every (node, token). The mask is applied over the vocabulary.
 
-Array sizes are rounded up so that the tables of successive rounds share a compiled program. DESIGN: "Trie".
+Array sizes are rounded up so that the tables of successive rounds share a compiled program.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Ranks the whole catalogue for every user, and the metrics of those rankings (DESIGN, Protocol).
+"""Ranks the whole catalogue for every user, and the metrics of those rankings (docs/design.md, Protocol).
 
 The catalogue comes as a trie (`catalogue_trie`), which the caller builds once for as many rankings as it likes.
 """

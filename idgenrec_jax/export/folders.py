@@ -34,7 +34,7 @@ def export_folders(
     It holds `recommender` and `id_generator`, each with config.json, model.safetensors (several files of at most
     `shard_bytes` where it is larger) in `dtype` ("float32" or "bfloat16"), tokenizer, generation_config.json and a
     card; item_ids.jsonl; and MANIFEST.json. No device ever holds a whole model for this. The data of the run is not
-    needed; from a folder `data` comes the history in the card's example.
+    needed: where it is there, or `data` says where it has moved, the card's example is its first user's history.
 
     Raises:
         InputError: `workdir` holds no run or no checkpoint yet, `data` is not the run's, or `output` cannot be
@@ -44,9 +44,7 @@ def export_folders(
     replaces = check_output(run, output, file="recommender/config.json")
     ids = load_ids(run)
     renderer = evaluation_renderer(run, ids)
-    history = list(range(min(_EXAMPLE_ITEMS, len(ids.items))))
-    if data is not None:
-        history = _first_history(run, ids, data)
+    history = _example_history(run, ids, data)
     targets = [renderer.target(item, 0) for item in range(len(ids.items))]
     longest = {"recommender": max(map(len, targets)), "id_generator": max(map(len, ids.items.tokens)) + 1}
     with atomic_folder(output, replaces=replaces) as folder:
@@ -81,9 +79,11 @@ def check_output(run: TrainedRun, output: str | Path, *, file: str) -> bool:
         InputError: it would take the name of one of the run's own files.
     """
     workdir, output = run.workdir, Path(expand_home(output))
-    own = {run_files.CONFIG, run_files.METRICS, run_files.RESULTS, run_files.RANKS, run_files.PROMPTS}
+    own = {run_files.CONFIG, run_files.METRICS, run_files.RESULTS, run_files.RANKS, run_files.PROMPTS, run_files.LOCK}
+    own |= {run_files.WANDB}
     own |= {run_files.evaluation(split) for split in SPLITS}
-    folders = {run_files.TOKENIZER, run_files.IDS, run_files.LATEST_CHECKPOINTS.parts[0]}
+    folders = {run_files.TOKENIZER, run_files.IDS, run_files.LATEST_CHECKPOINTS.parts[0], run_files.TENSORBOARD}
+    folders |= {Path(run_files.WANDB).stem}
     inside = output.resolve()
     if workdir.resolve() in inside.parents:
         first = inside.relative_to(workdir.resolve()).parts[0]
@@ -100,9 +100,14 @@ def write_item_ids(table: IdTable, targets: list[list[int]], path: Path) -> None
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _first_history(run: TrainedRun, ids: RunIds, data: str) -> list[int]:
-    """The training items of the first user in `data`, as numbers of the run's own order."""
-    dataset = load_run_data(run, data)
-    load_ids(run, dataset)  # fails where these are not the items of the run
+def _example_history(run: TrainedRun, ids: RunIds, data: str | None) -> list[int]:
+    """The training items of the data's first user, as numbers of the run's own order; else the first few items."""
+    try:
+        dataset = load_run_data(run, data)
+        load_ids(run, dataset)  # fails where these are not the items of the run
+    except InputError:
+        if data is not None:
+            raise
+        return list(range(min(_EXAMPLE_ITEMS, len(ids.items))))
     number = {item: index for index, item in enumerate(ids.items.items)}
     return [number[dataset.items[item]] for item in dataset.training_sequence(0)]

@@ -58,7 +58,7 @@ def assign_unique_ids(
     max_token_length: int = MAX_ID_TOKENS,
     fallback_texts: Sequence[str] | None = None,
 ) -> list[Assignment]:
-    """Gives each item, in order, its first valid candidate that no item before it has (DESIGN, Algorithm 1).
+    """Gives each item, in order, its first valid candidate that no item before it has (Algorithm 1 of the paper).
 
     The stages are the penalties at the first minimum length, then the penalties at the second, and so on. A candidate
     is cleaned to its words; it is valid if its tokens under `tokenizer` number 1 to `max_token_length`, and free if

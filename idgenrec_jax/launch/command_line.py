@@ -173,7 +173,8 @@ def with_own_flags(message: str, own: Collection[str]) -> str:
         short = _SHORT_NAMES.get(name)
         if name not in own and short in own:
             message = re.sub(rf"--{re.escape(name)}\b", f"--{short}", message)
-    foreign = any(name not in own for name in _CONFIG_FLAG.findall(message))
+    has_config_flags = any(_CONFIG_FLAG.match(f"--{name}") for name in own)
+    foreign = not has_config_flags and bool(_CONFIG_FLAG.search(message))
     return f"{message} (flags --config.SECTION.FIELD are those of launch.train)" if foreign else message
 
 

@@ -2,7 +2,7 @@
 
 The softmax over a vocabulary of 32,128 tokens is read block by block with a running maximum and sum, as
 flash-attention reads its keys, so that the [tokens, vocab] matrix exists neither in the forward nor in the backward
-pass. DESIGN, "ID loss".
+pass. See `id_loss`.
 """
 
 from functools import partial
