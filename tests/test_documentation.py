@@ -6,7 +6,7 @@ import documentation
 import pytest
 import yaml
 from documentation import README, ROOT, anchors, links, mapped_files, pages
-from test_layers import LAYERS
+from test_module_order import LAYERS
 
 import idgenrec_jax
 from idgenrec_jax.config import Config

@@ -24,7 +24,8 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 # Characters of a field's name that are compared with those there are.
 _COMPARED = 60
 _LAYOUT = "task; seen|unseen; input template; target template"
-_SEPARATORS = (";", ",", "|", "/", ".", "-")
+SEPARATORS = (";", ",", "|", "/", ".", "-")
+"""What may stand between two IDs of a history: the first that the tokenizer can spell does."""
 
 _OWN_TEMPLATES = (
     # (group, input without a user ID, input with one)
@@ -315,12 +316,12 @@ class PromptTokens:
 
 
 def _separator_tokens(tokenizer: Tokenizer) -> list[int]:
-    """The tokens between two IDs: of the first of `_SEPARATORS` that the tokenizer can spell.
+    """The tokens between two IDs: of the first of `SEPARATORS` that the tokenizer can spell.
 
     They are those inside "first; second", without the word boundary that every text begins with.
     """
     first, second = tokenizer.encode("a"), tokenizer.encode(" a")
-    for separator in _SEPARATORS:
+    for separator in SEPARATORS:
         whole = tokenizer.encode(f"a{separator} a")
         inside = whole[len(first) : len(whole) - len(second)]
         stands_alone = whole[: len(first)] == first and whole[len(whole) - len(second) :] == second
@@ -329,7 +330,7 @@ def _separator_tokens(tokenizer: Tokenizer) -> list[int]:
             if tokenizer.decode(tokens).strip() == separator:
                 return tokens
     raise InputError(
-        f"--config.data.tokenizer: its vocabulary spells none of {' '.join(_SEPARATORS)} to stand between the IDs of a "
+        f"--config.data.tokenizer: its vocabulary spells none of {' '.join(SEPARATORS)} to stand between the IDs of a "
         "prompt; use a tokenizer that has one of them"
     )
 

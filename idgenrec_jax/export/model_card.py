@@ -7,6 +7,7 @@ import numpy as np
 
 from idgenrec_jax import run_files
 from idgenrec_jax.data.batches import PromptRenderer
+from idgenrec_jax.data.prompts import SEPARATORS
 from idgenrec_jax.evaluation.metrics import metrics_table, with_cutoffs
 from idgenrec_jax.export.tokenizer_files import ExportedTokenizer
 from idgenrec_jax.files import read_json
@@ -15,8 +16,8 @@ from idgenrec_jax.workdir import described_run
 
 COUNT = 10
 """Items that the card's code prints, where there are as many."""
-# The first is what reads best; byte-level tokenizers take a blank before an ID for a part of it.
-_SEPARATORS = ("; ", ";")
+# Byte-level tokenizers take a blank before an ID for a part of it; elsewhere a blank reads best.
+_SEPARATORS = tuple(f"{separator}{blank}" for separator in SEPARATORS for blank in (" ", ""))
 _COMPARED_HISTORIES = 1000
 
 _HEAD = """---

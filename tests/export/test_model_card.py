@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import tokenizers
 from flax import nnx
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from idgenrec_jax import run_files
 from idgenrec_jax.config import Config
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
@@ -18,6 +19,7 @@ from idgenrec_jax.export.model_card import recommender_card
 from idgenrec_jax.export.tokenizer_files import ExportedTokenizer, save_tokenizer
 from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.inputs import load_prompts
+from idgenrec_jax.models.create import random_config
 from idgenrec_jax.models.huggingface import save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.sharding import make_mesh
@@ -85,8 +87,10 @@ def write_export(folder, tokenizer, texts=TEXTS, num_beams=20):
     table = IdTable(items, tuple(texts), tuple(tuple(tokenizer.encode(text)) for text in texts))
     config = Config()
     config = replace(config, evaluation=replace(config.evaluation, num_beams=num_beams))
-    data = {"name": "shop", "users": 1, "items": len(items), "interactions": 3}
-    (folder / "config.json").write_text(json.dumps({"data": data}))
+    data = {"name": "shop", "users": 1, "items": len(items), "interactions": 3, "fingerprint": "of no data"}
+    models = dict.fromkeys(run_files.CHECKPOINT_NAMES, asdict(random_config(config.recommender, tokenizer)))
+    description = {"config": config.to_json(), "data": data, "models": models}
+    (folder / "config.json").write_text(json.dumps(description))
     selected = {"round": 1, "phase": "recommender"}
     run = TrainedRun(
         folder, config, tokenizer, make_mesh(config.mesh), {}, {}, tokenizer.size, selected, "shop", len(items)

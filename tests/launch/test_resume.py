@@ -144,9 +144,8 @@ def test_sigterm_while_users_are_ranked_loses_no_epoch(programs, finished):
     def ranking():
         # The first epoch's record is written just before its validation starts.
         path = workdir / "metrics.jsonl"
-        return path.exists() and any(
-            record["phase"] == "recommender" for record in map(json.loads, path.read_text().splitlines())
-        )
+        records = map(json.loads, path.read_text().splitlines()) if path.exists() else []
+        return any((record["phase"], record["split"]) == ("recommender", "train") for record in records)
 
     with programs.start("train", *flags) as process:
         wait_for(process, ranking)

@@ -45,7 +45,7 @@ def test_an_epoch_that_was_planned_ahead_is_the_same(ids, kind):
 
 @pytest.mark.parametrize(("kind", "multiple"), [(WARM_START, 6), (RECOMMENDER, 6), (ID, 8)])
 def test_every_part_of_a_step_has_rows_for_every_device(ids, kind, multiple):
-    config = make_config(**{"training.gradient_accumulation": 3, "training.id_chunks": 4, "training.id_batch_size": 2})
+    config = make_config(**{"training.gradient_accumulation": 3, "training.id_chunks": 4, "training.id_batch_size": 4})
     batch = make_epochs(config, *ids, row_multiple=2).batches(kind, 0, 0, is_last=True).batch(0)
     assert all(len(array) % multiple == 0 for array in jax.tree.leaves(batch))
 
