@@ -11,6 +11,7 @@ from idgenrec_jax.data.examples import training_positions
 from idgenrec_jax.data.lines import shown
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates, load_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.data.spelling import check_prompt_spelling
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.generation import item_prompts
@@ -92,7 +93,7 @@ def load_tokenizer(config: Config) -> Tokenizer:
 
 
 def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) -> Prompts:
-    """Return the templates of the configuration, tokenised.
+    """Return the templates of the configuration, tokenised; warn of words in them that the tokenizer cannot write.
 
     Raises:
         InputError: the prompt file is at fault, `eval_prompt` names no template, or a template has {user_id} and user
@@ -108,7 +109,10 @@ def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) ->
             )
     tokenise = partial(PromptTokens, tokenizer=tokenizer, dataset_name=dataset_name)
     training = tuple(tokenise(template) for template in templates if template.group == "seen")
-    return Prompts(training, tokenise(_evaluation_template(config, templates)))
+    prompts = Prompts(training, tokenise(_evaluation_template(config, templates)))
+    texts = list(dict.fromkeys(text for tokens in (*training, prompts.evaluation) for text in tokens.texts))
+    check_prompt_spelling(texts, tokenizer, f"prompt templates of {config.prompts or 'this package'}")
+    return prompts
 
 
 def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) -> PromptTemplate:

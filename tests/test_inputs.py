@@ -47,6 +47,29 @@ def test_room_for_one_item_is_asked_for_before_anything_is_trained(prompts):
             check_prompt_room(config.override({"data.max_prompt_length": short + id_length}), only_short)
 
 
+def test_words_of_templates_that_the_tokenizer_cannot_write_are_warned_of(tmp_path, caplog):
+    """Even where none is left: the IDs in the prompts are."""
+    path = tmp_path / "prompts.txt"
+    config = Config().override({"data.prompts": str(path), "data.eval_prompt": "unseen:0"}).data
+    known = "t; seen; after {history} comes; {target}\nt; unseen; {history} then; item of {dataset} {target}\n"
+    path.write_text(known)
+    load_prompts(config, sample_tokenizer(), "sample")
+    assert caplog.records == []
+    unknown = "t; seen; 买了 {history} 以后; {target}\nt; unseen; {history} 然后; 商品 {target}\n"
+    path.write_text(unknown, encoding="utf-8")
+    assert len(load_prompts(config, sample_tokenizer(), "sample").training) == 1
+    (record,) = caplog.records
+    message = record.getMessage()
+    start = f"prompt templates of {path}: the tokenizer does not know words of 4 of 4, such as "
+    assert message.startswith(f"{start}'买了', '以后', '然后'")
+    assert "; write templates in words that it knows, in a file that --config.data.prompts names, or give a" in message
+    caplog.clear()
+    path.write_text(known)
+    load_prompts(config, sample_tokenizer(), "商店")
+    (record,) = caplog.records
+    assert "does not know words of 1 of 4, such as '商店'" in record.getMessage()
+
+
 def test_a_tilde_in_a_path_of_the_configuration_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "prompts.txt").write_text("sequential; seen; {history} then; {target}\n")

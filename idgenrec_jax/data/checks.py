@@ -24,13 +24,21 @@ def share_in_key_order(items: Sequence[str], sequences: Sequence[Int[np.ndarray,
     long enough; one that repeats a single item follows nothing.
     """
     judged = [sequence for sequence in sequences if len(sequence) >= SHORTEST_JUDGED]
-    counts = []
+    if not judged:
+        return 0.0, 0
+    together = np.concatenate(judged)
+    starts = np.cumsum([0, *map(len, judged[:-1])])
+    most = 0
     for order in (sorted(set(items)), sorted(set(items), key=_natural)):
         place = {item: number for number, item in enumerate(order)}
         rank = np.asarray([place[item] for item in items], dtype=np.int64)
-        steps = [np.diff(rank[sequence]) for sequence in judged]
-        counts += [sum(bool((sign * step >= 0).all() and step.any()) for step in steps) for sign in (1, -1)]
-    return max(counts) / max(len(judged), 1), len(judged)
+        steps = np.diff(rank[together])
+        # From one sequence to the next there is no step.
+        steps[starts[1:] - 1] = 0
+        lowest, highest = np.minimum.reduceat(steps, starts), np.maximum.reduceat(steps, starts)
+        upwards, downwards = (lowest >= 0) & (highest > 0), (highest <= 0) & (lowest < 0)
+        most = max(most, int(upwards.sum()), int(downwards.sum()))
+    return most / len(judged), len(judged)
 
 
 def warn_about_order(path: Path, items: Sequence[str], sequences: Sequence[Int[np.ndarray, " _"]]) -> None:

@@ -82,12 +82,12 @@ class Dataset:
         return np.asarray(indices, dtype=np.int32)
 
     def training_sequence(self, user: int) -> Int[np.ndarray, " length"]:
-        """The items of a user that may be trained on: all but the last two, or all where there are fewer than three."""
+        """Return what may be trained on of a user: all items but the last two, or all where there are one or two."""
         sequence = self.sequences[user]
         return sequence[:-2] if len(sequence) >= SHORTEST_EVALUATED else sequence
 
     def held_out(self, user: int, split: str) -> tuple[Int[np.ndarray, " length"], int]:
-        """The (history, target) of a user in the "validation" or the "test" split.
+        """Return the (history, target) of a user in the "validation" or the "test" split.
 
         The history is everything before the target; for "test" it includes the validation item.
 
@@ -102,17 +102,9 @@ class Dataset:
         position = len(sequence) - (2 if split == "validation" else 1)
         return sequence[:position], int(sequence[position])
 
-    def training_examples(self) -> list[tuple[int, int]]:
-        """Every (user, position) to train on: position >= 1 in the training sequence, predicted from what is before."""
-        return [
-            (user, position)
-            for user in range(len(self.users))
-            for position in range(1, len(self.training_sequence(user)))
-        ]
-
 
 def load_dataset(folder: str | Path) -> Dataset:
-    """Reads and checks a data folder; the data set is named after it.
+    """Return the data set in a data folder, checked; it is named after the folder.
 
     Short sequences, and items without text, are allowed and counted in a warning. So are sequences in the order of
     their item keys instead of time, and keys that look like mistakes.
@@ -149,7 +141,7 @@ def load_dataset(folder: str | Path) -> Dataset:
 
 
 def clean_text(text: str) -> str:
-    """The text on one line: HTML entities resolved, control characters and runs of white space made single spaces.
+    """Return the text on one line: HTML entities resolved, control characters and runs of white space single spaces.
 
     Letters and their accents are composed (Unicode NFC), so that equal texts are equal however they were typed. Halves
     of surrogate pairs, which JSON can spell but no text can hold, become question marks.
@@ -159,7 +151,7 @@ def clean_text(text: str) -> str:
 
 
 def item_text(fields: dict[str, str]) -> str:
-    """One line on an item: "title: ...; brand: ...; categories: ...; description: ...", then further fields.
+    """Return a line on an item: "title: ...; brand: ...; categories: ...; description: ...", then further fields.
 
     Blank and missing fields (see `is_missing`), the "id" and a brand that is "Unknown" are left out; an item without
     any field left gets "". No value can be taken for a field: names have neither colon nor semicolon, and where a value
@@ -232,7 +224,7 @@ def _item_key(record: dict, place: str) -> str:
     elif holds_surrogate(item):
         found = f"the id {shown(item)} holds half a surrogate pair, which no file can"
     else:
-        return item
+        return item.strip()
     raise InputError(f"{place}: {found}; give every item an id without blanks, as in {SEQUENCES_FILE}")
 
 

@@ -14,7 +14,7 @@ _SHOWN = 60
 
 
 def read_lines(path: str | Path, remedy: str) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, text without surrounding blanks) for every line that is not blank.
+    """Yield (line number from 1, text without surrounding blanks) for every line that is not blank.
 
     A name that ends in `.gz` is unpacked on the way. A byte order mark and Windows line ends are dropped.
     `remedy` is the way out that messages about a missing or an empty file end with.
@@ -61,7 +61,7 @@ def parse_json(text: str, place: str, remedy: str) -> Any:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Yields what (nested) lists hold, in order, or the value itself where it is no list."""
+    """Yield what (nested) lists hold, in order, or the value itself where it is no list."""
     waiting = [value]  # A stack, not recursion: lists may be nested as deeply as JSON allows.
     while waiting:
         part = waiting.pop()

@@ -71,7 +71,7 @@ class PromptTemplate:
 
 
 def default_templates(with_user_ids: bool) -> list[PromptTemplate]:
-    """Our own ten seen and two unseen templates; short, because every token of a prompt costs time."""
+    """Return our own ten seen and two unseen templates; short, because every token of a prompt costs time."""
     return [
         PromptTemplate("sequential", group, with_user if with_user_ids else without_user, "{target}")
         for group, without_user, with_user in _OWN_TEMPLATES
@@ -79,7 +79,9 @@ def default_templates(with_user_ids: bool) -> list[PromptTemplate]:
 
 
 def load_templates(path: str | Path) -> list[PromptTemplate]:
-    """Reads a prompt file: lines `task; seen|unseen; input template; target template`, `#` starts a comment line.
+    """Return the templates of a prompt file, in order.
+
+    A line is `task; seen|unseen; input template; target template`, or a comment that starts with `#`.
 
     Raises:
         InputError: a line has not four parts, or breaks a rule of `PromptTemplate`; it is named with its file. Or no
@@ -133,7 +135,7 @@ class PromptTokens:
     """A template in tokens, to be filled with the token lists of IDs."""
 
     def __init__(self, template: PromptTemplate, tokenizer: Tokenizer, dataset_name: str) -> None:
-        """Tokenises the fixed text of the template once; {dataset} becomes `dataset_name`."""
+        """Tokenise the fixed text of the template once; {dataset} becomes `dataset_name`."""
         self.template = template
         self._pad_id, self._eos_id = tokenizer.pad_id, tokenizer.eos_id
         self._separator = _separator_tokens(tokenizer)
@@ -173,13 +175,13 @@ class PromptTokens:
         return self._target_suffix
 
     def input_length(self, number_of_history_items: int) -> int:
-        """The tokens of a prompt beside those of its IDs: the fixed text, and the separators of so many items."""
+        """Return how many tokens a prompt has beside its IDs: its fixed text, and the separators of so many items."""
         return self._fixed_length + len(self._separator) * max(0, number_of_history_items - 1)
 
     def render_input(
         self, history: Sequence[Sequence[int]], user_id: Sequence[int] | None, max_length: int
     ) -> list[int]:
-        """The prompt, at most `max_length` tokens with the end-of-sequence token that it ends with.
+        """Return the prompt, at most `max_length` tokens with the end-of-sequence token that it ends with.
 
         Where the history does not fit, its oldest items are dropped; the template and the user ID never are.
 
@@ -200,9 +202,9 @@ class PromptTokens:
     def render_slots(
         self, number_of_history_items: int, id_length: int, user_id: Sequence[int] | None, max_length: int
     ) -> tuple[list[int], list[int], list[int]]:
-        """The prompt of the ID phase, where soft IDs of `id_length` embeddings stand for the history items.
+        """Return the prompt of the ID phase, where soft IDs of `id_length` embeddings stand for the history items.
 
-        Returns (tokens, slot_item, slot_position), equally long. For a slot, tokens holds the padding token,
+        It is (tokens, slot_item, slot_position), equally long. For a slot, tokens holds the padding token,
         slot_item the index into the history items that were kept (0 is the oldest kept) and slot_position its place in
         the ID, 0 to id_length - 1. For an ordinary token both are -1 and 0. The oldest items are dropped to fit.
 
@@ -239,7 +241,7 @@ class PromptTokens:
         user_lengths: Int[np.ndarray, " prompts"] | None,
         max_length: int,
     ) -> tuple[Int[np.ndarray, " prompts"], Int[np.ndarray, " prompts"]]:
-        """How many history items each prompt keeps, and its length in tokens, without rendering it.
+        """Return how many history items each prompt keeps, and its length in tokens, without rendering it.
 
         The history of a prompt is a stretch, from `firsts` up to but without `ends`, of a list of items of which the
         first n have `tokens_before[n]` tokens. The rule is that of `render_input` and `render_slots`.

@@ -34,17 +34,7 @@ def check_spelling(
             ten or more of the texts that differ (of fewer than ten, all but one) have the tokens of another.
     """
     tokens = tokenizer.encode_batch(texts) if tokens is None else tokens
-    vanishing = vanishing_letters(texts, tokenizer)
-    suspect = [
-        index
-        for index, (text, row) in enumerate(zip(texts, tokens, strict=True))
-        if tokenizer.unknown_id in row or (vanishing and not vanishing.isdisjoint(text))
-    ]
-    lost = {
-        index: parts
-        for index, parts in zip(suspect, lost_parts([texts[index] for index in suspect], tokenizer), strict=True)
-        if parts
-    }
+    lost = _lost(texts, tokens, tokenizer)
     if not lost:
         return
     message = _describe(texts, tokens, tokenizer, lost)
@@ -60,6 +50,18 @@ def check_spelling(
     if no_word or (num_same and num_same >= min(num_different - 1, _LOST_SHARE * num_different)):
         raise InputError(f"{what}: {message}: nothing is left to learn from; {_WAY_OUT}")
     _warn_once(f"{what}: {message}; to keep these words, {_WAY_OUT}")
+
+
+def check_prompt_spelling(texts: Sequence[str], tokenizer: Tokenizer, what: str) -> None:
+    """Warn where `tokenizer` cannot write words of what stands around the IDs in prompts, once for each message.
+
+    Nothing is refused, as `check_spelling` may: the IDs are what is learned from, and templates may well read alike.
+    """
+    tokens = tokenizer.encode_batch(texts)
+    lost = _lost(texts, tokens, tokenizer)
+    if lost:
+        way_out = "write templates in words that it knows, in a file that --config.data.prompts names"
+        _warn_once(f"{what}: {_describe(texts, tokens, tokenizer, lost)}; {way_out}, or {_WAY_OUT}")
 
 
 def vanishing_letters(texts: Sequence[str], tokenizer: Tokenizer) -> frozenset[str]:
@@ -87,6 +89,18 @@ def lost_parts(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[str]]:
             letters = [letter for letter in text if letter in vanishing] if vanishing else []
             found.append(list(dict.fromkeys([*filter(has_word, unknown), *letters])))
     return found
+
+
+def _lost(texts: Sequence[str], tokens: Sequence[Sequence[int]], tokenizer: Tokenizer) -> dict[int, list[str]]:
+    """The places of the texts of which parts of words are lost, and those parts."""
+    vanishing = vanishing_letters(texts, tokenizer)
+    suspect = [
+        index
+        for index, (text, row) in enumerate(zip(texts, tokens, strict=True))
+        if tokenizer.unknown_id in row or (vanishing and not vanishing.isdisjoint(text))
+    ]
+    parts = lost_parts([texts[index] for index in suspect], tokenizer)
+    return {index: lost for index, lost in zip(suspect, parts, strict=True) if lost}
 
 
 def _describe(

@@ -38,7 +38,7 @@ class Tokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, *, pad_token: str, eos_token: str) -> None:
-        """Wraps a tokenizer of the `tokenizers` library, in which the two tokens become special if they are not.
+        """Wrap a tokenizer of the `tokenizers` library, in which the two tokens become special if they are not.
 
         Raises ValueError unless both are in the vocabulary and padding, end and unknown tokens are different ones.
         """
@@ -64,7 +64,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder_or_name: str | Path) -> "Tokenizer":
-        """Loads from a Hugging Face folder, or by the name of a model on the hub.
+        """Return the tokenizer in a Hugging Face folder, or that of a model on the hub, by its name.
 
         Raises:
             InputError: nothing is there, it is no fast tokenizer, or it has no padding or end-of-sequence token of its
@@ -127,7 +127,7 @@ class Tokenizer:
     def _special_text(self) -> re.Pattern[str]:
         """Matches the spelling of any special token."""
         spellings = [self._backend.id_to_token(index) for index in sorted(self.special_ids)]
-        return re.compile("|".join(re.escape(spelling) for spelling in spellings if spelling is not None))
+        return re.compile("|".join(re.escape(spelling) for spelling in spellings if spelling))
 
     @cached_property
     def punctuation_ids(self) -> frozenset[int]:
@@ -150,11 +150,11 @@ class Tokenizer:
         return mine == its and (self.pad_id, self.eos_id) == (other.pad_id, other.eos_id)
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text, without an end-of-sequence token."""
+        """Return the tokens of a text, without an end-of-sequence token."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of every text, in parallel threads."""
+        """Return `encode` of every text, computed in parallel threads."""
         texts = [self._without_special_tokens(text) for text in texts]
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [
@@ -163,7 +163,7 @@ class Tokenizer:
         ]
 
     def unknown_parts(self, texts: Sequence[str]) -> list[list[str]]:
-        """The parts of each text that become unknown tokens, in order."""
+        """Return the parts of each text that become unknown tokens, in order."""
         texts = [self._without_special_tokens(text) for text in texts]
         return [
             [
@@ -177,11 +177,11 @@ class Tokenizer:
         ]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of the tokens; special tokens and rows beyond the vocabulary are skipped."""
+        """Return the text of the tokens; special tokens and rows beyond the vocabulary are skipped."""
         return self._backend.decode([int(token) for token in tokens], skip_special_tokens=True)
 
     def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
-        """`decode` of every token sequence, in parallel threads."""
+        """Return `decode` of every token sequence, computed in parallel threads."""
         tokens = [[int(token) for token in sequence] for sequence in sequences]
         return self._backend.decode_batch(tokens, skip_special_tokens=True)
 
@@ -210,7 +210,7 @@ class Tokenizer:
         return [token for token in encoding.ids if token not in self._never_in_text]
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, which `load` and transformers' AutoTokenizer read.
+        """Write tokenizer.json and tokenizer_config.json, which `load` and transformers' AutoTokenizer read.
 
         Raises:
             InputError: the folder cannot be written to, or the disk is full.

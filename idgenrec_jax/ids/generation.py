@@ -149,8 +149,10 @@ class IdGeneration:
             message = "%d of %d texts are blank, the first is that of %r; their IDs are written from the names"
             _LOGGER.warning(message, len(blank), len(texts), blank[0])
         decoder = CandidateDecoder(self, params, prompts, on_progress)
-        fields = field_names(texts)
-        plain = [_first_words(text, fields) or name for name, text in zip(names, texts, strict=True)]
+        plain = None
+        if self.fallback == "suffix":
+            fields = field_names(texts)
+            plain = [_first_words(text, fields) or name for name, text in zip(names, texts, strict=True)]
         assignments = assign_unique_ids(
             decoder.candidates,
             len(names),
@@ -158,7 +160,7 @@ class IdGeneration:
             item_names=names,
             penalties=self.penalties,
             min_lengths=self.min_lengths,
-            fallback_texts=plain if self.fallback == "suffix" else None,
+            fallback_texts=plain,
         )
         return IdTable(
             tuple(names),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from idgenrec_jax.data.lines import read_lines
+from idgenrec_jax.data.lines import holds_surrogate, parse_json, read_lines
 from idgenrec_jax.data.spelling import check_spelling, lost_parts
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.data.words import find_words, shortened
@@ -213,24 +213,19 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str, tuple[int, ...] | None]]:
         if as_json is None:
             as_json = line.startswith("{")
         if as_json:
-            yield number, *_parse_json(line, f"{path}:{number}")
+            yield number, *_parse_row(line, f"{path}:{number}")
         else:
             item, *text = line.split(None, 1)
             yield number, item, text[0] if text else "", None
 
 
-def _parse_json(line: str, place: str) -> tuple[str, str, tuple[int, ...] | None]:
+def _parse_row(line: str, place: str) -> tuple[str, str, tuple[int, ...] | None]:
     """(item, ID text, tokens or None) of one JSON object."""
-    try:
-        row = json.loads(line)
-    # Beside faults of form: numbers of too many digits, and too many brackets.
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", None) or str(error).splitlines()[0]
-        raise InputError(f"{place}: not a JSON object ({reason}); expected one {_ROW_FORM} a line") from error
+    row = parse_json(line, place, f"expected one {_ROW_FORM} a line")
     if not isinstance(row, dict) or not isinstance(row.get("item"), str) or not isinstance(row.get("id"), str):
         raise InputError(f"{place}: expected {_ROW_FORM} with texts for item and id; correct the line")
-    if any("\ud800" <= character <= "\udfff" for character in row["id"]):
-        raise InputError(f"{place}: the ID {row['id']!r} holds half a character (a lone surrogate); correct the line")
+    if holds_surrogate(row["id"]):
+        raise InputError(f"{place}: the ID {row['id']!r} holds half a surrogate pair; correct the line")
     tokens = row.get("tokens")
     if tokens is None:
         return row["item"], row["id"], None

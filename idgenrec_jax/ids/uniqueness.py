@@ -55,14 +55,13 @@ def assign_unique_ids(
     item_names: Sequence[str],
     penalties: Sequence[float] = PENALTIES,
     min_lengths: Sequence[int] = MIN_LENGTHS,
-    max_token_length: int = MAX_ID_TOKENS,
     fallback_texts: Sequence[str] | None = None,
 ) -> list[Assignment]:
     """Gives each item, in order, its first valid candidate that no item before it has (Algorithm 1 of the paper).
 
     The stages are the penalties at the first minimum length, then the penalties at the second, and so on. A candidate
-    is cleaned to its words; it is valid if its tokens under `tokenizer` number 1 to `max_token_length`, and free if
-    that token sequence is not taken.
+    is cleaned to its words; it is valid if its tokens under `tokenizer` number 1 to MAX_ID_TOKENS, and free if that
+    token sequence is not taken.
 
     The result is exactly that of handling one item after the other. Items are walked in order; one that finds nothing
     free in the stages decoded for it is marked and takes nothing, and the walk goes on. All marked items get their
@@ -82,7 +81,7 @@ def assign_unique_ids(
     encoded: dict[str, tuple[int, ...]] = {"": ()}
     marked = list(range(num_items))
     while marked:
-        _decode_next_stage(candidates, stages, items, marked, tokenizer, encoded, max_token_length)
+        _decode_next_stage(candidates, stages, items, marked, tokenizer, encoded)
         chosen, taken = _walk(items)
         marked = [index for index, choice in enumerate(chosen) if choice is None and items[index].stages < len(stages)]
     if num_items == 0:
@@ -131,7 +130,6 @@ def _decode_next_stage(
     marked: list[int],
     tokenizer: Tokenizer,
     encoded: dict[str, tuple[int, ...]],
-    max_token_length: int,
 ) -> None:
     """Adds the candidates of its next stage to each marked item, with one call of `candidates` for all of them."""
     min_lengths, penalties = zip(*(stages[items[index].stages] for index in marked), strict=True)
@@ -143,6 +141,6 @@ def _decode_next_stage(
         item = items[index]
         for text in texts:
             tokens = encoded[text]
-            if 1 <= len(tokens) <= max_token_length and tokens not in item.candidates:
+            if 1 <= len(tokens) <= MAX_ID_TOKENS and tokens not in item.candidates:
                 item.candidates[tokens] = Assignment(text, tokens, item.stages)
         item.stages += 1

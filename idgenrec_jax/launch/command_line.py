@@ -1,6 +1,7 @@
 """What the programs share: flags of the configuration and of processes, one-line errors, logging."""
 
 import difflib
+import errno
 import io
 import logging as python_logging
 import os
@@ -211,6 +212,9 @@ def _guarded(main: Callable[[], Any], surplus: list[str]) -> int:
     except Exception as error:
         if is_disk_full(error):
             _fail("no space left on the disk; free some and run the same command again, it goes on where it was")
+        # To ask whether such a file is there is an error already, wherever it is asked.
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG):
+            _fail(f"{error.filename}: cannot be opened ({error.strerror}); name a file or folder that you may use")
         if _is_one_of_several():
             _fail_beside_others(error)
         raise

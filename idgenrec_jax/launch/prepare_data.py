@@ -1,4 +1,4 @@
-"""Makes a data folder: `python -m launch.prepare_data --source=NAME --input=DIR --output=DIR`."""
+"""Make a data folder: python -m launch.prepare_data --source=NAME --input=DIR --output=DIR."""
 
 from absl import flags
 
@@ -8,17 +8,17 @@ from idgenrec_jax.launch.command_line import define_path, run
 
 _FORMATS = "; ".join(f"{name}: {source.help}" for name, source in sorted(SOURCES.items()))
 
-_SOURCE = flags.DEFINE_enum("source", None, sorted(SOURCES), f"The raw format. {_FORMATS}.", required=True)
-_INPUT = define_path("input", None, "Folder with the raw files, .gz or unpacked.", required=True)
-_OUTPUT = define_path("output", None, "Data folder to make; must not exist, or be empty.", required=True)
-_CORE = flags.DEFINE_integer("core", 5, "Users and items with fewer interactions are dropped.", lower_bound=1)
-_MIN_RATING = flags.DEFINE_float("min_rating", 0.0, "Ratings below this are not counted as interactions.")
+_SOURCE = flags.DEFINE_enum("source", None, sorted(SOURCES), f"raw format; {_FORMATS}", required=True)
+_INPUT = define_path("input", None, "folder with the raw files, .gz or unpacked", required=True)
+_OUTPUT = define_path("output", None, "data folder to make, new or empty", required=True)
+_CORE = flags.DEFINE_integer("core", 5, "interactions that a user and an item need in order to stay", lower_bound=1)
+_MIN_RATING = flags.DEFINE_float("min_rating", 0.0, "lowest rating that counts; 0: all count, also what has none")
 _DUPLICATES = flags.DEFINE_enum(
     "duplicates",
     DUPLICATES[0],
     DUPLICATES,
-    "Which of a user's interactions with one item at different times count: all (keep), the first or the last alone. "
-    "Records with equal user, item and time are one interaction in any case.",
+    "which of a user's interactions with one item at different times count: all (keep), the first or the last; those "
+    "with equal user, item and time are one in any case",
 )
 
 

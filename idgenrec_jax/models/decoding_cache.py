@@ -26,7 +26,7 @@ class Written(NamedTuple):
     values: tuple[Float[Array, "batch groups heads group_size d_kv"], ...]
 
     def widened(self, group_size: int) -> "Written":
-        """The same for groups of `group_size` beams, of which those after the present ones have written zeros."""
+        """Return the same for groups of `group_size` beams; those after the present ones have written zeros."""
         missing = group_size - self.values[0].shape[3]
         keep = ((0, 0), (0, 0), (0, 0))
         return Written(
@@ -54,7 +54,7 @@ class DecodingCache(NamedTuple):
     def extend(
         self, written: Written, position: int | Int[Array, ""], beams: Int[Array, "batch beams"] | None = None
     ) -> "DecodingCache":
-        """The cache with `written` at `position`, in which beam k of each user continues beam `beams[user, k]`.
+        """Return the cache with `written` at `position`, in which beam k of each user continues beam `beams[user, k]`.
 
         None continues each beam by itself. `written` may be of the first few beams, when `beams` names no other; where
         it is of the first few groups, a group may continue one of another. The last position of all, which nothing
@@ -92,12 +92,12 @@ class DecodingCache(NamedTuple):
         )
 
     def first_groups(self, num_beams: int) -> tuple[int, int]:
-        """How many groups the first `num_beams` beams are, and of how many beams each; the last may not be cut."""
+        """Return how many groups the first `num_beams` beams are, and of how many beams; the last may not be cut."""
         group_size = min(num_beams, self.ancestors.shape[2])
         return num_beams // group_size, group_size
 
     def past(self, position: Int[Array, ""], num_beams: int) -> Bool[Array, "batch_groups 1 beams slots"]:
-        """Which slots are the past of each of the first `num_beams` beams, which stand at `position`."""
+        """Return which slots are the past of each of the first `num_beams` beams, which stand at `position`."""
         groups, queries = self.first_groups(num_beams)
         group_size, length = self.ancestors.shape[2:]
         ancestors = self.ancestors[:, :groups, :queries].reshape(-1, queries, length, 1)
@@ -108,7 +108,7 @@ class DecodingCache(NamedTuple):
     def self_pair(
         self, layer: int, num_beams: int
     ) -> tuple[Float[Array, "batch_groups heads slots d_kv"], Float[Array, "batch_groups heads slots d_kv"]]:
-        """The keys and values of one layer's self-attention for the groups of the first `num_beams` beams."""
+        """Return the keys and values of one layer's self-attention for the groups of the first `num_beams` beams."""
         groups, _ = self.first_groups(num_beams)
         keys, values = self.self_keys[layer][:, :groups], self.self_values[layer][:, :groups]
         return jnp.swapaxes(keys.reshape(-1, *keys.shape[2:]), 2, 3), values.reshape(-1, *values.shape[2:])
@@ -116,7 +116,7 @@ class DecodingCache(NamedTuple):
     def cross_pair(
         self, layer: int
     ) -> tuple[Float[Array, "batch heads source d_kv"], Float[Array, "batch heads source d_kv"]]:
-        """The keys and values of one layer's cross-attention."""
+        """Return the keys and values of one layer's cross-attention."""
         return jnp.swapaxes(self.cross_keys[layer], 2, 3), self.cross_values[layer]
 
     def written(
@@ -125,7 +125,7 @@ class DecodingCache(NamedTuple):
             tuple[Float[Array, "batch_groups heads beams d_kv"], Float[Array, "batch_groups heads beams d_kv"]]
         ],
     ) -> Written:
-        """What the decoder has made of one input per beam, keys and values of each layer, as `extend` takes it."""
+        """Return what the decoder has made of one input per beam, each layer's keys and values, for `extend`."""
         batch = self.ancestors.shape[0]
         keys, values = (
             tuple(array.reshape(batch, -1, *array.shape[1:]) for array in arrays) for arrays in zip(*pairs, strict=True)
@@ -141,7 +141,7 @@ def empty_cache(
     group_size: int,
     max_length: int,
 ) -> DecodingCache:
-    """The cache before the first position, from each layer's keys and values of the encoder's states.
+    """Return the cache before the first position, from each layer's keys and values of the encoder's states.
 
     It has room for `max_length` positions of `num_beams` beams per user, in groups of `group_size`.
     """

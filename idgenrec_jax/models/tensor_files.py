@@ -5,7 +5,6 @@ the caller, so that whoever places tensors one at a time never holds the model t
 """
 
 import json
-import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -84,21 +83,28 @@ def open_tensors(folder: Path) -> Iterator[dict[str, StoredTensor]]:
             return
         tensors = {}
         weight_map = _read_weight_map(path)
-        opened = {shard.name: _open_file(shard, stack) for shard in shards}
+        opened = {shard: _open_file(shard, stack) for shard in shards}
         for name, file_name in weight_map.items():
-            if name not in opened[file_name]:
+            shard = opened[folder / file_name]
+            if name not in shard:
                 raise InputError(f"{path}: tensor {name} should be in {file_name}, which has no tensor of that name")
-            tensors[name] = opened[file_name][name]
+            tensors[name] = shard[name]
         yield tensors
 
 
 def _read_weight_map(path: Path) -> dict[str, str]:
     """Tensor name -> file name, from the index of a checkpoint in several files."""
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        return {str(name): str(file_name) for name, file_name in weight_map.items()}
+        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = {name: str(file_name) for name, file_name in found.items()}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); make it a file that you may read") from error
+    # Not with repr: that of a decoding error holds the whole file.
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: not an index of weights ({error!r}); expected an object 'weight_map'") from error
+        raise InputError(f"{path}: not an index of weights ({error}); expected an object 'weight_map'") from error
+    if not weight_map:
+        raise InputError(f"{path}: not an index of weights, for it names no tensor; fetch or save it again")
+    return weight_map
 
 
 def _open_file(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
@@ -130,8 +136,9 @@ def _open_torch(path: Path) -> dict[str, StoredTensor]:
     try:
         # Files older than PyTorch 1.6 are no zip archives and cannot be mapped.
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0]
+    # What a damaged file may hold is without end, and so is what PyTorch raises for it.
+    except Exception as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise InputError(f"{path}: not a readable PyTorch checkpoint ({reason}); fetch or save it again") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise InputError(f"{path}: expected a dictionary from names to tensors, found {type(tensors).__name__}")

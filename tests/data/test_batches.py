@@ -44,6 +44,12 @@ def make_dataset(seed=0):
     )
 
 
+def training_examples(dataset):
+    """Every (user, position) to train on: from position 1 of the training sequence on."""
+    lengths = [len(dataset.training_sequence(user)) for user in range(len(dataset.users))]
+    return [(user, position) for user, length in enumerate(lengths) for position in range(1, length)]
+
+
 def user_ids_from_training_items(dataset):
     """User IDs as `train_history` makes them: from the items of the training sequence."""
     return tuple(
@@ -265,10 +271,10 @@ def test_every_prompt_of_every_template_fits_the_shape(templates, max_prompt_len
     )
     for epoch in range(3):
         batches = all_batches(recommender_batches(renderer, epoch=epoch))
-        assert sum(len(read_pairs(batch)) for batch in batches) == len(dataset.training_examples())
+        assert sum(len(read_pairs(batch)) for batch in batches) == len(training_examples(dataset))
     longest = renderer.longest_prompt()
     for number in range(len(templates)):
-        for user, position in dataset.training_examples():
+        for user, position in training_examples(dataset):
             assert len(renderer.prompt(user, dataset.training_sequence(user)[:position], number)) <= longest
 
 
@@ -278,7 +284,7 @@ def test_data_without_a_training_example_is_an_input_error():
     short = Dataset(
         "shop", short.users[2:], short.items, short.item_texts, tuple(sequence[:3] for sequence in short.sequences[2:])
     )
-    assert not short.training_examples() and len(short.evaluation_users)
+    assert not training_examples(short) and len(short.evaluation_users)
     with pytest.raises(InputError, match="training"):
         recommender_batches(make_renderer(short))
 
@@ -391,7 +397,7 @@ def test_an_example_whose_items_all_have_the_longest_text_finds_room():
     sequences = tuple(np.arange(12, dtype=np.int32) for _ in dataset.users)
     renderer = make_renderer(dataclasses.replace(dataset, sequences=sequences), max_history=10)
     batches = IdBatches(renderer, texts, seed=0, epoch=0, num_examples=0, id_length=3, shape=shape)
-    assert sum(len(batches.examples(step)) for step in range(len(batches))) == len(renderer.dataset.training_examples())
+    assert sum(len(batches.examples(step)) for step in range(len(batches))) == len(training_examples(renderer.dataset))
 
 
 def test_id_batches_are_pure_and_draw_without_replacement():
@@ -455,7 +461,7 @@ def test_lengths_that_batches_are_planned_from_are_those_of_what_is_rendered(use
 
 def test_training_positions_are_the_examples_of_the_data():
     dataset = make_dataset()
-    assert list(zip(*training_positions(dataset), strict=True)) == dataset.training_examples()
+    assert list(zip(*training_positions(dataset), strict=True)) == training_examples(dataset)
     none = dataclasses.replace(dataset, users=(), sequences=())
     assert [len(values) for values in training_positions(none)] == [0, 0]
 
@@ -503,7 +509,7 @@ def test_slots_stand_where_ids_of_that_length_would_stand():
     full_ids = tuple((ITEM + item, ITEM_END + item, ITEM_END + item) for item in range(NUM_ITEMS))
     renderer = dataclasses.replace(renderer, item_ids=full_ids)
     dropped = 0
-    for user, position in dataset.training_examples():
+    for user, position in training_examples(dataset):
         history = dataset.training_sequence(user)[:position]
         for number in (0, 4, 7):
             tokens, slot_item, slot_position, kept = renderer.slots(user, history, number, id_length)

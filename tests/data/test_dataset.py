@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from idgenrec_jax.data.dataset import Dataset, clean_text, item_text, load_dataset
+from idgenrec_jax.data.examples import training_positions
 from idgenrec_jax.errors import InputError
 
 ITEMS = [{"id": item, "title": f"Title of {item}"} for item in "abcde"]
@@ -22,6 +23,10 @@ def write_folder(folder, sequences="u a b c d\nv b c a\n", items=ITEMS, plain=No
     if plain is not None:
         (folder / "item_plain_text.txt").write_text(plain, encoding="utf-8")
     return folder
+
+
+def training_examples(dataset):
+    return list(zip(*training_positions(dataset), strict=True))
 
 
 def message_of(folder):
@@ -46,7 +51,7 @@ def test_leave_one_out(tmp_path):
     assert (history.tolist(), target) == ([0, 1, 2], 3)
     history, target = dataset.held_out(0, "test")
     assert (history.tolist(), target) == ([0, 1, 2, 3], 4)
-    assert dataset.training_examples() == [(0, 1), (0, 2), (1, 1)]
+    assert training_examples(dataset) == [(0, 1), (0, 2), (1, 1)]
     with pytest.raises(ValueError, match="training only"):
         dataset.held_out(1, "test")
     with pytest.raises(ValueError, match="not 'train'"):
@@ -65,7 +70,7 @@ def test_held_out_items_change_nothing_before_them(tmp_path):
         history, target = first.held_out(user, "test")
         assert np.array_equal(history, other_test.held_out(user, "test")[0])
         assert first.held_out(user, "validation")[1] == other_test.held_out(user, "validation")[1]
-    assert first.training_examples() == other_test.training_examples() == other_both.training_examples()
+    assert training_examples(first) == training_examples(other_test) == training_examples(other_both)
 
 
 def test_short_sequences_are_counted_out_loud(tmp_path, caplog):
@@ -107,6 +112,13 @@ def test_items_jsonl_takes_numbers_and_nested_lists_and_is_preferred(tmp_path):
     items = [{"id": 7, "title": "Seven", "categories": [["Office", "Pens"], ["Gifts"]], "year": 1999, "brand": None}]
     folder = write_folder(tmp_path / "shop", "u 7 7 7\n", items, plain="7 other text\n")
     assert load_dataset(folder).item_texts == ("title: Seven; categories: Office, Pens, Gifts; year: 1999",)
+
+
+def test_blanks_around_an_id_are_none_of_it(tmp_path):
+    items = [{"id": " a\t", "title": "A"}, {"id": "b", "title": "B"}]
+    assert load_dataset(write_folder(tmp_path / "shop", "u a b a\n", items)).items == ("a", "b")
+    twice = write_folder(tmp_path / "twice", "u a b a\n", [*items, {"id": "a"}])
+    assert "item a was already described" in message_of(twice)
 
 
 def test_missing_values_in_an_items_file_are_counted(tmp_path, caplog):

@@ -86,6 +86,14 @@ def test_added_tokens_are_text_and_special_ones_are_not():
     assert "tove" in tokenizer.decode(tokenizer.encode("a camp stove"))
 
 
+def test_an_unknown_token_without_a_spelling():
+    words = {"<pad>": 0, "</s>": 1, "": 2, "pen": 3}
+    backend = tokenizers.Tokenizer(models.WordLevel(words, unk_token=""))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = Tokenizer(backend, pad_token="<pad>", eos_token="</s>")
+    assert tokenizer.unknown_id == 2 and tokenizer.encode("pen ink") == [3, 2]
+
+
 def test_size_counts_from_the_last_token():
     backend = tokenizers.Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "pen": 9, "?": 4}, unk_token="?"))
     assert Tokenizer(backend, pad_token="<pad>", eos_token="</s>").size == 10

@@ -114,9 +114,9 @@ ROW = '{"item": "A1", "id": "red pen", "tokens": [1, 2]}'
         ('{"item": "A1", "id": "pen"\n', 1, ["JSON"]),
         ('{"item": "A1", "id": "pen"}\nB2 ink\n', 2, ["JSON"]),
         ('{"item": "A1", "id": 5}\n', 1, ["expected", '"id"']),
-        ('{"item": "A1", "id": "pen", "tokens": ' + "[" * 100_000 + "\n", 1, ["JSON", "recursion"]),
+        ('{"item": "A1", "id": "pen", "tokens": ' + "[" * 100_000 + "\n", 1, ["JSON", "nested too deeply"]),
         ('{"item": "A1", "id": "pen", "tokens": [' + "9" * 5000 + "]}\n", 1, ["JSON", "4300 digits"]),
-        ('{"item": "A1", "id": "pen \\ud83d"}\n', 1, ["half a character", "\\ud83d"]),
+        ('{"item": "A1", "id": "pen \\ud83d"}\n', 1, ["half a surrogate pair", "\\ud83d"]),
         ('{"item": "A1", "id": "pen", "tokens": "5"}\n', 1, ["tokens", "whole numbers"]),
     ],
 )

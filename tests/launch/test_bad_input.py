@@ -3,6 +3,7 @@
 The first half runs the program; the second calls what the program calls, within its guard, to save process starts.
 """
 
+import errno
 import json
 
 import pytest
@@ -18,8 +19,9 @@ from idgenrec_jax.experiment import assemble
 from idgenrec_jax.ids.table import load_table
 from idgenrec_jax.inputs import load_prompts
 from idgenrec_jax.launch.command_line import _guarded
-from idgenrec_jax.models.huggingface import save_t5
+from idgenrec_jax.models.huggingface import resolve_folder, save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.workdir import described_run
 
 
 @pytest.fixture
@@ -167,6 +169,24 @@ def test_blank_text_for_all_items(tmp_path, configuration, error_of):
 def test_a_data_folder_without_a_tokenizer(data, configuration, error_of, tmp_path):
     error = error_of(assemble, configuration(data__tokenizer=""), tmp_path)
     assert f"--data={data}" in error and "--config.data.tokenizer" in error
+
+
+@pytest.mark.parametrize(
+    "read", [Tokenizer.load, described_run, lambda path: resolve_folder(path, flag="--model", random_flag=None)]
+)
+def test_a_name_that_no_file_system_takes(error_of, tmp_path, read):
+    path = tmp_path / ("x" * 300)
+    error = error_of(read, path)
+    assert error.startswith(f"error: {path}") and "cannot be opened (File name too long); name a file" in error
+
+
+def test_a_folder_that_may_not_be_looked_into(error_of):
+    """As root there is none, so the error that the system gives is made."""
+
+    def read():
+        raise PermissionError(errno.EACCES, "Permission denied", "/home/other/run")
+
+    assert error_of(read).startswith("error: /home/other/run: cannot be opened (Permission denied); name a file or fo")
 
 
 def test_a_tokenizer_that_is_not_there(configuration, error_of, tmp_path):

@@ -57,10 +57,21 @@ def test_index_over_several_files(tmp_path, matrix):
     index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
     with pytest.raises(InputError, match="gone.safetensors: file not found"):
         read_all(tmp_path)
-    for text in ("{", "[]", '{"weight_map": 3}', "{}"):
-        index.write_text(text)
-        with pytest.raises(InputError, match="not an index of weights"):
+    for text in (b"{", b"[]", b'{"weight_map": 3}', b"{}", b'{"weight_map": {}}', b"[" * 100_000, b"\xff" * 10_000):
+        index.write_bytes(text)
+        with pytest.raises(InputError, match="index.json: not an index of weights") as caught:
             read_all(tmp_path)
+        assert len(str(caught.value)) < 400
+
+
+def test_an_index_may_name_files_in_a_folder_below(tmp_path, matrix):
+    (tmp_path / "parts").mkdir()
+    save_file({"a": matrix}, tmp_path / "parts" / "one.safetensors")
+    save_file({"b": 2 * matrix}, tmp_path / "one.safetensors")
+    weight_map = {"a": "parts/one.safetensors", "b": "one.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    np.testing.assert_array_equal(read_all(tmp_path)["a"], matrix)
+    np.testing.assert_array_equal(read_all(tmp_path)["b"], 2 * matrix)
 
 
 def test_no_weights(tmp_path):
@@ -105,6 +116,26 @@ def test_broken_pytorch_files(tmp_path):
     torch.save({"m": torch.ones(2, 2, dtype=torch.int64)}, path)
     with pytest.raises(InputError, match="dtype torch.int64"):
         read_all(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_no_damaged_pytorch_file_gives_a_traceback(tmp_path, matrix):
+    torch = pytest.importorskip("torch")
+    path, rng, refused = tmp_path / "pytorch_model.bin", np.random.default_rng(0), 0
+    for zipped in (True, False):
+        torch.save({"m": torch.tensor(matrix)}, path, _use_new_zipfile_serialization=zipped)
+        whole = np.frombuffer(path.read_bytes(), np.uint8)
+        for _ in range(100):
+            damaged = whole.copy()
+            damaged[rng.integers(0, min(len(whole), 900), 2)] = rng.integers(0, 256, 2)
+            path.write_bytes(damaged.tobytes())
+            try:
+                with open_tensors(tmp_path) as tensors:
+                    assert all(tensor.shape is not None for tensor in tensors.values())
+            except InputError as error:
+                refused += 1
+                assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+    assert 20 < refused < 200
 
 
 class RunsCode:

@@ -62,7 +62,7 @@ class Preparation:
 def prepare(
     source: str, input_folder: str | Path, output: str | Path, *, core: int, min_rating: float, duplicates: str = "keep"
 ) -> Preparation:
-    """Makes a data folder from a folder of raw files of the format `source` (see SOURCES).
+    """Make a data folder from a folder of raw files of the format `source` (see SOURCES); return what was done.
 
     `output` is checked before anything is read, and appears whole or not at all.
 
@@ -132,7 +132,7 @@ def _rated(
 
 
 def drop_exact_repeats(interactions: Iterable[Interaction]) -> tuple[list[Interaction], int]:
-    """The first of all events of one user with one item at one time, in order, and how many others there were.
+    """Return the first of all events of one user with one item at one time, in order, and the number of the others.
 
     They are one event that the source has recorded more than once: kept, it would count twice towards the k-core, and
     a history could end in its own target.
@@ -146,7 +146,7 @@ def drop_exact_repeats(interactions: Iterable[Interaction]) -> tuple[list[Intera
 
 
 def choose_among_repeats(interactions: Sequence[Interaction], duplicates: str) -> tuple[list[Interaction], int]:
-    """What `duplicates` (see DUPLICATES) leaves of each user's events with one item, and how many repeats there are.
+    """Return what `duplicates` (see DUPLICATES) leaves of each user's events with one item, and the number of repeats.
 
     Raises:
         ValueError: `duplicates` is something else.
@@ -166,7 +166,7 @@ def choose_among_repeats(interactions: Sequence[Interaction], duplicates: str) -
 
 
 def core_filter(interactions: Sequence[Interaction], core: int) -> list[Interaction]:
-    """Drops users and items with fewer than `core` interactions, again and again until none is left to drop."""
+    """Return what is left when users and items of fewer than `core` interactions are dropped, as often as it takes."""
     kept = list(interactions)
     while True:
         users = Counter(interaction.user for interaction in kept)
@@ -180,7 +180,7 @@ def core_filter(interactions: Sequence[Interaction], core: int) -> list[Interact
 
 
 def chronological_sequences(interactions: Sequence[Interaction]) -> tuple[dict[str, list[str]], int]:
-    """User -> items in the order of time, and the number of interactions that share user and time with another.
+    """Return user -> items in the order of time, and the number of interactions that share user and time with another.
 
     Ties are broken by a hash of user and item: raw files list ties by item key, an order that a model could learn and
     that says nothing about what was bought first. Users stand in the order of their first line.
