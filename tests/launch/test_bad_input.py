@@ -191,8 +191,12 @@ def test_a_faulty_prompt_template(configuration, error_of, programs, tmp_path, l
     assert str(prompts) in error and expected in error
 
 
-def test_an_evaluation_prompt_that_is_not_there(configuration, error_of, programs):
-    config, tokenizer = configuration(data__eval_prompt="unseen:2"), Tokenizer.load(programs.tokenizer)
+# The last two: a digit to Python that is no number, and a number with more digits than Python reads.
+@pytest.mark.parametrize(
+    "prompt", ["unseen:2", "unseen:-1", "unseen", "other:0", "seen:", "seen:\u00b2", "seen:" + "9" * 5000]
+)
+def test_an_evaluation_prompt_that_is_not_there(configuration, error_of, programs, prompt):
+    config, tokenizer = configuration(data__eval_prompt=prompt), Tokenizer.load(programs.tokenizer)
     error = error_of(load_prompts, config.data, tokenizer, "shop")
     assert "--config.data.eval_prompt" in error and "unseen:0 to unseen:1" in error
 
