@@ -36,7 +36,7 @@ from idgenrec_jax.training.records import MetricsLog
 from idgenrec_jax.training.run_state import RunState
 from idgenrec_jax.training.run_steps import configured_optimizer, make_steps
 from idgenrec_jax.training.selection import Selection
-from idgenrec_jax.training.step_records import StepRecords, count_examples
+from idgenrec_jax.training.step_records import StepRecords, check_finite, count_examples
 from idgenrec_jax.training.steps import Metrics, TrainState, place_train_state, seed_key
 
 FIRST_STEP = "first training step done"
@@ -204,8 +204,7 @@ class Alternation:
                 raise Interrupted
         self._step_records.flush()
         loss = float(jax.device_get(self.state.loss_sum)) / max(num_steps, 1)
-        if not np.isfinite(loss):
-            raise InputError(f"{phase.title}, epoch {epoch_number}: the loss is {loss}; lower the learning rate")
+        check_finite("loss", loss, phase=phase.kind, where=f"{phase.title}, epoch {epoch_number}")
         progress.close(f"loss {loss:.4f}")
         self.state.epoch, self.state.step, self.state.loss_sum = epoch_number, 0, 0.0
         self._append({**self._place(phase, self.state.epoch, "train"), "loss": loss})

@@ -300,3 +300,4 @@ def test_a_learning_rate_at_which_the_loss_is_no_number(programs, tmp_path):
     rates = {"training__warm_start_learning_rate": 1e30}
     error = the_error(programs.run("train", *programs.train_flags(tmp_path / "run", **rates)))
     assert "warm start, epoch" in error and "the loss is nan; lower the learning rate" in error
+    assert "--config.training.warm_start_learning_rate" in error and "another --workdir" in error
