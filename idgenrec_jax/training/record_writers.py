@@ -109,10 +109,13 @@ class WandbWriter:
         import wandb
 
         self._path = workdir / run_files.WANDB
-        known = read_json(self._path, remedy="delete it to send the run anew") if self._path.exists() else {}
-        self._id = known.get("id") or uuid.uuid4().hex[:8]
+        fields = {"id": str, "sent": list}
+        new = {"id": uuid.uuid4().hex[:8], "sent": []}
+        remedy = "delete it to send the run anew"
+        known = read_json(self._path, remedy=remedy, fields=fields) if self._path.exists() else new
+        self._id = known["id"]
         # Step and split of the last record that was sent.
-        self._sent = tuple(known.get("sent", ()))
+        self._sent = tuple(known["sent"])
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or PROJECT,
