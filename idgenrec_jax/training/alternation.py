@@ -97,11 +97,6 @@ class Alternation:
         self._validate, self._should_stop, self._place_batch = validate, should_stop, place_batch
         self._phases = phases(config, pretrained_id_generator=pretrained_id_generator)
         training = config.training
-        if training.id_epochs and not pretrained_id_generator and not training.warm_start_epochs:
-            logging.warning(
-                "--config.training.warm_start_epochs=0: a random ID generator writes empty IDs, from which an ID phase "
-                "learns nothing; expected at least a few epochs"
-            )
         self._replicated = replicated(jax.tree.leaves(recommender[1])[0].sharding.mesh)
         self._optimizer = configured_optimizer(training)
         self.state = RunState(
