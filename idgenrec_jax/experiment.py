@@ -274,5 +274,5 @@ def example_ids(dataset: Dataset, table: IdTable) -> list[dict[str, str]]:
 
 def examples_table(examples: list[dict[str, str]]) -> str:
     """Return `example_ids` as plain text, one item a line."""
-    width = max(len(example["id"]) for example in examples)
+    width = max((len(example["id"]) for example in examples), default=0)
     return "\n".join(f"  {example['id']:<{width}}  <-  {example['text']}" for example in examples)

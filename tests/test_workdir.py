@@ -17,7 +17,7 @@ from idgenrec_jax import workdir as workdir_module
 from idgenrec_jax.config import preset
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.experiment import train
+from idgenrec_jax.experiment import examples_table, train
 from idgenrec_jax.files import write_json
 from idgenrec_jax.models.create import random_config
 from idgenrec_jax.models.huggingface import save_t5
@@ -301,6 +301,11 @@ def test_edited_results_are_one_line(tmp_path, change, message):
     write_json(tmp_path / run_files.RESULTS, RESULTS | change)
     with pytest.raises(InputError, match=f"^{tmp_path}/results.json: {re.escape(message)}; restore the file"):
         described_results(tmp_path)
+
+
+def test_edited_results_without_examples_are_printed(tmp_path):
+    write_json(tmp_path / run_files.RESULTS, RESULTS | {"example_ids": []})
+    assert examples_table(described_results(tmp_path)["example_ids"]) == ""
 
 
 def test_models_of_another_shape_are_refused(tmp_path):
