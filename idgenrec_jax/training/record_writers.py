@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config
-from idgenrec_jax.errors import InputError
+from idgenrec_jax.errors import InputError, look_up
 from idgenrec_jax.files import explain_write_error, read_json, write_json
 
 Record = dict[str, Any]
@@ -155,10 +155,10 @@ def check_writers(names: Sequence[str]) -> None:
     """Check that the libraries of these writers are there.
 
     Raises:
-        InputError: one is missing.
+        InputError: one is missing, or there is no such writer.
     """
     for name in names:
-        library = WRITERS[name].library
+        library = look_up(WRITERS, name, "log_to").library
         if importlib.util.find_spec(library) is None:
             raise InputError(f"--{name}: {library} is not installed; pip install {library}")
 
