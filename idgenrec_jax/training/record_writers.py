@@ -110,9 +110,9 @@ class WandbWriter:
 
         self._path = workdir / run_files.WANDB
         fields = {"id": str, "sent": list}
-        new = {"id": uuid.uuid4().hex[:8], "sent": []}
-        remedy = "delete it to send the run anew"
-        known = read_json(self._path, remedy=remedy, fields=fields) if self._path.exists() else new
+        known: dict[str, Any] = {"id": uuid.uuid4().hex[:8], "sent": []}
+        if self._path.exists():
+            known = read_json(self._path, remedy="delete it to send the run anew", fields=fields)
         self._id = known["id"]
         # Step and split of the last record that was sent.
         self._sent = tuple(known["sent"])
