@@ -239,8 +239,8 @@ class Alternation:
     def _end_phase(self, phase: Phase) -> None:
         if phase.kind != RECOMMENDER:
             given = self._given_ids if phase.kind == WARM_START else None
-            report = progress_of_unknown(f"{phase.title}: writing IDs", "text", check=self.check_stop)
-            self._ids.regenerate(self.state.id_generator.params, phase.round, on_progress=report, given=given)
+            with progress_of_unknown(f"{phase.title}: writing IDs", "text", check=self.check_stop) as report:
+                self._ids.regenerate(self.state.id_generator.params, phase.round, on_progress=report, given=given)
             self.state.id_round = phase.round
         if phase.kind == WARM_START:
             # The ID phases follow another objective: they start with fresh moments.
