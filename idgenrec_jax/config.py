@@ -65,7 +65,7 @@ class ModelConfig:
     num_heads: int = _field(4, "attention heads", low=1)
     feed_forward: str = _field("relu", "relu (T5 v1.0) or gated-gelu (v1.1, Flan)", choices=("relu", "gated-gelu"))
     tie_word_embeddings: bool = _field(True, "one table for input and output embeddings (T5 v1.0)")
-    dropout_rate: float = _field(0.1, "dropout probability in training", low=0.0, high=0.95)
+    dropout_rate: float = _field(0.1, "dropout probability in training; ID phases have none", low=0.0, high=0.95)
     vocab_size: int = _field(0, "rows of the embedding table; 0: the tokenizer's size rounded up to 128", low=0)
     compute_dtype: str = _field(
         "float32", "dtype of the arithmetic; parameters are float32", choices=("float32", "bfloat16")
@@ -268,6 +268,18 @@ def idle_settings(config: Config) -> list[str]:
         for phase, epochs in rates.items()
         if epochs and getattr(training, f"{phase}_learning_rate") == 0
     ]
+    is_random = not config.id_generator.folder
+    if is_random and training.id_epochs and not training.warm_start_epochs:
+        lines.append(
+            "--config.training.warm_start_epochs=0: a random ID generator writes empty IDs, from which an ID phase "
+            "learns nothing; expected at least a few epochs"
+        )
+    given = config.ids.table or config.ids.scheme != IdsConfig.scheme
+    if is_random and not training.id_epochs and given and config.data.user_ids != "none":
+        lines.append(
+            f"--config.data.user_ids={config.data.user_ids}: an ID generator that nothing trains writes them, so they "
+            "tell little; expected --config.training.id_epochs of 1 or more, or --config.id_generator.folder"
+        )
     if training.validate_every_epochs > training.recommender_epochs:
         lines.append(
             f"--config.training.validate_every_epochs={training.validate_every_epochs}: more than the "

@@ -38,6 +38,7 @@ from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
 from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.training.epochs import Epochs
+from idgenrec_jax.training.losses import supervised_loss
 from idgenrec_jax.training.record_writers import check_writers
 from idgenrec_jax.training.selection import SELECTED
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
@@ -147,6 +148,8 @@ def _train(
     for line in idle_settings(config):
         logging.warning(line)
     check_writers(log_to)
+    # Here, not when the steps are made: a folder that is claimed for a wrong name takes no other.
+    supervised_loss(config.training.loss)
     experiment = assemble(config, workdir)
     inputs = experiment.inputs
     dataset, tokenizer = inputs.dataset, inputs.tokenizer
@@ -271,5 +274,5 @@ def example_ids(dataset: Dataset, table: IdTable) -> list[dict[str, str]]:
 
 def examples_table(examples: list[dict[str, str]]) -> str:
     """Return `example_ids` as plain text, one item a line."""
-    width = max(len(example["id"]) for example in examples)
+    width = max((len(example["id"]) for example in examples), default=0)
     return "\n".join(f"  {example['id']:<{width}}  <-  {example['text']}" for example in examples)

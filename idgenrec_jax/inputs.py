@@ -9,7 +9,7 @@ from idgenrec_jax.config import Config, DataConfig
 from idgenrec_jax.data.dataset import Dataset, load_dataset
 from idgenrec_jax.data.examples import training_positions
 from idgenrec_jax.data.lines import shown
-from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates, load_templates
+from idgenrec_jax.data.prompts import GROUPS, PromptTemplate, PromptTokens, default_templates, load_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.data.spelling import check_prompt_spelling
 from idgenrec_jax.data.text import Tokenizer
@@ -116,16 +116,12 @@ def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) ->
 
 
 def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) -> PromptTemplate:
-    group, colon, number = config.eval_prompt.partition(":")
-    candidates = [template for template in templates if template.group == group]
-    if not colon or not number.isdigit() or int(number) >= len(candidates):
-        counts = ", ".join(
-            f"{name}:0 to {name}:{count - 1}"
-            for name in ("seen", "unseen")
-            if (count := sum(template.group == name for template in templates))
-        )
-        raise InputError(f"--config.data.eval_prompt: found {config.eval_prompt!r}, expected one of {counts}")
-    return candidates[int(number)]
+    of_groups = {group: [template for template in templates if template.group == group] for group in GROUPS}
+    by_name = {f"{group}:{number}": one for group, some in of_groups.items() for number, one in enumerate(some)}
+    if config.eval_prompt not in by_name:
+        counts = ", ".join(f"{group}:0 to {group}:{len(some) - 1}" for group, some in of_groups.items() if some)
+        raise InputError(f"--config.data.eval_prompt: found {shown(config.eval_prompt)}, expected one of {counts}")
+    return by_name[config.eval_prompt]
 
 
 def check_splits(dataset: Dataset, path: str) -> None:

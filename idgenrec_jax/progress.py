@@ -1,8 +1,9 @@
 """Progress with rate and time left: one moving line at a terminal, plain lines in a log file."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from idgenrec_jax.processes import is_main
@@ -62,8 +63,12 @@ class Progress:
         self._stream.flush()
 
 
-def progress_of_unknown(title: str, unit: str, *, check: Callable[[], None]) -> Callable[[int, int], None]:
-    """Return `report(done, total)` for work whose amount is known when it has begun; each report calls `check`."""
+@contextlib.contextmanager
+def progress_of_unknown(title: str, unit: str, *, check: Callable[[], None]) -> Iterator[Callable[[int, int], None]]:
+    """Give `report(done, total)` for work whose amount is known when it has begun; each report calls `check`.
+
+    Work that ends without a report leaves no line.
+    """
     progress: Progress | None = None
 
     def report(done: int, total: int) -> None:
@@ -73,7 +78,9 @@ def progress_of_unknown(title: str, unit: str, *, check: Callable[[], None]) -> 
         progress.update(done, total=total)
         check()
 
-    return report
+    yield report
+    if progress is not None:
+        progress.close()
 
 
 def _clock(seconds: float) -> str:

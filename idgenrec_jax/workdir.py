@@ -30,10 +30,12 @@ from idgenrec_jax.switches import numeric_switches
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy")
 
+# Paths, and what a run that was stopped by it is told to change: what was computed before is as it would have been.
+_NOTED_FIELDS = (*path_fields(), "ids.fallback", "evaluation.trie_layout")
 # Nothing that is computed depends on where things are (their contents are compared), on how many devices there are, or
 # on how often the run is saved.
 _FREE_FIELDS = {
-    *path_fields(),
+    *_NOTED_FIELDS,
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",
@@ -204,7 +206,7 @@ def claim(
     described = {name: dataclasses.asdict(model) for name, model in models.items()}
     from_main(lambda: _make(workdir, config, tokenizer, data, described))
     _check(workdir, config, tokenizer, data, described)
-    from_main(lambda: _note_paths(workdir, config))
+    from_main(lambda: _note_fields(workdir, config))
     from_main(lambda: _clear_leftovers(workdir))
 
 
@@ -282,12 +284,12 @@ def _check(
             )
 
 
-def _note_paths(workdir: Path, config: Config) -> None:
-    """Keep the paths as they are now, for the programs that read the run."""
+def _note_fields(workdir: Path, config: Config) -> None:
+    """Keep these fields as they are now, for the programs that read the run."""
     path = workdir / run_files.CONFIG
     found, values = described_run(workdir), config.to_json()
     before = json.dumps(found["config"])
-    for section, name in (field.split(".") for field in path_fields()):
+    for section, name in (field.split(".") for field in _NOTED_FIELDS):
         found["config"].setdefault(section, {})[name] = values[section][name]
     if json.dumps(found["config"]) != before:
         write_json(path, found)

@@ -76,6 +76,23 @@ def test_settings_that_do_nothing_are_named():
     assert idle_settings(Config().override(rate | {"id_generator.folder": "t5-small"})) == []
 
 
+@pytest.mark.parametrize(
+    ("cold", "named"),
+    [
+        ({"training.warm_start_epochs": 0}, "--config.training.warm_start_epochs=0: a random ID generator writes"),
+        ({"training.id_epochs": 0, "ids.table": "ids.txt", "data.user_ids": "train_history"},
+         "--config.data.user_ids=train_history: an ID generator that nothing trains writes them"),
+        ({"training.id_epochs": 0, "ids.scheme": "keywords", "data.user_ids": "published"},
+         "--config.data.user_ids=published: an ID generator that nothing trains writes them"),
+    ],
+)  # fmt: skip
+def test_an_untrained_id_generator_that_is_to_write_is_named(cold, named):
+    (line,) = idle_settings(Config().override(cold))
+    assert line.startswith(named)
+    assert idle_settings(Config().override(cold | {"id_generator.folder": "t5-small"})) == []
+    assert idle_settings(Config().override(cold | {"training.id_epochs": 1, "training.warm_start_epochs": 1})) == []
+
+
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(InputError, match=r"--preset: found 'papper', expected one of .*; nearest: paper$"):
         preset("papper")

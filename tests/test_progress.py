@@ -117,16 +117,21 @@ def test_work_that_grows_past_its_total_has_no_negative_time_left(clock, log):
     assert "-" not in read()
 
 
-def test_progress_of_an_amount_that_is_not_known_yet_reports_what_it_is_told_and_checks_each_time():
+def test_progress_of_an_amount_that_is_not_known_yet_reports_what_it_is_told_and_checks_each_time(clock, capsys):
     checks = []
-    report = progress_of_unknown("texts", "text", check=lambda: checks.append(None))
-    assert not checks
-    report(1, 4)
-    report(2, 6)
+    with progress_of_unknown("texts", "text", check=lambda: checks.append(None)) as report:
+        assert not checks
+        report(1, 4)
+        clock.seconds += 3.0
+        report(6, 6)
     assert len(checks) == 2
+    assert capsys.readouterr().err == "texts: 6/6 texts in 0:03, 2.0/s\n", "the line is ended with the work"
+    with progress_of_unknown("texts", "text", check=lambda: None):
+        pass
+    assert capsys.readouterr().err == ""
 
     def stop():
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        progress_of_unknown("texts", "text", check=stop)(1, 4)
+    with pytest.raises(KeyboardInterrupt), progress_of_unknown("texts", "text", check=stop) as report:
+        report(1, 4)

@@ -17,7 +17,7 @@ from idgenrec_jax import workdir as workdir_module
 from idgenrec_jax.config import preset
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.experiment import train
+from idgenrec_jax.experiment import examples_table, train
 from idgenrec_jax.files import write_json
 from idgenrec_jax.models.create import random_config
 from idgenrec_jax.models.huggingface import save_t5
@@ -158,6 +158,20 @@ def test_the_same_contents_under_other_paths_are_the_same_run_and_others_are_not
     assert described_run(run)["config"] == kept
 
 
+@pytest.mark.parametrize(
+    ("name", "stopped", "told"), [("ids.fallback", "error", "suffix"), ("evaluation.trie_layout", "dense", "csr")]
+)
+def test_what_a_run_is_told_to_change_where_it_stops_may_be_changed_and_is_kept_as_it_is_now(
+    tmp_path, name, stopped, told
+):
+    section, field = name.split(".")
+    for value in (stopped, told):
+        claim_with(tmp_path / "run", **{f"{section}__{field}": value})
+        assert described_run(tmp_path / "run")["config"][section][field] == value
+    with pytest.raises(InputError, match="made with --config.ids.num_groups=10, now it is 9"):
+        claim_with(tmp_path / "run", **{f"{section}__{field}": told, "ids__num_groups": 9})
+
+
 def test_a_change_anywhere_in_large_weights_is_noticed_by_its_size_or_by_a_piece(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir_module, "_PIECES", 4)
     monkeypatch.setattr(workdir_module, "_PIECE_BYTES", 100)
@@ -287,6 +301,11 @@ def test_edited_results_are_one_line(tmp_path, change, message):
     write_json(tmp_path / run_files.RESULTS, RESULTS | change)
     with pytest.raises(InputError, match=f"^{tmp_path}/results.json: {re.escape(message)}; restore the file"):
         described_results(tmp_path)
+
+
+def test_edited_results_without_examples_are_printed(tmp_path):
+    write_json(tmp_path / run_files.RESULTS, RESULTS | {"example_ids": []})
+    assert examples_table(described_results(tmp_path)["example_ids"]) == ""
 
 
 def test_models_of_another_shape_are_refused(tmp_path):

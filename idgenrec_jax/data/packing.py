@@ -219,8 +219,10 @@ def concatenate(
     for row, examples in enumerate(plan):
         start = 0
         for number, example in enumerate(examples, start=1):
-            end = start + len(sequences[example])
-            tokens[row, start:end] = sequences[example]
+            # Once: `TokenLists` make it anew each time.
+            sequence = sequences[example]
+            end = start + len(sequence)
+            tokens[row, start:end] = sequence
             segments[row, start:end] = number
             start = end
     return tokens, segments

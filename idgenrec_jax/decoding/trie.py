@@ -178,7 +178,7 @@ def build_trie(
         if mask_bytes > dense_limit_bytes:
             raise InputError(
                 f"trie layout dense: the mask of {num_nodes} nodes and {vocab_size} tokens takes {mask_bytes} bytes, "
-                f"expected at most {dense_limit_bytes}; use layout csr"
+                f"expected at most {dense_limit_bytes}; use layout csr (--config.evaluation.trie_layout=csr)"
             )
         mask = np.zeros((padded_nodes, words), np.uint32)
         bits = np.left_shift(np.uint32(1), (edge_tokens % _WORD_BITS).astype(np.uint32))

@@ -36,7 +36,7 @@ from idgenrec_jax.training.records import MetricsLog
 from idgenrec_jax.training.run_state import RunState
 from idgenrec_jax.training.run_steps import configured_optimizer, make_steps
 from idgenrec_jax.training.selection import Selection
-from idgenrec_jax.training.step_records import StepRecords, count_examples
+from idgenrec_jax.training.step_records import StepRecords, check_finite, count_examples
 from idgenrec_jax.training.steps import Metrics, TrainState, place_train_state, seed_key
 
 FIRST_STEP = "first training step done"
@@ -97,11 +97,6 @@ class Alternation:
         self._validate, self._should_stop, self._place_batch = validate, should_stop, place_batch
         self._phases = phases(config, pretrained_id_generator=pretrained_id_generator)
         training = config.training
-        if training.id_epochs and not pretrained_id_generator and not training.warm_start_epochs:
-            logging.warning(
-                "--config.training.warm_start_epochs=0: a random ID generator writes empty IDs, from which an ID phase "
-                "learns nothing; expected at least a few epochs"
-            )
         self._replicated = replicated(jax.tree.leaves(recommender[1])[0].sharding.mesh)
         self._optimizer = configured_optimizer(training)
         self.state = RunState(
@@ -204,8 +199,7 @@ class Alternation:
                 raise Interrupted
         self._step_records.flush()
         loss = float(jax.device_get(self.state.loss_sum)) / max(num_steps, 1)
-        if not np.isfinite(loss):
-            raise InputError(f"{phase.title}, epoch {epoch_number}: the loss is {loss}; lower the learning rate")
+        check_finite("loss", loss, phase=phase.kind, where=f"{phase.title}, epoch {epoch_number}")
         progress.close(f"loss {loss:.4f}")
         self.state.epoch, self.state.step, self.state.loss_sum = epoch_number, 0, 0.0
         self._append({**self._place(phase, self.state.epoch, "train"), "loss": loss})
@@ -245,8 +239,8 @@ class Alternation:
     def _end_phase(self, phase: Phase) -> None:
         if phase.kind != RECOMMENDER:
             given = self._given_ids if phase.kind == WARM_START else None
-            report = progress_of_unknown(f"{phase.title}: writing IDs", "text", check=self.check_stop)
-            self._ids.regenerate(self.state.id_generator.params, phase.round, on_progress=report, given=given)
+            with progress_of_unknown(f"{phase.title}: writing IDs", "text", check=self.check_stop) as report:
+                self._ids.regenerate(self.state.id_generator.params, phase.round, on_progress=report, given=given)
             self.state.id_round = phase.round
         if phase.kind == WARM_START:
             # The ID phases follow another objective: they start with fresh moments.

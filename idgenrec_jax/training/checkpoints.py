@@ -26,7 +26,7 @@ from absl import logging
 from absl.logging import converter
 
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import is_disk_full, write_json
+from idgenrec_jax.files import explain_write_error, is_disk_full, write_json
 from idgenrec_jax.processes import from_main, is_main
 
 _LIST = "files.json"
@@ -87,7 +87,7 @@ class Checkpoints:
         A checkpoint of the same number is replaced.
 
         Raises:
-            InputError: no space is left on the disk.
+            InputError: no space is left on the disk, or the folder cannot be written to.
         """
         path = self.path(number)
         unfinished = path.with_name(path.name + _UNFINISHED)
@@ -110,6 +110,8 @@ class Checkpoints:
                     f"{path}: no space left on the disk for a checkpoint; free some and run the same command again, "
                     "it goes on from the checkpoint before"
                 ) from error
+            if isinstance(error, OSError):
+                raise explain_write_error(error, path) from error
             raise
         finally:
             logger.setLevel(level)

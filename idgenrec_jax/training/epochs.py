@@ -52,15 +52,17 @@ class Epochs:
         the end of the process does not wait for. What goes wrong there is raised where that epoch is asked for.
         `check_stop` is called a few times a second while an epoch is waited for, and may raise to end the wait.
         """
-        planner = self._planner(kind, id_round)
         planned = self._ahead.pop((kind, id_round, epoch), None)
         self._ahead.clear()
-        planned = planned or in_daemon_thread(lambda: planner(epoch))
+        # The planner is made in the thread, too: it reads every text, or measures thousands of prompts.
+        planned = planned or in_daemon_thread(lambda: self._planner(kind, id_round)(epoch))
         while not wait([planned], timeout=_SECONDS_BETWEEN_CHECKS).done:
             check_stop()
+        batches = planned.result()
         if not is_last:
+            planner = self._planner(kind, id_round)
             self._ahead[kind, id_round, epoch + 1] = in_daemon_thread(lambda: planner(epoch + 1))
-        return planned.result()
+        return batches
 
     def _planner(self, kind: str, id_round: int) -> Planner:
         if self._planners.get(kind, (None,))[0] != id_round:

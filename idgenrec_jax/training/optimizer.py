@@ -27,9 +27,6 @@ def make_optimizer(
     *,
     clip_norm: float = CLIP_NORM,
     weight_decay: float = WEIGHT_DECAY,
-    first_decay: float = 0.9,
-    second_decay: float = 0.999,
-    epsilon: float = 1e-8,
     embedding_factor: float = 1.0,
 ) -> optax.GradientTransformation:
     """Return AdamW *without* its learning rate: clip by global norm, Adam, decoupled weight decay except on norms.
@@ -41,7 +38,7 @@ def make_optimizer(
     """
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-        optax.scale_by_adam(b1=first_decay, b2=second_decay, eps=epsilon),
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         optax.masked(optax.scale(embedding_factor), embedding_mask),
     )

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config
-from idgenrec_jax.errors import InputError
+from idgenrec_jax.errors import InputError, look_up
 from idgenrec_jax.files import explain_write_error, read_json, write_json
 
 Record = dict[str, Any]
@@ -109,10 +109,13 @@ class WandbWriter:
         import wandb
 
         self._path = workdir / run_files.WANDB
-        known = read_json(self._path, remedy="delete it to send the run anew") if self._path.exists() else {}
-        self._id = known.get("id") or uuid.uuid4().hex[:8]
+        fields = {"id": str, "sent": list}
+        known: dict[str, Any] = {"id": uuid.uuid4().hex[:8], "sent": []}
+        if self._path.exists():
+            known = read_json(self._path, remedy="delete it to send the run anew", fields=fields)
+        self._id = known["id"]
         # Step and split of the last record that was sent.
-        self._sent = tuple(known.get("sent", ()))
+        self._sent = tuple(known["sent"])
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or PROJECT,
@@ -152,10 +155,10 @@ def check_writers(names: Sequence[str]) -> None:
     """Check that the libraries of these writers are there.
 
     Raises:
-        InputError: one is missing.
+        InputError: one is missing, or there is no such writer.
     """
     for name in names:
-        library = WRITERS[name].library
+        library = look_up(WRITERS, name, "log_to").library
         if importlib.util.find_spec(library) is None:
             raise InputError(f"--{name}: {library} is not installed; pip install {library}")
 

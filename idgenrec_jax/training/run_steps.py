@@ -12,13 +12,7 @@ from idgenrec_jax.training.losses import supervised_loss
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START
 from idgenrec_jax.training.recommender_loss import recommender_loss
-from idgenrec_jax.training.steps import (
-    IdStep,
-    SupervisedStep,
-    compiler_options,
-    make_id_step,
-    make_supervised_step,
-)
+from idgenrec_jax.training.steps import TrainStep, compiler_options, make_id_step, make_supervised_step
 
 
 def configured_optimizer(training: TrainingConfig) -> optax.GradientTransformation:
@@ -38,14 +32,14 @@ def make_steps(
     recommender: nnx.GraphDef,
     no_embedding: Bool[Array, " vocab"],
     places: dict[str, Any],
-) -> dict[str, SupervisedStep | IdStep]:
+) -> dict[str, TrainStep]:
     """Return the step of WARM_START, ID and RECOMMENDER phases.
 
     `places` are the shardings of the states of "id_generator" and "recommender".
     """
     training = config.training
 
-    def supervised_step(graphdef: nnx.GraphDef, name: str, loss: Callable) -> SupervisedStep:
+    def supervised_step(graphdef: nnx.GraphDef, name: str, loss: Callable) -> TrainStep:
         return make_supervised_step(
             graphdef,
             optimizer,

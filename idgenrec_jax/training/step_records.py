@@ -74,11 +74,7 @@ class StepRecords:
         self._waiting = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         for name in ("loss", "gradient_norm"):
-            if not np.isfinite(values[name]):
-                spelled = name.replace("_", " ")
-                raise InputError(
-                    f"{title}, step {place['step']}: the {spelled} is {values[name]}; lower the learning rate"
-                )
+            check_finite(name, values[name], phase=place["phase"], where=f"{title}, step {place['step']}")
         now = time.monotonic()
         speed = examples / max(now - self._since, 1e-9)
         self._since = now
@@ -90,6 +86,20 @@ class StepRecords:
                 "gradient_norm": values["gradient_norm"],
                 "examples_per_second": round(speed, 2),
             }
+        )
+
+
+def check_finite(name: str, value: float, *, phase: str, where: str) -> None:
+    """Check a number that training gave in a phase of this kind.
+
+    Raises:
+        InputError: it is infinite or none.
+    """
+    if not np.isfinite(value):
+        # Another rate is another run.
+        raise InputError(
+            f"{where}: the {name.replace('_', ' ')} is {value}; lower the learning rate "
+            f"(--config.training.{phase}_learning_rate) and train in another --workdir"
         )
 
 

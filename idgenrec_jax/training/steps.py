@@ -27,11 +27,9 @@ from idgenrec_jax.training.id_loss import id_loss
 from idgenrec_jax.training.optimizer import apply_gradients
 from idgenrec_jax.training.recommender_loss import recommender_loss
 from idgenrec_jax.training.segments import split_rows
-from idgenrec_jax.training.vocabulary_attention import DEFAULT_BLOCK_SIZE
 
 Metrics = dict[str, Float[Array, ""]]
-SupervisedStep = Callable[..., tuple["TrainState", Metrics]]
-IdStep = Callable[..., tuple["TrainState", Metrics]]
+TrainStep = Callable[..., tuple["TrainState", Metrics]]
 CompilerOptions = dict[str, Any] | None
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 """For XLA's CPU compiler."""
@@ -92,7 +90,7 @@ def make_supervised_step(
     accumulation: int = 1,
     state_sharding: PyTree = None,
     compiler_options: CompilerOptions = None,
-) -> SupervisedStep:
+) -> TrainStep:
     """Return `supervised_step(state, batch: SupervisedBatch, learning_rate, seed_key) -> (state, metrics)`.
 
     It trains a T5 on (text, words) pairs: the recommender in its phases, the ID generator in the warm start. `loss` is
@@ -136,11 +134,10 @@ def make_id_step(
     id_length: int,
     *,
     dropout: bool = False,
-    block_size: int = DEFAULT_BLOCK_SIZE,
     chunks: int = 1,
     state_sharding: PyTree = None,
     compiler_options: CompilerOptions = None,
-) -> IdStep:
+) -> TrainStep:
     """Return `id_step(state, recommender_params, batch: IdBatch, learning_rate, seed_key) -> (state, metrics)`.
 
     `state` is the ID generator's and is donated; `recommender_params` are read only. `dropout` is the ID generator's,
@@ -159,7 +156,6 @@ def make_id_step(
                 no_embedding,
                 id_length=id_length,
                 dropout_key=dropout_key,
-                block_size=block_size,
                 chunks=chunks,
             )
 

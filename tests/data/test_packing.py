@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from idgenrec_jax.data.packing import PackedBatches, one_example_a_row, plan_shape
+from idgenrec_jax.data.packing import PackedBatches, TokenLists, lengths_of, one_example_a_row, plan_shape
 from idgenrec_jax.data.row_packing import PackedShape, pack
 
 
@@ -89,6 +89,23 @@ def test_an_order_follows_from_its_generator_alone():
     steps = range(len(first))
     assert [first.examples(step) for step in steps] == [again.examples(step) for step in steps]
     assert [first.examples(step) for step in steps] != [other.examples(step) for step in steps]
+
+
+def test_a_batch_makes_each_of_its_token_lists_once_and_no_other():
+    prompts, targets = make_examples(40)
+    made = []
+
+    def recorded(name, lists):
+        return TokenLists(lengths_of(lists), lambda example: made.append((name, example)) or lists[example])
+
+    # Room for eight of the longest.
+    shape = PackedShape(rows=2, examples_per_row=4, source=4 * 60, target=4 * 5)
+    batches = make_batches(recorded("prompt", prompts), recorded("target", targets), batch_size=8, shape=shape)
+    assert made == []
+    batch = batches.batch(1)
+    numbers = [prompt[0] - 1000 for prompt, _ in read(batch)]
+    assert len(numbers) == 8
+    assert sorted(made) == sorted((name, number) for name in ("prompt", "target") for number in numbers)
 
 
 @pytest.mark.parametrize("row_multiple", [1, 4, 8])

@@ -15,7 +15,7 @@ from idgenrec_jax.data.batches import PromptRenderer, recommender_epoch, trainin
 from idgenrec_jax.data.dataset import load_dataset
 from idgenrec_jax.data.prompts import PromptTokens, default_templates
 from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.experiment import assemble
+from idgenrec_jax.experiment import assemble, train
 from idgenrec_jax.ids.table import load_table
 from idgenrec_jax.inputs import load_prompts
 from idgenrec_jax.launch.command_line import _guarded
@@ -211,8 +211,11 @@ def test_a_faulty_prompt_template(configuration, error_of, programs, tmp_path, l
     assert str(prompts) in error and expected in error
 
 
-def test_an_evaluation_prompt_that_is_not_there(configuration, error_of, programs):
-    config, tokenizer = configuration(data__eval_prompt="unseen:2"), Tokenizer.load(programs.tokenizer)
+# The last two: a digit to Python that is no number, and a number with more digits than Python reads.
+@pytest.mark.parametrize("prompt", ["unseen:2", "unseen:-1", "unseen", "other:0", "seen:", "seen:\u00b2", "seen:long"])
+def test_an_evaluation_prompt_that_is_not_there(configuration, error_of, programs, prompt):
+    prompt = prompt.replace("long", "9" * 5000)
+    config, tokenizer = configuration(data__eval_prompt=prompt), Tokenizer.load(programs.tokenizer)
     error = error_of(load_prompts, config.data, tokenizer, "shop")
     assert "--config.data.eval_prompt" in error and "unseen:0 to unseen:1" in error
 
@@ -251,6 +254,12 @@ def test_a_setting_that_cannot_work_is_refused_before_training(
 
     error = error_of(configure_and_assemble)
     assert expected in error and f"{value}" in error
+
+
+def test_a_loss_that_is_not_there_leaves_the_folder_to_the_command_that_mends_it(configuration, error_of, tmp_path):
+    error = error_of(train, configuration(training__loss="vocabluary"), tmp_path / "run")
+    assert "--config.training.loss: found 'vocabluary', expected one of vocabulary; nearest: vocabulary" in error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("length", [2, 3])
@@ -311,3 +320,4 @@ def test_a_learning_rate_at_which_the_loss_is_no_number(programs, tmp_path):
     rates = {"training__warm_start_learning_rate": 1e30}
     error = the_error(programs.run("train", *programs.train_flags(tmp_path / "run", **rates)))
     assert "warm start, epoch" in error and "the loss is nan; lower the learning rate" in error
+    assert "--config.training.warm_start_learning_rate" in error and "another --workdir" in error

@@ -250,6 +250,13 @@ def test_what_a_killed_save_left_behind_is_no_checkpoint_and_cleared_by_the_next
     assert_same(checkpoints.restore(2, simple_state(0)), simple_state(2))
 
 
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    checkpoints = Checkpoints(tmp_path / "checkpoints" / "latest", keep=2)
+    with pytest.raises(InputError, match=f"^{tmp_path}/checkpoints/latest/1: cannot be written .*; expected a folder"):
+        checkpoints.save(1, simple_state(1), {})
+
+
 def test_a_full_disk_says_so_and_the_checkpoint_before_still_loads(small_disk, warnings):
     checkpoints = Checkpoints(small_disk / "latest", keep=2)
     rng = np.random.default_rng(0)

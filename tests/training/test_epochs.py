@@ -77,14 +77,24 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_epoch_is_asked_for(id
     assert caught.traceback[-1].name == "epoch_at_fault", "the traceback shows where it went wrong"
 
 
+class Stopped(Exception):
+    """What `stop` raises."""
+
+
+def stop():
+    raise Stopped
+
+
+def test_a_stop_does_not_wait_for_the_shape_of_the_batches(ids, monkeypatch):
+    may_end = threading.Event()
+    monkeypatch.setattr("idgenrec_jax.training.epochs.training_shape", lambda *_, **__: may_end.wait(60))
+    with pytest.raises(Stopped):
+        make_epochs(make_config(), *ids, row_multiple=1).batches(RECOMMENDER, 0, 0, is_last=True, check_stop=stop)
+    may_end.set()
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_stop_does_not_wait_for_a_plan(ids, monkeypatch, ahead):
-    class Stopped(Exception):
-        pass
-
-    def stop():
-        raise Stopped
-
     may_end = threading.Event()
 
     def long_epoch(*_, epoch, **settings):

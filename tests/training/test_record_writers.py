@@ -137,3 +137,8 @@ def test_a_missing_library_is_one_line_that_installs_it(monkeypatch):
     check_writers(["tensorboard"])
     with pytest.raises(InputError, match="^--wandb: wandb is not installed; pip install wandb$"):
         check_writers(["tensorboard", "wandb"])
+
+
+def test_a_writer_that_is_not_there_is_one_line():
+    with pytest.raises(InputError, match="^log_to: found 'tensorbord', expected one of tensorboard, wandb; nearest"):
+        check_writers(["tensorbord"])

@@ -59,6 +59,28 @@ def test_a_file_that_lost_lines_does_not_repeat_records_later(tmp_path):
     assert lines(path) == [{"step": step} for step in range(4, 8)]
 
 
+def test_a_file_that_is_no_text_is_one_line_whose_way_out_works(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0}\n\xff\n')
+    with pytest.raises(InputError, match=f"^{path}: cannot be read .*; delete the file, and the run goes on"):
+        MetricsLog(path, records=2)
+    path.unlink()
+    MetricsLog(path, records=2).append({"step": 2})
+    assert lines(path) == [{"step": 2}]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"step": 1, "lo', "7", '{"step": 1}', '{"step": 1, "split": "dev", "seconds": 2.0}', "[" * 100_000]
+)
+def test_a_line_that_is_no_record_is_named_where_a_writer_reads_it(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    content = '{"step": 1, "split": "train", "seconds": 2.0}\n' + line + "\n"
+    path.write_text(content)
+    with pytest.raises(InputError, match=f"^{path}:2: .*; delete the file, and the run goes on"):
+        MetricsLog(path, records=2, writers=[lambda kept: pytest.fail("no writer is opened")])
+    assert path.read_text() == content, "nothing is lost yet"
+
+
 def test_a_full_disk_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path, records=0)

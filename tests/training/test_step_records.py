@@ -96,8 +96,9 @@ def test_what_is_not_finite_is_one_line_and_no_record(name):
     records = StepRecords(1, written.append)
     records.add(place(4), metrics(4) | {name: jnp.float32(np.nan)}, title="an epoch", learning_rate=1.0, examples=1)
     spelled = name.replace("_", " ")
-    with pytest.raises(InputError, match=f"^an epoch, step 4: the {spelled} is nan; lower the learning rate$"):
+    with pytest.raises(InputError, match=f"^an epoch, step 4: the {spelled} is nan; lower the learning rate") as caught:
         records.flush()
+    assert str(caught.value).endswith("(--config.training.id_learning_rate) and train in another --workdir")
     assert written == []
 
 
