@@ -5,12 +5,11 @@ programs build their flags from, so a field's `help` is its one documentation.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from idgenrec_jax.errors import InputError
+from idgenrec_jax.errors import InputError, look_up, nearest, unknown_name
 from idgenrec_jax.files import expand_home
 
 
@@ -217,8 +216,8 @@ class Config:
         sections: dict[str, dict[str, Any]] = {}
         for name, value in overrides.items():
             if name not in known:
-                nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-                raise InputError(f"--config.{name}: no such field; the nearest valid one is --config.{nearest[0]}")
+                valid = nearest(name, known)
+                raise InputError(f"--config.{name}: no such field; the nearest valid one is --config.{valid}")
             if known[name].metadata["path"] and isinstance(value, str):
                 value = expand_home(value)
             section, field = name.split(".")
@@ -296,8 +295,7 @@ def _check(name: str, field: dataclasses.Field, value: Any) -> None:
         raise InputError(f"--config.{name}: found {value!r}, expected a value of type {kind.__name__}")
     choices, low, high = field.metadata["choices"], field.metadata["low"], field.metadata["high"]
     if choices and value not in choices:
-        nearest = difflib.get_close_matches(value, choices, n=1, cutoff=0.0)[0]
-        raise InputError(f"--config.{name}: found {value!r}, expected one of {', '.join(choices)}; nearest: {nearest}")
+        raise unknown_name(f"--config.{name}", value, choices)
     if (low is not None and value < low) or (high is not None and value > high):
         limits = f"at least {low}" + ("" if high is None else f" and at most {high}")
         raise InputError(f"--config.{name}: found {value}, expected {limits}")
@@ -372,7 +370,4 @@ def preset(name: str) -> Config:
     Raises:
         InputError: an unknown name; the nearest valid one is suggested.
     """
-    if name not in PRESETS:
-        nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
-        raise InputError(f"--preset: found {name!r}, expected one of {', '.join(PRESETS)}; nearest: {nearest}")
-    return Config().override(PRESETS[name])
+    return Config().override(look_up(PRESETS, name, "--preset"))

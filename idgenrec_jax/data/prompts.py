@@ -4,7 +4,6 @@ A template is tokenised once, piece by piece around its fields, and is then fill
 same tokens in a prompt as in the ID table and the trie, whatever stands beside it.
 """
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +14,12 @@ from jaxtyping import Int
 
 from idgenrec_jax.data.lines import named, read_lines, shown
 from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.errors import InputError
+from idgenrec_jax.errors import InputError, nearest
 
 FIELDS = ("user_id", "history", "target", "dataset")
 GROUPS = ("seen", "unseen")
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
-# Characters of a field's name that are compared with those there are.
-_COMPARED = 60
 _LAYOUT = "task; seen|unseen; input template; target template"
 SEPARATORS = (";", ",", "|", "/", ".", "-")
 """What may stand between two IDs of a history: the first that the tokenizer can spell does."""
@@ -109,9 +106,8 @@ def _fault(group: str, input_text: str, target_text: str) -> str | None:
         names = _FIELD.findall(text)
         for name in names:
             if name not in FIELDS:
-                nearest = difflib.get_close_matches(name[:_COMPARED], FIELDS, n=1, cutoff=0.0)[0]
                 known = ", ".join(f"{{{field}}}" for field in FIELDS)
-                return f"unknown field {{{named(name)}}}; did you mean {{{nearest}}}? Fields are {known}"
+                return f"unknown field {{{named(name)}}}; did you mean {{{nearest(name, FIELDS)}}}? Fields are {known}"
             if name != "dataset" and names.count(name) > 1:
                 return f"field {{{name}}} stands twice in {shown(text)}; use it once"
         if "{" in _FIELD.sub("", text) or "}" in _FIELD.sub("", text):

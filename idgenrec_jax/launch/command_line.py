@@ -1,6 +1,5 @@
 """What the programs share: flags of the configuration and of processes, one-line errors, logging."""
 
-import difflib
 import io
 import logging as python_logging
 import os
@@ -16,7 +15,7 @@ from absl import app, flags, logging
 
 from idgenrec_jax.compilation_cache import use_compilation_cache as use_compilation_cache
 from idgenrec_jax.config import PRESETS, Config, fields_with_help, preset
-from idgenrec_jax.errors import InputError
+from idgenrec_jax.errors import InputError, nearest
 from idgenrec_jax.files import expand_home, is_disk_full
 
 USER_ERROR = 2
@@ -193,8 +192,8 @@ def _parse_flags(arguments: list[str]) -> list[str]:
     except SystemExit:
         sys.exit(0)  # --help was asked for and given; absl calls that a failure.
     except flags.UnrecognizedFlagError as error:
-        nearest = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1, cutoff=0.0)
-        _fail(f"--{error.flagname}: no such flag; the nearest valid one is --{nearest[0]}")
+        valid = nearest(error.flagname, flags.FLAGS)
+        _fail(f"--{error.flagname}: no such flag; the nearest valid one is --{valid}")
     except flags.Error as error:
         _fail(str(error).replace("\n", " "))
 
