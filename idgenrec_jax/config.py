@@ -291,14 +291,21 @@ def _type_of(field: dataclasses.Field) -> type:
 def _check(name: str, field: dataclasses.Field, value: Any) -> None:
     kind = _type_of(field)
     fits = isinstance(value, (int, float) if kind is float else kind)
-    if not fits or (kind in (int, float) and (isinstance(value, bool) or not math.isfinite(value))):
+    if not fits or (kind in (int, float) and isinstance(value, bool)):
         raise InputError(f"--config.{name}: found {value!r}, expected a value of type {kind.__name__}")
+    if kind in (int, float) and not _is_number_of_64_bits(value):
+        raise InputError(f"--config.{name}: found {value!r:.60}, expected a finite number below 2**63")
     choices, low, high = field.metadata["choices"], field.metadata["low"], field.metadata["high"]
     if choices and value not in choices:
         raise unknown_name(f"--config.{name}", value, choices)
     if (low is not None and value < low) or (high is not None and value > high):
         limits = f"at least {low}" + ("" if high is None else f" and at most {high}")
         raise InputError(f"--config.{name}: found {value}, expected {limits}")
+
+
+def _is_number_of_64_bits(value: int | float) -> bool:
+    """Whether a number is finite; of a whole number with hundreds of digits, math.isfinite cannot say it."""
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
 
 
 def _models(**sizes: Any) -> dict[str, Any]:

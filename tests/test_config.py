@@ -150,10 +150,12 @@ def test_a_section_made_outside_override_is_checked_as_well():
         Config(evaluation=EvaluationConfig(batch_size=0))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_none_is_refused(value):
-    with pytest.raises(InputError, match="--config.training.recommender_learning_rate"):
-        Config().override({"training.recommender_learning_rate": value})
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400])
+@pytest.mark.parametrize("name", ["training.recommender_learning_rate", "training.rounds"])
+def test_a_number_that_is_none_is_refused(name, value):
+    expected = "expected a value of type int" if name == "training.rounds" and value != 10**400 else "expected a finite"
+    with pytest.raises(InputError, match=f"^--config.{name}: found .{{1,60}}, {expected}"):
+        Config().override({name: value})
 
 
 def test_a_warm_up_over_the_whole_training_is_refused_as_the_schedule_refuses_it():

@@ -248,6 +248,10 @@ def with_model(run, fields):
         (lambda run: run | {"data": run["data"] | {"name": 5}}, "data.name is 5, expected str"),
         (lambda run: run | {"models": {"recommender": run["models"]["recommender"]}}, "models.id_generator is None"),
         (lambda run: run | {"models": dict.fromkeys(run["models"], {"d_model": 8})}, "models.recommender: .*missing"),
+        (lambda run: run | {"config": run["config"] | {"training": 3}}, "config.training is 3, expected dict"),
+        (lambda run: run | {"switches": 3}, "switches is 3, expected dict"),
+        (lambda run: run | {"data": run["data"] | {"weights": [1]}}, r"data.weights is \[1\], expected dict"),
+        (lambda run: run | {"packages": None}, "packages is None, expected dict"),
         (lambda run: with_model(run, {"width": 8}), "models.recommender: .*'width'"),
     ],
 )
