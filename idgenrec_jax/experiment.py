@@ -38,6 +38,7 @@ from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
 from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.training.epochs import Epochs
+from idgenrec_jax.training.losses import supervised_loss
 from idgenrec_jax.training.record_writers import check_writers
 from idgenrec_jax.training.selection import SELECTED
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
@@ -76,6 +77,8 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     Raises:
         InputError: anything the user gave that does not fit.
     """
+    # A folder must not be claimed by a configuration that cannot begin: mended, it would be refused there.
+    supervised_loss(config.training.loss)
     dataset = named_as_in(workdir, load_data(config.data.path))
     check_splits(dataset, config.data.path)
     tokenizer = load_tokenizer(config)
