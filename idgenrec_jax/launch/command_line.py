@@ -47,7 +47,9 @@ class _PathParser(flags.ArgumentParser):
 
 def define_path(name: str, default: str | None, help: str, *, required: bool = False) -> flags.FlagHolder[str]:
     """Define a flag that names a file or folder; a leading ~ is the home folder, and a name without it stays."""
-    return flags.DEFINE(_PathParser(), name, default, help, required=required)
+    return flags.DEFINE(
+        _PathParser(), name, default, help, serializer=flags.ArgumentSerializer(), required=required
+    )
 
 
 def define_config_flags() -> None:
@@ -109,12 +111,35 @@ def start_processes() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open to the end)
 
 
+def data_from_flags() -> str:
+    """Return what --data or --config.data.path names, "sample" where neither is given.
+
+    Raises:
+        InputError: they name different data.
+    """
+    short, long = flags.FLAGS["data"].value, expand_home(flags.FLAGS["config.data.path"].value or "")
+    if short and long and short != long:
+        raise InputError(f"--data={short} and --config.data.path={long}: both name the data; leave out one of them")
+    return short or long or "sample"
+
+
 def config_from_flags(default_preset: str) -> Config:
-    """Return the preset with every --config flag that was given applied to it."""
+    """Return the preset with the data and every --config flag that was given applied to it."""
     values = flags.FLAGS.flag_values_dict()
     overrides = {name: values[f"config.{name}"] for name, _, _ in fields_with_help()}
     given = {name: value for name, value in overrides.items() if value is not None}
-    return preset(values["preset"] or default_preset).override(given)
+    return preset(values["preset"] or default_preset).override(given | {"data.path": data_from_flags()})
+
+
+def refuse_without(needed: str, names: Collection[str]) -> None:
+    """Check that flags which do something only beside another, `needed`, were not given without it.
+
+    Raises:
+        InputError: one of `names` was given.
+    """
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise InputError(f"{flags.FLAGS[name].serialize()}: expected with {needed} only")
 
 
 def run(main: Callable[[], Any]) -> None:
