@@ -96,7 +96,7 @@ class Plan:
 def simulate_devices(config: MeshConfig) -> None:
     """Let the CPU have the devices of a mesh whose sizes are all given; call it before JAX starts its backend."""
     sizes = dataclasses.astuple(config)
-    if -1 not in sizes:
+    if min(sizes) > 0:
         jax.config.update("jax_num_cpu_devices", math.prod(sizes))
     # A program from the cache does not know how much memory it takes.
     jax.config.update("jax_enable_compilation_cache", False)

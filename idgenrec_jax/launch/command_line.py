@@ -1,5 +1,6 @@
 """What the programs share: flags of the configuration and of processes, one-line errors, logging."""
 
+import errno
 import io
 import logging as python_logging
 import os
@@ -30,6 +31,10 @@ _SHORT_NAMES = {
     "config.id_generator.folder": "id_generator",
 }
 _PACKAGE = str(Path(__file__).parents[1])
+# What is wrong with a path, whatever is done with it.
+_PATH_FAULTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
+# Characters of another's message that are shown.
+_SHOWN = 200
 _DEFINE: dict[type, Callable[[str, None, str], flags.FlagHolder]] = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
@@ -235,10 +240,32 @@ def _guarded(main: Callable[[], Any], surplus: list[str]) -> int:
     except Exception as error:
         if is_disk_full(error):
             _fail("no space left on the disk; free some and run the same command again, it goes on where it was")
+        if isinstance(error, OSError) and error.errno in _PATH_FAULTS and error.filename is not None:
+            _fail(f"{error.filename}: {error.strerror}; expected a file or folder that this process may use")
+        if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):
+            _fail(
+                f"out of memory ({str(error)[:_SHOWN]}); smaller batches and models need less, and so do "
+                "--config.training.gradient_accumulation, --config.training.id_chunks and "
+                "--config.recommender.rematerialise=layers"
+            )
         if _is_one_of_several():
             _fail_beside_others(error)
+        if fault := _fault_of_devices():
+            _fail(fault)
         raise
     return 0
+
+
+def _fault_of_devices() -> str | None:
+    """What keeps JAX from any device, where something does: its first use, wherever that is, fails for it."""
+    if "jax" not in sys.modules:
+        return None
+    try:
+        sys.modules["jax"].devices()
+    except Exception as error:
+        platforms, reason = os.environ.get("JAX_PLATFORMS", ""), str(error) or "it finds none of these platforms"
+        return f"JAX_PLATFORMS={platforms}: JAX has no device ({reason}); unset it, or install the jax of that platform"
+    return None
 
 
 def _is_ours(record: python_logging.LogRecord) -> bool:

@@ -163,6 +163,14 @@ def test_a_terminal_that_cannot_print_a_title_shows_its_escapes(encoding, expect
     assert expected in done.stdout and rb"\ud800" in done.stdout
 
 
+def test_a_platform_that_jax_does_not_have_is_one_line():
+    code = "import jax; from idgenrec_jax.launch.command_line import run; run(jax.devices)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "abacus"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: JAX_PLATFORMS=abacus: JAX has no device (") and done.stderr.count("\n") == 1
+
+
 def test_a_reader_that_has_had_enough_is_no_error():
     """As with | head: the help is longer than what a pipe holds unread."""
     code = "import sys; sys.argv = ['train', '--help']; from idgenrec_jax.launch.train import main, run; run(main)"
