@@ -150,11 +150,17 @@ def test_a_section_made_outside_override_is_checked_as_well():
         Config(evaluation=EvaluationConfig(batch_size=0))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400])
-@pytest.mark.parametrize("name", ["training.recommender_learning_rate", "training.rounds"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("training.recommender_learning_rate", float("nan")),
+        ("training.recommender_learning_rate", float("inf")),
+        ("training.rounds", 10**400),
+    ],
+    ids=["nan", "inf", "whole"],
+)
 def test_a_number_that_is_none_is_refused(name, value):
-    expected = "expected a value of type int" if name == "training.rounds" and value != 10**400 else "expected a finite"
-    with pytest.raises(InputError, match=f"^--config.{name}: found .{{1,60}}, {expected}"):
+    with pytest.raises(InputError, match=f"^--config.{name}: found .{{1,60}}, expected a finite number"):
         Config().override({name: value})
 
 
