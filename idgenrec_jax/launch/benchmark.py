@@ -10,6 +10,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
+from idgenrec_jax.errors import InputError
 from idgenrec_jax.launch.command_line import (
     config_from_flags,
     data_from_flags,
@@ -45,14 +46,14 @@ define_config_flags()
 
 def main() -> None:
     """Run each work in a process of its own, print the table and write the figures."""
-    from idgenrec_jax.benchmark.machine import Machine
-    from idgenrec_jax.benchmark.work import Result, table
-    from idgenrec_jax.errors import InputError
-    from idgenrec_jax.files import write_json
-
     unknown = [name for name in _ONLY.value if name not in WORKS]
     if unknown or not _ONLY.value:
         raise InputError(f"--only={','.join(unknown)}: no such work; expected some of {', '.join(WORKS)}")
+
+    from idgenrec_jax.benchmark.machine import Machine
+    from idgenrec_jax.benchmark.work import Result, table
+    from idgenrec_jax.files import write_json
+
     if len(_ONLY.value) == 1:
         report = _measure(_ONLY.value[0])
     else:
@@ -86,7 +87,6 @@ def _measure(name: str) -> dict:
     from idgenrec_jax.benchmark.peer import Peer
     from idgenrec_jax.benchmark.suite import make_works
     from idgenrec_jax.benchmark.work import measure
-    from idgenrec_jax.errors import InputError
 
     config = config_from_flags("sample" if data_from_flags() == "sample" else "small")
     machine = measure_machine(config.recommender.compute_dtype)
