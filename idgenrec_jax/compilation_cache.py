@@ -3,11 +3,14 @@
 import os
 from pathlib import Path
 
+_DEFAULT_SECONDS = 1.0
+"""JAX's own, from which it is seen that nobody has set another."""
+
 
 def use_compilation_cache() -> None:
     """Keep compiled programs between processes, in $XDG_CACHE_HOME/idgenrec_jax unless JAX is told another place.
 
-    What took less than half a second to compile is not kept.
+    What took less than half a second to compile is not kept, unless JAX is told another time.
     """
     import jax
 
@@ -18,4 +21,6 @@ def use_compilation_cache() -> None:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idgenrec_jax" / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    seconds = "jax_persistent_cache_min_compile_time_secs"
+    if getattr(jax.config, seconds) == _DEFAULT_SECONDS:
+        jax.config.update(seconds, 0.5)

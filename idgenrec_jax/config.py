@@ -5,12 +5,11 @@ programs build their flags from, so a field's `help` is its one documentation.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from idgenrec_jax.errors import InputError
+from idgenrec_jax.errors import InputError, look_up, nearest, unknown_name
 from idgenrec_jax.files import expand_home
 
 
@@ -217,8 +216,8 @@ class Config:
         sections: dict[str, dict[str, Any]] = {}
         for name, value in overrides.items():
             if name not in known:
-                nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-                raise InputError(f"--config.{name}: no such field; the nearest valid one is --config.{nearest[0]}")
+                valid = nearest(name, known)
+                raise InputError(f"--config.{name}: no such field; the nearest valid one is --config.{valid}")
             if known[name].metadata["path"] and isinstance(value, str):
                 value = expand_home(value)
             section, field = name.split(".")
@@ -304,15 +303,21 @@ def _type_of(field: dataclasses.Field) -> type:
 def _check(name: str, field: dataclasses.Field, value: Any) -> None:
     kind = _type_of(field)
     fits = isinstance(value, (int, float) if kind is float else kind)
-    if not fits or (kind in (int, float) and (isinstance(value, bool) or not math.isfinite(value))):
+    if not fits or (kind in (int, float) and isinstance(value, bool)):
         raise InputError(f"--config.{name}: found {value!r}, expected a value of type {kind.__name__}")
+    if kind in (int, float) and not _is_number_of_64_bits(value):
+        raise InputError(f"--config.{name}: found {value!r:.60}, expected a finite number below 2**63")
     choices, low, high = field.metadata["choices"], field.metadata["low"], field.metadata["high"]
     if choices and value not in choices:
-        nearest = difflib.get_close_matches(value, choices, n=1, cutoff=0.0)[0]
-        raise InputError(f"--config.{name}: found {value!r}, expected one of {', '.join(choices)}; nearest: {nearest}")
+        raise unknown_name(f"--config.{name}", value, choices)
     if (low is not None and value < low) or (high is not None and value > high):
         limits = f"at least {low}" + ("" if high is None else f" and at most {high}")
         raise InputError(f"--config.{name}: found {value}, expected {limits}")
+
+
+def _is_number_of_64_bits(value: int | float) -> bool:
+    """Whether a number is finite; of a whole number with hundreds of digits, math.isfinite cannot say it."""
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
 
 
 def _models(**sizes: Any) -> dict[str, Any]:
@@ -384,7 +389,4 @@ def preset(name: str) -> Config:
     Raises:
         InputError: an unknown name; the nearest valid one is suggested.
     """
-    if name not in PRESETS:
-        nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
-        raise InputError(f"--preset: found {name!r}, expected one of {', '.join(PRESETS)}; nearest: {nearest}")
-    return Config().override(PRESETS[name])
+    return Config().override(look_up(PRESETS, name, "--preset"))

@@ -23,16 +23,7 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import make_epochs
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.schemes import keywords, unique_table
-from idgenrec_jax.inputs import (
-    Inputs,
-    check_batches,
-    check_prompt_room,
-    check_splits,
-    check_vocabularies,
-    load_data,
-    load_inputs,
-    load_tokenizer,
-)
+from idgenrec_jax.inputs import Inputs, check_batches, check_vocabularies, checked_inputs, load_data
 from idgenrec_jax.models.create import abstract_model, described_config
 from idgenrec_jax.models.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.models.t5 import T5Config
@@ -96,7 +87,7 @@ class Plan:
 def simulate_devices(config: MeshConfig) -> None:
     """Let the CPU have the devices of a mesh whose sizes are all given; call it before JAX starts its backend."""
     sizes = dataclasses.astuple(config)
-    if -1 not in sizes:
+    if min(sizes) > 0:
         jax.config.update("jax_num_cpu_devices", math.prod(sizes))
     # A program from the cache does not know how much memory it takes.
     jax.config.update("jax_enable_compilation_cache", False)
@@ -141,10 +132,8 @@ def plan_run(config: Config, *, temporaries: str = COMPILED) -> Plan:
 def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
     """The plan of a run; `layers` takes the place of the depth of all stacks."""
     dataset = load_data(config.data.path)
-    check_splits(dataset, config.data.path)
-    tokenizer = load_tokenizer(config)
-    inputs = load_inputs(config, dataset, tokenizer)
-    check_prompt_room(config, inputs.prompts)
+    inputs = checked_inputs(config, dataset)
+    tokenizer = inputs.tokenizer
     mesh = make_mesh(config.mesh, _devices(config.mesh))
     check_batches(config, mesh)
     optimizer = configured_optimizer(config.training)

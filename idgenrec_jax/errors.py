@@ -1,10 +1,12 @@
 """The one exception a user is meant to read."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 Value = TypeVar("Value")
+# Characters of a wrong name that are compared: the time grows with their number, and no known name is longer.
+_COMPARED = 100
 
 
 class InputError(ValueError):
@@ -17,7 +19,12 @@ class InputError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the known name that is most like `name`."""
-    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
+    return difflib.get_close_matches(name[:_COMPARED], list(known), n=1, cutoff=0.0)[0]
+
+
+def unknown_name(flag: str, name: str, known: Collection[str]) -> InputError:
+    """Return the error about a name that `flag` was given and that is none of the known ones."""
+    return InputError(f"{flag}: found {name!r}, expected one of {', '.join(known)}; nearest: {nearest(name, known)}")
 
 
 def look_up(table: Mapping[str, Value], name: str, flag: str) -> Value:
@@ -26,6 +33,6 @@ def look_up(table: Mapping[str, Value], name: str, flag: str) -> Value:
     Raises:
         InputError: it has none; the names it has are listed and the nearest is suggested.
     """
-    if name in table:
-        return table[name]
-    raise InputError(f"{flag}: found {name!r}, expected one of {', '.join(table)}; nearest: {nearest(name, table)}")
+    if name not in table:
+        raise unknown_name(flag, name, table)
+    return table[name]

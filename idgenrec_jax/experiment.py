@@ -23,16 +23,7 @@ from idgenrec_jax.files import expand_home, write_json
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.schemes import keywords
 from idgenrec_jax.ids.table import IdTable
-from idgenrec_jax.inputs import (
-    Inputs,
-    check_batches,
-    check_prompt_room,
-    check_splits,
-    check_vocabularies,
-    load_data,
-    load_inputs,
-    load_tokenizer,
-)
+from idgenrec_jax.inputs import Inputs, check_batches, check_vocabularies, checked_inputs, load_data
 from idgenrec_jax.models.create import Model, create_model
 from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh
@@ -77,11 +68,11 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     Raises:
         InputError: anything the user gave that does not fit.
     """
+    # A folder must not be claimed by a configuration that cannot begin: mended, it would be refused there.
+    supervised_loss(config.training.loss)
     dataset = named_as_in(workdir, load_data(config.data.path))
-    check_splits(dataset, config.data.path)
-    tokenizer = load_tokenizer(config)
-    inputs = load_inputs(config, dataset, tokenizer)
-    check_prompt_room(config, inputs.prompts)
+    inputs = checked_inputs(config, dataset)
+    tokenizer = inputs.tokenizer
     mesh = make_mesh(config.mesh)
     check_batches(config, mesh)
     seed = config.training.seed
@@ -92,11 +83,7 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     ids = RoundIds(
         config, dataset, tokenizer, inputs.prompts, graphdef=id_generator.graphdef, folder=workdir, mesh=mesh
     )
-    ranker = Ranker(
-        recommender.graphdef,
-        config.evaluation,
-        place_batch=place_batch,
-    )
+    ranker = Ranker(recommender.graphdef, config.evaluation, place_batch=place_batch)
     return Experiment(config, inputs, mesh, id_generator, recommender, ids, ranker, place_batch)
 
 

@@ -48,25 +48,29 @@ def atomic_writer(path: str | Path) -> Iterator[TextIO]:
 def atomic_folder(path: str | Path, *, replaces: bool = False) -> Iterator[Path]:
     """Make a folder that appears under `path` only when the block, which fills it, ends without an error.
 
-    A folder that is there already gives way to it where it `replaces` it; until then it stays as it is.
+    An empty folder gives way to it, any other only where it `replaces` it; until then it stays as it is.
 
     Raises:
         InputError: `path` exists already, the disk is full, or the folder around it cannot be written to.
     """
     path = Path(expand_home(path))
-    if path.exists() and not replaces:
-        raise InputError(f"{path}: exists already; delete it or name another folder")
+    exists_already = f"{path}: exists already; delete it or name another folder"
     try:
+        if not replaces and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise InputError(exists_already)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path, _open_folder) as (temporary, _):
             yield temporary
-            if path.exists():
+            if replaces and path.exists():
                 with _temporary(path, _open_folder) as (old, _):
                     os.replace(path, old)
                     os.replace(temporary, path)
             else:
                 os.replace(temporary, path)
     except OSError as error:
+        # Another program has filled it meanwhile: only an empty folder gives way to a rename.
+        if error.errno == errno.ENOTEMPTY:
+            raise InputError(exists_already) from error
         raise explain_write_error(error, path) from error
 
 
@@ -201,7 +205,9 @@ def explain_write_error(error: OSError, path: str | Path) -> InputError:
     """Return the one-line error for a write that failed."""
     if is_disk_full(error):
         return InputError(f"{path}: no space left on the disk; free some and run the same command again to go on")
-    return InputError(f"{path}: cannot be written ({error.strerror}); expected a folder with write permission")
+    # What libraries raise often has no number, and so no text of its own.
+    reason = error.strerror or " ".join(str(error).split())
+    return InputError(f"{path}: cannot be written ({reason}); expected a folder with write permission")
 
 
 def explain_lock_error(error: OSError, path: str | Path) -> InputError:

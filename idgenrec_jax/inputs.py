@@ -35,14 +35,26 @@ class Inputs:
     given_ids: IdTable | None = None
 
 
-def load_inputs(config: Config, dataset: Dataset, tokenizer: Tokenizer, *, with_given_ids: bool = True) -> Inputs:
+def checked_inputs(config: Config, dataset: Dataset) -> Inputs:
+    """Return everything that a run on `dataset` reads, checked as far as it can be without a model.
+
+    Raises:
+        InputError: any of it is at fault, there is nothing to train on, nobody to evaluate, or no room in a prompt.
+    """
+    check_splits(dataset, config.data.path)
+    inputs = load_inputs(config, dataset, load_tokenizer(config))
+    check_prompt_room(config, inputs.prompts)
+    return inputs
+
+
+def load_inputs(config: Config, dataset: Dataset, tokenizer: Tokenizer) -> Inputs:
     """Return everything that a run on `dataset` reads.
 
     Raises:
         InputError: the prompts or the given IDs are at fault.
     """
     prompts = load_prompts(config.data, tokenizer, dataset.name)
-    given_ids = own_ids(config, dataset, tokenizer) if with_given_ids else None
+    given_ids = own_ids(config, dataset, tokenizer)
     length = config.data.max_text_length
     text_tokens = item_prompts(dataset.item_texts, dataset.items, tokenizer, max_length=length)
     return Inputs(dataset, tokenizer, prompts, text_tokens, given_ids)

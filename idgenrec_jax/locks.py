@@ -27,7 +27,7 @@ def lock_file(path: Path, *, wait: bool) -> int | None:
 
     Raises OSError where the file cannot be written, or its file system has no locks (one of `NO_LOCKS`).
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if lock_descriptor(descriptor, wait=wait):
             return descriptor

@@ -78,7 +78,15 @@ def described_run(workdir: Path) -> dict[str, Any]:
     fields |= {f"models.{name}": dict for name in _MODELS}
     fields |= {"data.name": str, "data.fingerprint": str, "data.users": int, "data.items": int}
     fields |= {"data.interactions": int} | {f"config.{name}.folder": str for name in _MODELS}
+    fields |= {"protocol": dict, "packages": dict}
     found = read_json(path, remedy=_RESTORE, fields=fields)
+    # Runs of earlier versions have fewer sections, no switches and no digests of weights.
+    there = [f"config.{section}" for section in found["config"]]
+    if "switches" in found:
+        there.append("switches")
+    if "weights" in found["data"]:
+        there.append("data.weights")
+    read_json(path, remedy=_RESTORE, fields=dict.fromkeys(there, dict))
     try:
         for name in _MODELS:
             model = T5Config(**found["models"][name])

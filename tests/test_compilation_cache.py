@@ -36,6 +36,13 @@ def test_programs_are_kept_also_where_something_was_compiled_before(no_cache):
     assert list((no_cache / "idgenrec_jax" / "compiled").iterdir())
 
 
+@pytest.mark.parametrize(("before", "after"), [(1.0, 0.5), (0.0, 0.0), (2.0, 2.0)])
+def test_a_time_that_the_user_sets_stays(no_cache, before, after):
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+    use_compilation_cache()
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == after
+
+
 def test_a_place_that_the_user_names_stays(no_cache):
     jax.config.update("jax_compilation_cache_dir", str(no_cache / "own"))
     use_compilation_cache()

@@ -167,10 +167,18 @@ def test_a_section_made_outside_override_is_checked_as_well():
         Config(evaluation=EvaluationConfig(batch_size=0))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_none_is_refused(value):
-    with pytest.raises(InputError, match="--config.training.recommender_learning_rate"):
-        Config().override({"training.recommender_learning_rate": value})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("training.recommender_learning_rate", float("nan")),
+        ("training.recommender_learning_rate", float("inf")),
+        ("training.rounds", 10**400),
+    ],
+    ids=["nan", "inf", "whole"],
+)
+def test_a_number_that_is_none_is_refused(name, value):
+    with pytest.raises(InputError, match=f"^--config.{name}: found .{{1,60}}, expected a finite number"):
+        Config().override({name: value})
 
 
 def test_a_warm_up_over_the_whole_training_is_refused_as_the_schedule_refuses_it():

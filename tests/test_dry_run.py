@@ -41,14 +41,14 @@ config = preset("sample").override(
      "training.id_batch_size": 16, "training.id_items_per_batch": 32})
 simulate_devices(config.mesh)
 plan = plan_run(config)
-generator, recommender = plan.models["id_generator"], plan.models["recommender"]
+id_generator, recommender = plan.models["id_generator"], plan.models["recommender"]
 print(report(plan))
 print(json.dumps({
     "devices": plan.mesh.size,
     "allocated": sum(array.nbytes for array in jax.live_arrays()),
     "compiled": {kind: step.compiled.arguments for kind, step in plan.steps.items()},
     "counted": {
-        "id": bytes_per_device((generator.state, recommender.state.params, plan.steps["id"].batch)),
+        "id": bytes_per_device((id_generator.state, recommender.state.params, plan.steps["id"].batch)),
         "recommender": bytes_per_device((recommender.state, plan.steps["recommender"].batch)),
     },
     "whole": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(recommender.state)),

@@ -75,6 +75,18 @@ def test_a_folder_appears_only_when_its_block_ends(tmp_path):
     assert os.listdir(tmp_path / "new") == ["out"] and os.listdir(tmp_path / "new" / "out") == ["other.json"]
 
 
+def test_a_folder_that_another_program_makes_meanwhile_stays_and_an_empty_one_gives_way(tmp_path):
+    (tmp_path / "out").mkdir()
+    with atomic_folder(tmp_path / "out") as folder:
+        write_json(folder / "file.json", [1])
+    assert read_json(tmp_path / "out" / "file.json", remedy="") == [1]
+    with pytest.raises(InputError, match="other: exists already"), atomic_folder(tmp_path / "other") as mine:
+        write_json(mine / "file.json", [1])
+        write_json(tmp_path / "other" / "file.json", [2])
+    assert sorted(os.listdir(tmp_path)) == ["other", "out"]
+    assert read_json(tmp_path / "other" / "file.json", remedy="") == [2]
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -142,6 +154,7 @@ def test_a_full_device_is_recognised_also_behind_another_error():
     assert is_disk_full(ValueError("RESOURCE_EXHAUSTED: ... No space left on device [os_error_code='28']"))
     assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
     assert "no space left on the disk" in str(explain_write_error(caught.value, "a/b"))
+    assert str(explain_write_error(OSError("two\nlines"), "a/b")).startswith("a/b: cannot be written (two lines);")
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path):

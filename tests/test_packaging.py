@@ -1,5 +1,6 @@
 """The wheel: what it holds, and that its programs work in an environment without the checkout."""
 
+import email
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import idgenrec_jax
 from idgenrec_jax.data.sample import sample_tokenizer
@@ -91,6 +93,22 @@ def test_the_wheel_holds_the_whole_package_and_owns_no_other_name(wheel):
     assert {name.split("/")[0] for name in names} == {
         "idgenrec_jax", f"idgenrec_jax-{idgenrec_jax.__version__}.dist-info",
     }  # fmt: skip
+
+
+def test_the_wheel_tells_its_licence_and_what_it_needs_for_what(wheel):
+    (name,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("/METADATA"))
+    metadata = email.message_from_bytes(zipfile.ZipFile(wheel).read(name))
+    assert metadata["License-Expression"] == "Apache-2.0" and metadata["License-File"] == "LICENSE"
+    needed = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    for file, marker in (
+        ("requirements.txt", ""),
+        ("requirements-logging.txt", 'extra == "logging"'),
+        ("requirements-sweeps.txt", 'extra == "sweeps"'),
+    ):
+        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+        expected = {str(Requirement(line)) for line in lines if not line.startswith("#")}
+        found = [one for one in needed if str(one.marker or "") == marker]
+        assert {f"{one.name}{one.specifier}" for one in found} == expected
 
 
 def test_the_command_lists_every_program_and_suggests_the_nearest(idgenrec):

@@ -100,6 +100,12 @@ def test_a_training_that_cannot_have_its_folder_says_so_before_it_loads_anything
     lock.release()
 
 
+def test_a_training_with_an_unknown_loss_leaves_no_folder_that_refuses_the_right_one(tmp_path):
+    with pytest.raises(InputError, match="--config.training.loss: found 'vocabluary', .*nearest: vocabulary"):
+        train(preset("sample").override({"training.loss": "vocabluary"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_file_system_without_locks_is_warned_about_and_one_that_cannot_be_written_to_refused(
     tmp_path, monkeypatch, caplog
 ):
@@ -262,6 +268,10 @@ def with_model(run, fields):
         (lambda run: run | {"data": run["data"] | {"name": 5}}, "data.name is 5, expected str"),
         (lambda run: run | {"models": {"recommender": run["models"]["recommender"]}}, "models.id_generator is None"),
         (lambda run: run | {"models": dict.fromkeys(run["models"], {"d_model": 8})}, "models.recommender: .*missing"),
+        (lambda run: run | {"config": run["config"] | {"training": 3}}, "config.training is 3, expected dict"),
+        (lambda run: run | {"switches": 3}, "switches is 3, expected dict"),
+        (lambda run: run | {"data": run["data"] | {"weights": [1]}}, r"data.weights is \[1\], expected dict"),
+        (lambda run: run | {"packages": None}, "packages is None, expected dict"),
         (lambda run: with_model(run, {"width": 8}), "models.recommender: .*'width'"),
     ],
 )

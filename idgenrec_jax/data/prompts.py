@@ -20,8 +20,6 @@ FIELDS = ("user_id", "history", "target", "dataset")
 GROUPS = ("seen", "unseen")
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
-# Characters of a field's name that are compared with those there are.
-_COMPARED = 60
 _LAYOUT = "task; seen|unseen; input template; target template"
 SEPARATORS = (";", ",", "|", "/", ".", "-")
 """What may stand between two IDs of a history: the first that the tokenizer can spell does."""

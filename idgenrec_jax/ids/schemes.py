@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from idgenrec_jax.config import Config, IdsConfig
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.errors import InputError, nearest
+from idgenrec_jax.errors import unknown_name
 from idgenrec_jax.ids.keywords import telling_words
 from idgenrec_jax.ids.table import IdTable, make_unique
 
@@ -48,10 +48,7 @@ def find_scheme(name: str) -> Scheme:
     """
     if name in SCHEMES:
         return SCHEMES[name]
-    known = [GENERATED, *SCHEMES]
-    raise InputError(
-        f"--config.ids.scheme: found {name!r}, expected one of {', '.join(known)}; nearest: {nearest(name, known)}"
-    )
+    raise unknown_name("--config.ids.scheme", name, [GENERATED, *SCHEMES])
 
 
 def unique_table(texts: Sequence[str], names: Sequence[str], tokenizer: Tokenizer) -> IdTable:

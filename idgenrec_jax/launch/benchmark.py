@@ -10,12 +10,19 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from idgenrec_jax.launch.command_line import config_from_flags, define_config_flags, define_path, run
+from idgenrec_jax.errors import InputError
+from idgenrec_jax.launch.command_line import (
+    config_from_flags,
+    data_from_flags,
+    define_config_flags,
+    define_path,
+    run,
+)
 
 WORKS = ("ranking", "steps", "ids", "training", "id_training", "start_up")
 
 _ONLY = flags.DEFINE_list("only", list(WORKS), f"which works, of {', '.join(WORKS)}")
-_DATA = define_path("data", "sample", "'sample' (the embedded catalogue) or a data folder")
+define_path("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
 _PEER = flags.DEFINE_bool("peer", False, "time transformers on PyTorch in turns with every work that it can do")
 _PEER_PYTHON = define_path(
     "peer_python", sys.executable, "Python with torch and transformers; writing IDs needs one with transformers 4.56"
@@ -39,14 +46,14 @@ define_config_flags()
 
 def main() -> None:
     """Run each work in a process of its own, print the table and write the figures."""
+    unknown = [name for name in _ONLY.value if name not in WORKS]
+    if unknown or not _ONLY.value:
+        raise InputError(f"--only={','.join(unknown)}: no such work; expected some of {', '.join(WORKS)}")
+
     from idgenrec_jax.benchmark.machine import Machine
     from idgenrec_jax.benchmark.work import Result, table
-    from idgenrec_jax.errors import InputError
     from idgenrec_jax.files import write_json
 
-    unknown = [name for name in _ONLY.value if name not in WORKS]
-    if unknown:
-        raise InputError(f"--only={unknown[0]}: no such work; expected some of {', '.join(WORKS)}")
     if len(_ONLY.value) == 1:
         report = _measure(_ONLY.value[0])
     else:
@@ -80,9 +87,8 @@ def _measure(name: str) -> dict:
     from idgenrec_jax.benchmark.peer import Peer
     from idgenrec_jax.benchmark.suite import make_works
     from idgenrec_jax.benchmark.work import measure
-    from idgenrec_jax.errors import InputError
 
-    config = config_from_flags("sample" if _DATA.value == "sample" else "small").override({"data.path": _DATA.value})
+    config = config_from_flags("sample" if data_from_flags() == "sample" else "small")
     machine = measure_machine(config.recommender.compute_dtype)
     results = []
     with tempfile.TemporaryDirectory() as scratch:

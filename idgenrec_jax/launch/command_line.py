@@ -1,6 +1,5 @@
 """What the programs share: flags of the configuration and of processes, one-line errors, logging."""
 
-import difflib
 import errno
 import io
 import logging as python_logging
@@ -17,7 +16,7 @@ from absl import app, flags, logging
 
 from idgenrec_jax.compilation_cache import use_compilation_cache as use_compilation_cache
 from idgenrec_jax.config import PRESETS, Config, fields_with_help, preset
-from idgenrec_jax.errors import InputError
+from idgenrec_jax.errors import InputError, nearest
 from idgenrec_jax.files import expand_home, is_disk_full
 
 USER_ERROR = 2
@@ -32,6 +31,10 @@ _SHORT_NAMES = {
     "config.id_generator.folder": "id_generator",
 }
 _PACKAGE = str(Path(__file__).parents[1])
+# What is wrong with a path, whatever is done with it.
+_PATH_FAULTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
+# Characters of another's message that are shown.
+_SHOWN = 200
 _DEFINE: dict[type, Callable[[str, None, str], flags.FlagHolder]] = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
@@ -49,7 +52,9 @@ class _PathParser(flags.ArgumentParser):
 
 def define_path(name: str, default: str | None, help: str, *, required: bool = False) -> flags.FlagHolder[str]:
     """Define a flag that names a file or folder; a leading ~ is the home folder, and a name without it stays."""
-    return flags.DEFINE(_PathParser(), name, default, help, required=required)
+    return flags.DEFINE(
+        _PathParser(), name, default, help, serializer=flags.ArgumentSerializer(), required=required
+    )
 
 
 def define_config_flags() -> None:
@@ -111,12 +116,35 @@ def start_processes() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open to the end)
 
 
+def data_from_flags() -> str:
+    """Return what --data or --config.data.path names, "sample" where neither is given.
+
+    Raises:
+        InputError: they name different data.
+    """
+    short, long = flags.FLAGS["data"].value, expand_home(flags.FLAGS["config.data.path"].value or "")
+    if short and long and short != long:
+        raise InputError(f"--data={short} and --config.data.path={long}: both name the data; leave out one of them")
+    return short or long or "sample"
+
+
 def config_from_flags(default_preset: str) -> Config:
-    """Return the preset with every --config flag that was given applied to it."""
+    """Return the preset with the data and every --config flag that was given applied to it."""
     values = flags.FLAGS.flag_values_dict()
     overrides = {name: values[f"config.{name}"] for name, _, _ in fields_with_help()}
     given = {name: value for name, value in overrides.items() if value is not None}
-    return preset(values["preset"] or default_preset).override(given)
+    return preset(values["preset"] or default_preset).override(given | {"data.path": data_from_flags()})
+
+
+def refuse_without(needed: str, names: Collection[str]) -> None:
+    """Check that flags which do something only beside another, `needed`, were not given without it.
+
+    Raises:
+        InputError: one of `names` was given.
+    """
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise InputError(f"{flags.FLAGS[name].serialize()}: expected with {needed} only")
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -194,8 +222,8 @@ def _parse_flags(arguments: list[str]) -> list[str]:
     except SystemExit:
         sys.exit(0)  # --help was asked for and given; absl calls that a failure.
     except flags.UnrecognizedFlagError as error:
-        nearest = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1, cutoff=0.0)
-        _fail(f"--{error.flagname}: no such flag; the nearest valid one is --{nearest[0]}")
+        valid = nearest(error.flagname, flags.FLAGS)
+        _fail(f"--{error.flagname}: no such flag; the nearest valid one is --{valid}")
     except flags.Error as error:
         _fail(str(error).replace("\n", " "))
 
@@ -212,13 +240,32 @@ def _guarded(main: Callable[[], Any], surplus: list[str]) -> int:
     except Exception as error:
         if is_disk_full(error):
             _fail("no space left on the disk; free some and run the same command again, it goes on where it was")
-        # To ask whether such a file is there is an error already, wherever it is asked.
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG):
-            _fail(f"{error.filename}: cannot be opened ({error.strerror}); name a file or folder that you may use")
+        if isinstance(error, OSError) and error.errno in _PATH_FAULTS and error.filename is not None:
+            _fail(f"{error.filename}: {error.strerror}; expected a file or folder that this process may use")
+        if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):
+            _fail(
+                f"out of memory ({str(error)[:_SHOWN]}); smaller batches and models need less, and so do "
+                "--config.training.gradient_accumulation, --config.training.id_chunks and "
+                "--config.recommender.rematerialise=layers"
+            )
         if _is_one_of_several():
             _fail_beside_others(error)
+        if fault := _fault_of_devices():
+            _fail(fault)
         raise
     return 0
+
+
+def _fault_of_devices() -> str | None:
+    """What keeps JAX from any device, where something does: its first use, wherever that is, fails for it."""
+    if "jax" not in sys.modules:
+        return None
+    try:
+        sys.modules["jax"].devices()
+    except Exception as error:
+        platforms, reason = os.environ.get("JAX_PLATFORMS", ""), str(error) or "it finds none of these platforms"
+        return f"JAX_PLATFORMS={platforms}: JAX has no device ({reason}); unset it, or install the jax of that platform"
+    return None
 
 
 def _is_ours(record: python_logging.LogRecord) -> bool:

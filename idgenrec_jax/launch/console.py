@@ -1,10 +1,10 @@
 """The console command `idgenrec`: `idgenrec train --workdir=DIR` is `python -m idgenrec_jax.launch.train ...`."""
 
-import difflib
 import importlib
 import sys
 
 from idgenrec_jax import __version__
+from idgenrec_jax.errors import nearest
 from idgenrec_jax.launch.command_line import CONSOLE, USER_ERROR, run
 
 PROGRAMS = {
@@ -31,8 +31,8 @@ def main() -> None:
         # Only now: a program defines its flags when it is imported, and several have flags of one name.
         run(importlib.import_module(f"idgenrec_jax.launch.{name}").main)
     else:
-        nearest = difflib.get_close_matches(name, PROGRAMS, n=1, cutoff=0.0)[0]
-        print(f"error: {name!r}: no such command of {CONSOLE}; the nearest is {nearest!r}", file=sys.stderr)
+        valid = nearest(name, PROGRAMS)
+        print(f"error: {name!r}: no such command of {CONSOLE}; the nearest is {valid!r}", file=sys.stderr)
         sys.exit(USER_ERROR)
 
 

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from idgenrec_jax.launch.command_line import define_path, run, use_compilation_cache
+from idgenrec_jax.launch.command_line import define_path, refuse_without, run, use_compilation_cache
 
 _WORKDIR = define_path("workdir", None, "run of launch.train; its best state is exported", required=True)
 _OUTPUT = define_path("output", None, "new folder to write", required=True)
@@ -22,10 +22,12 @@ def main() -> None:
     """Write the export."""
     use_compilation_cache()
     if _FORMAT.value == "huggingface":
+        refuse_without("--format=stablehlo", ["batch_size", "platforms"])
         from idgenrec_jax.export.folders import export_folders
 
         export_folders(_WORKDIR.value, _OUTPUT.value, data=_DATA.value, dtype=_DTYPE.value)
     else:
+        refuse_without("--format=huggingface", ["dtype"])
         from idgenrec_jax.export.recommend_program import export_program
 
         export_program(

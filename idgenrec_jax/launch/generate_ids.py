@@ -5,13 +5,14 @@ from absl import flags
 from idgenrec_jax.launch.command_line import (
     define_path,
     define_process_flags,
+    refuse_without,
     run,
     start_processes,
     use_compilation_cache,
 )
 
 _WORKDIR = define_path("workdir", None, "run of launch.train; its ID generator at the best validation writes")
-_GENERATOR = define_path("id_generator", None, "Hugging Face T5 folder or name, instead of --workdir")
+_ID_GENERATOR = define_path("id_generator", None, "Hugging Face T5 folder or name, instead of --workdir")
 _TOKENIZER = define_path("tokenizer", None, "tokenizer folder or name for --id_generator; default: its own")
 _DATA = define_path("data", None, "'sample' or a data folder: the items to name", required=True)
 _OUTPUT = define_path("output", None, "jsonl file to write, {item, id, tokens} a line", required=True)
@@ -21,6 +22,8 @@ define_process_flags()
 
 def main() -> None:
     """Generate the IDs by Algorithm 1 and write them."""
+    if not _ID_GENERATOR.value:
+        refuse_without("--id_generator", ["tokenizer"])
     start_processes()
     use_compilation_cache()
 
@@ -43,7 +46,7 @@ def main() -> None:
         graphdef, params = trained.graphdefs["id_generator"], trained.params["id_generator"]
         mesh = trained.mesh
     else:
-        folder = resolve_folder(_GENERATOR.value, flag="--id_generator", random_flag=None)
+        folder = resolve_folder(_ID_GENERATOR.value, flag="--id_generator", random_flag=None)
         config = Config().override({"id_generator.folder": str(folder)})
         mesh = make_mesh(config.mesh)
         tokenizer = Tokenizer.load(_TOKENIZER.value or folder)

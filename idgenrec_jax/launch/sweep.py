@@ -10,7 +10,15 @@ from typing import Any
 from absl import flags
 
 from idgenrec_jax.config import Config
-from idgenrec_jax.launch.command_line import config_from_flags, define_config_flags, define_path, run, stop_on_terminate
+from idgenrec_jax.launch.command_line import (
+    config_from_flags,
+    data_from_flags,
+    define_config_flags,
+    define_path,
+    refuse_without,
+    run,
+    stop_on_terminate,
+)
 from idgenrec_jax.sweeps.engine_options import KubernetesOptions, SlurmOptions
 
 # sysexits.h, EX_TEMPFAIL: neither done nor wrong, try again.
@@ -112,15 +120,13 @@ def _listed(output: Path):
     from idgenrec_jax.sweeps.named import NAMED
     from idgenrec_jax.sweeps.trials import SWEEP_FILE, claim_sweep, described_sweep, trials_of
 
-    for flag in (_TRIALS, _STORAGE):
-        if flag.value is not None:
-            raise InputError(f"--{flag.name}={flag.value}: expected with --sampler only")
+    refuse_without("--sampler", ["trials", "storage", "sampler_seed", "pruner"])
     given = _given_fields()
     if _SWEEP.value:
         claim_sweep(
             output,
             name=_SWEEP.value,
-            trials=load_sweep(_SWEEP.value, NAMED, _base(given)),
+            trials=load_sweep(_SWEEP.value, NAMED, _base()),
             config=given,
             preset=flags.FLAGS.preset,
         )
@@ -144,7 +150,7 @@ def _search(output: Path):
         missing = _SWEEP if name is None else _TRIALS
         raise InputError(f"--{missing.name} is missing; --sampler needs a space and a number of trials")
     given = _given_fields()
-    space = load_space(name, _base(given))
+    space = load_space(name, _base())
     settings = {
         "sampler": _SAMPLER.value,
         "sampler_seed": _SAMPLER_SEED.value,
@@ -174,10 +180,9 @@ def _given_fields() -> dict[str, Any]:
     return values | ({"data.path": _DATA.value} if _DATA.value else {})
 
 
-def _base(given: dict[str, Any]) -> Config:
+def _base() -> Config:
     """The configuration that overrides apply to, as launch.train makes it."""
-    data = given.get("data.path", "sample")
-    return config_from_flags("sample" if data == "sample" else "tiny").override({"data.path": data})
+    return config_from_flags("sample" if data_from_flags() == "sample" else "tiny")
 
 
 def _run_one(output: Path, should_stop: Callable[[], bool]) -> int:
@@ -203,6 +208,8 @@ def _refuse_flags_of_other_engines() -> None:
     """Someone who says what to ask of a cluster, but forgets --engine, does not want his trials on this machine."""
     from idgenrec_jax.errors import InputError
 
+    if _ENGINE.value != "local":
+        refuse_without("--engine=local", ["devices"])
     for engine in set(_ENGINE_OPTIONS) - {_ENGINE.value}:
         for name in flags.FLAGS:
             if name.startswith(f"{engine}.") and flags.FLAGS[name].present:

@@ -6,9 +6,11 @@ from absl import flags
 
 from idgenrec_jax.launch.command_line import (
     config_from_flags,
+    data_from_flags,
     define_config_flags,
     define_path,
     define_process_flags,
+    refuse_without,
     run,
     start_processes,
     stop_on_terminate,
@@ -19,7 +21,7 @@ from idgenrec_jax.training.record_writers import WRITERS
 _WORKDIR = define_path(
     "workdir", None, "folder of the run, runs/DATA-PRESET by default; an unfinished run goes on"
 )
-_DATA = define_path("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
+define_path("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "print parameters, operations and bytes per device of the run, and do nothing else"
 )
@@ -39,9 +41,9 @@ define_process_flags()
 
 def main() -> None:
     """Train, then print ten IDs and the table of metrics."""
-    data = _DATA.value or flags.FLAGS["config.data.path"].value or "sample"
+    data = data_from_flags()
     name = flags.FLAGS.preset or ("sample" if data == "sample" else "tiny")
-    config = config_from_flags(name).override({"data.path": data})
+    config = config_from_flags(name)
     workdir = Path(_WORKDIR.value or Path("runs") / f"{Path(data).resolve().name if data != 'sample' else data}-{name}")
     if _DRY_RUN.value:
         from idgenrec_jax.dry_run import plan_run, report, simulate_devices
@@ -49,6 +51,7 @@ def main() -> None:
         simulate_devices(config.mesh)
         print(report(plan_run(config, temporaries=_TEMPORARIES.value)))
         return
+    refuse_without("--dry_run", ["temporaries"])
     start_processes()
     should_stop = stop_on_terminate()
     use_compilation_cache()

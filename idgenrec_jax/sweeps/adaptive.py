@@ -269,6 +269,6 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise InputError("--sampler: needs Optuna; pip install -r requirements-sweeps.txt") from error
+        raise InputError("--sampler: needs Optuna; pip install 'optuna>=5'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

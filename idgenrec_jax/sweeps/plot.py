@@ -26,7 +26,7 @@ def draw_summary(configurations: Sequence[Configuration], output: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError(
-            f"{output / PLOT_FILE} is not drawn: it needs matplotlib; pip install -r requirements-sweeps.txt"
+            f"{output / PLOT_FILE} is not drawn: it needs matplotlib; pip install matplotlib"
         ) from error
 
     shown = [one for one in configurations if one.validation][:_MOST]

@@ -65,7 +65,7 @@ def write_data(folder, *, blank_items=(), short_users=3):
     The first users have long histories with repeats, the last `short_users` fewer than three items.
     """
     folder.mkdir(parents=True)
-    generator = random.Random(7)
+    rng = random.Random(7)
     items = [f"item{number}" for number in range(NUM_ITEMS)]
     with open(folder / "items.jsonl", "w", encoding="utf-8") as file:
         for number, item in enumerate(items):
@@ -75,7 +75,7 @@ def write_data(folder, *, blank_items=(), short_users=3):
     with open(folder / "user_sequence.txt", "w", encoding="utf-8") as file:
         for user in range(NUM_USERS):
             length = 1 + user % 2 if user >= NUM_USERS - short_users else 5 + user % 4
-            start, stride = generator.randrange(NUM_ITEMS), 1 + user % 2
+            start, stride = rng.randrange(NUM_ITEMS), 1 + user % 2
             walk = [items[(start + stride * step) % NUM_ITEMS] for step in range(length)]
             if user < 5:
                 walk = [walk[0], *walk, walk[1]]

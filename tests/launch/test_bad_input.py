@@ -6,6 +6,9 @@ The first half runs the program; the second calls what the program calls, within
 import errno
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from program_runs import TINY, the_error, write_data
@@ -164,6 +167,17 @@ def test_blank_text_for_all_items(tmp_path, configuration, error_of):
     blank = write_data(tmp_path / "blank", blank_items=range(30))
     error = error_of(assemble, configuration(data__path=str(blank)), tmp_path)
     assert f"{blank}/items.jsonl: all 30 items have blank text" in error and "give the items a title" in error
+
+
+def test_a_path_that_no_file_system_has(configuration, error_of):
+    error = error_of(train, configuration(), "x" * 300)
+    assert error.startswith(f"error: {'x' * 300}: File name too long; expected a file or folder that this")
+
+
+@pytest.mark.parametrize("zeros", [np.zeros, jnp.zeros])
+def test_more_than_the_memory_is_one_line_with_what_needs_less(error_of, zeros):
+    error = error_of(lambda: jax.block_until_ready(zeros(2**46, np.float32)))
+    assert error.startswith("error: out of memory (") and "--config.training.gradient_accumulation" in error
 
 
 def test_a_data_folder_without_a_tokenizer(data, configuration, error_of, tmp_path):

@@ -43,6 +43,7 @@ def test_every_training_and_decoding_work_is_measured_beside_the_peer(programs, 
             assert "peer's" in figure["agreement"]
 
 
-def test_an_unknown_work_is_an_error(programs):
-    error = the_error(programs.run("benchmark", "--only=rnking"))
-    assert "--only=rnking: no such work; expected some of ranking, steps" in error
+@pytest.mark.parametrize("name", ["rnking", ""])
+def test_an_unknown_work_is_an_error(programs, name):
+    error = the_error(programs.run("benchmark", f"--only={name}"))
+    assert f"--only={name}: no such work; expected some of ranking, steps" in error

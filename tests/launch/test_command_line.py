@@ -27,24 +27,51 @@ OTHERS = {
 LIST_FLAGS = """
 import importlib, json, sys
 from absl import flags
-importlib.import_module(f"idgenrec_jax.launch.{sys.argv[1]}")
+from idgenrec_jax.errors import InputError
+program = importlib.import_module(f"idgenrec_jax.launch.{sys.argv[1]}")
 by_module = flags.FLAGS.flags_by_module_dict()
 own = [flag for module, defined in by_module.items() if "absl" not in module for flag in defined]
 is_text = [flag for flag in own if type(flag.parser).__name__ in ("ArgumentParser", "_PathParser")]
-print(json.dumps([list(flags.FLAGS), {flag.name: [flag.help, flag.parser.parse("~/x")] for flag in is_text}]))
+error = ""
+if len(sys.argv) > 2:
+    flags.FLAGS(sys.argv[1:])
+    try:
+        program.main()
+    except InputError as caught:
+        error = str(caught)
+texts = {flag.name: [flag.help, flag.parser.parse("~/x")] for flag in is_text}
+print(json.dumps([list(flags.FLAGS), texts, error]))
 """
+
+# Flags that do nothing alone, and what the program says to them.
+ALONE = {
+    "train": (["--temporaries=none"], "--temporaries=none: expected with --dry_run only"),
+    "generate_ids": (
+        ["--workdir=run", "--data=sample", "--output=out", "--tokenizer=t5"],
+        "--tokenizer=t5: expected with --id_generator only",
+    ),
+    "export": (
+        ["--workdir=run", "--output=out", "--platforms=cpu,tpu"],
+        "--platforms=cpu,tpu: expected with --format=stablehlo only",
+    ),
+    "sweep": (["--output=out", "--sampler_seed=1"], "--sampler_seed=1: expected with --sampler only"),
+    "benchmark": (
+        ["--data=sample", "--config.data.path=shop", "--only=ids"],
+        "--data=sample and --config.data.path=shop: both name the data; leave out one of them",
+    ),
+}
 
 
 @pytest.fixture(scope="module")
 def programs_flags():
-    """Of every program the names of its flags, and those that take text: their help, and what they make of ~/x.
+    """Of every program the names of its flags; those that take text: their help, and what they make of ~/x; its error.
 
     Each defines its own when it is imported, so each is imported alone.
     """
     found = {}
     for program in PROGRAMS:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": "/home/me"}
-        command = [sys.executable, "-c", LIST_FLAGS, program]
+        command = [sys.executable, "-c", LIST_FLAGS, program, *ALONE.get(program, ([], ""))[0]]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         found[program] = json.loads(done.stdout)
     return found
@@ -52,7 +79,7 @@ def programs_flags():
 
 @pytest.fixture(scope="module")
 def flags_of(programs_flags):
-    return {program: set(names) for program, (names, _) in programs_flags.items()}
+    return {program: set(names) for program, (names, _, _) in programs_flags.items()}
 
 
 def flags_in_texts(path):
@@ -95,11 +122,16 @@ def test_an_error_names_the_flags_of_the_program_that_prints_it(flags_of):
     assert with_own_flags("--data=x: no such folder", flags_of["evaluate"]) == "--data=x: no such folder"
 
 
+@pytest.mark.parametrize("program", ALONE)
+def test_a_flag_that_would_do_nothing_is_refused(programs_flags, program):
+    assert programs_flags[program][2] == ALONE[program][1]
+
+
 def test_every_flag_of_a_path_knows_the_home_folder(programs_flags):
     """Those of the configuration are expanded where the configuration is made (tests/test_config.py)."""
     # An address, of which the journal's file is expanded where it is opened.
     others = {"storage"}
-    for program, (_, texts) in programs_flags.items():
+    for program, (_, texts, _) in programs_flags.items():
         own = {name: text for name, text in texts.items() if not name.startswith("config.") and name not in others}
         paths = {name for name, (text, _) in own.items() if re.search("folder|file|FILE|Folder|data_", text)}
         expanded = {name for name, (_, value) in own.items() if value == "/home/me/x"}
@@ -129,6 +161,14 @@ def test_a_terminal_that_cannot_print_a_title_shows_its_escapes(encoding, expect
     done = subprocess.run([sys.executable, "-c", PRINT_TITLE], env=environment, capture_output=True, check=False)
     assert done.returncode == 0 and b"Error" not in done.stderr, done.stderr
     assert expected in done.stdout and rb"\ud800" in done.stdout
+
+
+def test_a_platform_that_jax_does_not_have_is_one_line():
+    code = "import jax; from idgenrec_jax.launch.command_line import run; run(jax.devices)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "abacus"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: JAX_PLATFORMS=abacus: JAX has no device (") and done.stderr.count("\n") == 1
 
 
 def test_a_reader_that_has_had_enough_is_no_error():

@@ -140,7 +140,7 @@ def test_what_can_be_wrong(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="expected an address"):
         public_storage("study.db")
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(InputError, match="pip install -r requirements-sweeps.txt"):
+    with pytest.raises(InputError, match="pip install 'optuna>=5'$"):
         queue_of(tmp_path / "sweep", 1)
 
 

@@ -126,5 +126,5 @@ def test_the_plot_is_drawn_or_says_what_is_missing(output, monkeypatch):
         (31, 119, 180), (127, 127, 127)
     }  # fmt: skip
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(InputError, match=r"pip install -r requirements-sweeps.txt"):
+    with pytest.raises(InputError, match=r"summary.png is not drawn: it needs matplotlib; pip install matplotlib$"):
         draw_summary(configurations, output)

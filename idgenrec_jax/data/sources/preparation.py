@@ -231,7 +231,7 @@ def _check_output(output: Path) -> None:
 def _write_folder(output: Path, records: list[str], lines: list[str], preparation: Preparation) -> None:
     """Fill a temporary folder beside `output` and move it into its place, where nothing or an empty folder is."""
     _check_output(output)
-    with atomic_folder(output, replaces=output.exists()) as temporary:
+    with atomic_folder(output) as temporary:
         for name, rows in ((ITEMS_FILE, records), (SEQUENCES_FILE, lines)):
             with atomic_writer(temporary / name) as file:
                 file.writelines(row + "\n" for row in rows)
