@@ -5,7 +5,6 @@ given up for the newer one.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from idgenrec_jax import run_files
 from idgenrec_jax.config import Config, config_from_json
 from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
-from idgenrec_jax.data.lines import read_lines
+from idgenrec_jax.data.lines import parse_json, read_lines
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
@@ -203,8 +202,8 @@ def _names_in(path: Path) -> list[str]:
     """The items or users that a file of IDs lists, in its order."""
     names = []
     for number, line in read_lines(path, _ID_FILE):
-        try:
-            names.append(json.loads(line)["item"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}:{number}: expected {_ID_LINE}; {_ID_FILE}") from error
+        row = parse_json(line, f"{path}:{number}", _ID_FILE)
+        if not isinstance(row, dict) or not isinstance(row.get("item"), str):
+            raise InputError(f"{path}:{number}: expected {_ID_LINE}; {_ID_FILE}")
+        names.append(row["item"])
     return names

@@ -226,6 +226,10 @@ def test_recommending_needs_the_workdir_alone(workdir, recommender):
         (workdir / "ids" / "round_0.jsonl").write_text("\n".join(lines[:-1]))
         with pytest.raises(InputError, match="round_0.jsonl: 23 items, but the run has 24"):
             Recommender(workdir)
+        for line, message in (('{"item": ["item1"], "id": "red"}', "expected {"), ("[" * 100_000, "nested too deeply")):
+            (workdir / "ids" / "round_0.jsonl").write_text(f"{lines[0]}\n{line}\n")
+            with pytest.raises(InputError, match=f"round_0.jsonl:2: .*{message}.*restore it, or train again"):
+                Recommender(workdir)
     finally:
         (moved / "ids").replace(workdir / "ids" / "round_0.jsonl")
         moved.rename(workdir.parent / "shop")
