@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from idgenrec_jax import trained_run
 from idgenrec_jax.config import preset
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.errors import InputError
@@ -266,6 +267,18 @@ def test_a_checkpoint_that_cannot_be_restored_is_one_line(workdir, tmp_path, mon
     monkeypatch.setattr(ocp.Checkpointer, "restore", broken)
     with pytest.raises(InputError, match=r"best/\d+: cannot be read \(checksum differs\); expected a checkpoint"):
         load_run(other)
+
+
+def test_a_run_is_read_on_other_devices_than_those_of_training(workdir, recommender, tmp_path, monkeypatch):
+    other = tmp_path / "run"
+    shutil.copytree(workdir, other)
+    described = json.loads((other / "config.json").read_text())
+    described["config"]["mesh"] = {"data": 3, "fsdp": 5, "tensor": 1}
+    (other / "config.json").write_text(json.dumps(described))
+    assert Recommender(other).recommend([["item1"]]) == recommender.recommend([["item1"]])
+    # Devices that do not divide the batches of ranking fill them up.
+    monkeypatch.setattr(trained_run, "batch_devices", lambda mesh: 3)
+    assert load_run(other).config.evaluation.batch_size == 9
 
 
 def test_a_workdir_of_another_version_is_named(workdir, tmp_path):
