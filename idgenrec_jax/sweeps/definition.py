@@ -207,6 +207,9 @@ def _problem(one: Any) -> str | None:
 
 
 def _check(name: str, where: str, overrides: Overrides, base: Config) -> None:
+    for field in overrides:
+        if not isinstance(field, str):
+            raise InputError(f'--sweep={name}: {where}: found {field!r:.80} as a field, expected "section.field"')
     try:
         base.override(overrides)
     except InputError as error:
