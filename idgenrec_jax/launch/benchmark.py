@@ -33,7 +33,9 @@ _PEER_ID_BATCH = flags.DEFINE_integer(
 _PEER_ID_EXAMPLES = flags.DEFINE_integer(
     "peer_id_examples", 64, "of an ID phase's examples, those on which the peer trains in a run", lower_bound=1
 )
-_LARGE = flags.DEFINE_integer("large_catalogue", 1_000_000, "made-up IDs in the large catalogue of 'steps'")
+_LARGE = flags.DEFINE_integer(
+    "large_catalogue", 1_000_000, "made-up IDs in the large catalogue of 'steps'", lower_bound=1
+)
 define_config_flags()
 
 
@@ -45,8 +47,8 @@ def main() -> None:
     from idgenrec_jax.files import write_json
 
     unknown = [name for name in _ONLY.value if name not in WORKS]
-    if unknown:
-        raise InputError(f"--only={unknown[0]}: no such work; expected some of {', '.join(WORKS)}")
+    if unknown or not _ONLY.value:
+        raise InputError(f"--only={''.join(unknown[:1])}: no such work; expected some of {', '.join(WORKS)}")
     if len(_ONLY.value) == 1:
         report = _measure(_ONLY.value[0])
     else:
