@@ -1,13 +1,14 @@
 """Compiled programs are kept on disk, so that a second process starts without compiling."""
 
 import os
-from pathlib import Path
+
+from absl import logging
 
 
 def use_compilation_cache() -> None:
     """Keep compiled programs between processes, in $XDG_CACHE_HOME/idgenrec_jax unless JAX is told another place.
 
-    What took less than half a second to compile is not kept.
+    What took less than half a second to compile is not kept. For a user without a home nothing is; a warning says so.
     """
     import jax
 
@@ -16,6 +17,9 @@ def use_compilation_cache() -> None:
     is_set, is_on = (getattr(jax.config, name) for name in names)
     if is_set or not is_on:
         return
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idgenrec_jax" / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if folder.startswith("~"):
+        logging.warning("no home folder is known: compiled programs are not kept; set XDG_CACHE_HOME to a folder")
+        return
+    jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "idgenrec_jax", "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -21,6 +21,7 @@ from idgenrec_jax.data.packing import WIDTH_MULTIPLE, round_up
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
+from idgenrec_jax.evaluation.metrics import SPLITS
 from idgenrec_jax.evaluation.ranker import Ranker, Ranking
 from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.processes import put
@@ -103,8 +104,10 @@ class Recommender:
         """Rank the whole catalogue for every user of a split, "validation" or "test".
 
         Raises:
-            InputError: the data of the run cannot be read, or has items the run has no IDs for.
+            InputError: the data of the run cannot be read, or has items the run has no IDs for; or another split.
         """
+        if split not in SPLITS:
+            raise InputError(f"split: found {split!r:.40}, expected one of {', '.join(SPLITS)}")
         # The data set may list its items in another order.
         renderer = evaluation_renderer(self._run, load_ids(self._run, self.dataset), self.dataset)
         return self._ranker.rank(self._params, renderer, self._make_trie(renderer), split, title=split)

@@ -123,6 +123,8 @@ def test_mistakes_name_the_way_out(recommender, workdir, tmp_path):
         recommender.recommend([["item1"]], count=-1)
     with pytest.raises(InputError, match=r"count=2\.5: found a float, expected a whole number from 1 to 10"):
         recommender.recommend([["item1"]], count=2.5)
+    with pytest.raises(InputError, match="split: found 'train', expected one of validation, test"):
+        recommender.evaluate("train")
     with pytest.raises(InputError, match="expected the --workdir of a run of launch.train"):
         Recommender(tmp_path)
     (tmp_path / "config.json").write_text((workdir / "config.json").read_text())

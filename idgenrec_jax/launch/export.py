@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from idgenrec_jax.errors import InputError
 from idgenrec_jax.launch.command_line import define_path, run, use_compilation_cache
 
 _WORKDIR = define_path("workdir", None, "run of launch.train; its best state is exported", required=True)
@@ -16,10 +17,15 @@ _FORMAT = flags.DEFINE_enum(
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "huggingface: of the weights as written")
 _BATCH = flags.DEFINE_integer("batch_size", 1, "stablehlo: histories that one call answers", lower_bound=1)
 _PLATFORMS = flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "stablehlo: where the function is to run")
+_OF_FORMAT = {"huggingface": (_DTYPE,), "stablehlo": (_BATCH, _PLATFORMS)}
 
 
 def main() -> None:
     """Write the export."""
+    for name, own in _OF_FORMAT.items():
+        for flag in own:
+            if flag.present and name != _FORMAT.value:
+                raise InputError(f"--{flag.name} is for --format={name}; found --format={_FORMAT.value}")
     use_compilation_cache()
     if _FORMAT.value == "huggingface":
         from idgenrec_jax.export.folders import export_folders

@@ -202,11 +202,15 @@ def script_error(programs, finished, tmp_path, monkeypatch, capsys):
     return folder, error
 
 
-def test_mistakes_with_the_compiled_function_are_one_line(script_error):
+def test_mistakes_with_the_compiled_function_are_one_line(script_error, monkeypatch):
     folder, error = script_error
     assert "no items given; expected the items of a history, oldest first" in error()
     assert f"error: 'nosuch': not in the catalogue of {NUM_ITEMS} items" in error("item1", "nosuch", "nosuch")
     assert "'a', 'b', 'c', 'd', 'e' and 1 more: not in the catalogue" in error(*"abcdef")
+    with monkeypatch.context() as without:
+        for module in ("flatbuffers", "jax._src.export.serialization"):
+            without.setitem(sys.modules, module, None)
+        assert "; pip install flatbuffers" in error("item1")
     (folder / "recommend.stablehlo").write_bytes(b"of another time")
     assert f"jax {jax.__version__} cannot read what jax {jax.__version__} wrote" in error("item1")
     (folder / "recommend.stablehlo").unlink()
@@ -306,3 +310,6 @@ def test_mistakes_are_one_line(programs, finished, exported, tmp_path):
         )
     )  # fmt: skip
     assert "--platforms=abacus: expected some of cpu, cuda, rocm, tpu" in error and not (tmp_path / "out").exists()
+    flags = ["--format=stablehlo", "--dtype=bfloat16"]
+    error = the_error(programs.run("export", f"--workdir={finished.workdir}", f"--output={tmp_path / 'out'}", *flags))
+    assert "--dtype is for --format=huggingface; found --format=stablehlo" in error
