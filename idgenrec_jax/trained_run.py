@@ -22,7 +22,9 @@ from idgenrec_jax.data.lines import parse_json, read_lines
 from idgenrec_jax.data.packing import round_up
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
 from idgenrec_jax.files import expand_home
 from idgenrec_jax.ids.table import IdTable, load_table
 from idgenrec_jax.inputs import load_data, load_prompts
@@ -161,6 +163,20 @@ def evaluation_renderer(run: TrainedRun, ids: RunIds, dataset: Dataset | None = 
         eos_id=run.tokenizer.eos_id,
         max_history=run.config.data.max_history,
         max_prompt_length=run.config.data.max_prompt_length,
+    )
+
+
+def evaluation_trie(run: TrainedRun, renderer: PromptRenderer) -> Trie:
+    """Return the trie of the IDs that `renderer` holds, as the run's recommender writes them.
+
+    Raises:
+        InputError: two items have the same target.
+    """
+    return catalogue_trie(
+        renderer,
+        vocab_size=run.vocab_size,
+        pad_token_id=run.tokenizer.pad_id,
+        layout=run.config.evaluation.trie_layout,
     )
 
 
