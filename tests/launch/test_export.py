@@ -268,6 +268,12 @@ def test_an_export_does_not_take_the_place_of_a_file_of_the_run(finished, name):
         export_folders(finished.workdir, finished.workdir / name)
 
 
+@pytest.mark.parametrize("place", [".", ".."])
+def test_an_export_does_not_take_the_place_of_the_run(finished, place):
+    with pytest.raises(InputError, match="holds the run .* itself; name another folder"):
+        export_folders(finished.workdir, finished.workdir / place)
+
+
 def test_weights_in_several_files_and_in_bfloat16_are_the_same_model(finished, tmp_path):
     run = load_run(finished.workdir)
     model = nnx.merge(run.graphdefs["recommender"], run.params["recommender"])
@@ -301,6 +307,10 @@ def test_mistakes_are_one_line(programs, finished, exported, tmp_path):
     (used / "notes.txt").unlink()
     assert programs.run("export", f"--workdir={finished.workdir}", f"--output={used}").returncode == 0
     assert (used / "MANIFEST.json").read_text() == (exported / "MANIFEST.json").read_text()
+    (used / "item_ids.jsonl").unlink()
+    (used / "item_ids.jsonl").symlink_to("nowhere")
+    with pytest.raises(InputError, match="exists already; delete it or name another folder"):
+        export_folders(finished.workdir, used)
     error = the_error(programs.run("export", f"--workdir={tmp_path}", f"--output={tmp_path / 'out'}"))
     assert "expected the --workdir of a run of launch.train" in error and not (tmp_path / "out").exists()
     error = the_error(
