@@ -49,5 +49,6 @@ def test_a_user_without_a_home_keeps_nothing_and_is_told(no_cache, monkeypatch, 
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
-    use_compilation_cache()
+    with caplog.at_level("WARNING", logger="absl"):
+        use_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is None and "set XDG_CACHE_HOME" in caplog.text
