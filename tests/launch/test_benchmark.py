@@ -46,3 +46,4 @@ def test_every_training_and_decoding_work_is_measured_beside_the_peer(programs, 
 def test_an_unknown_work_is_an_error(programs):
     error = the_error(programs.run("benchmark", "--only=rnking"))
     assert "--only=rnking: no such work; expected some of ranking, steps" in error
+    assert "--only=: no such work; expected some of ranking, steps" in the_error(programs.run("benchmark", "--only="))
