@@ -115,8 +115,8 @@ def _measure(name: str) -> dict:
                 peer = Peer(_PEER_PYTHON.value, folder)
             except InputError as error:
                 logging.warning("%s is timed without a peer: %s", work.name, error)
-                alone = dataclasses.replace(work, note=f"{work.note}; no peer: {error}")
-                results.append(measure(alone, machine, repeats=_REPEATS.value, peer=None))
+                alone = measure(work, machine, repeats=_REPEATS.value, peer=None)
+                results.append(dataclasses.replace(alone, note=f"{alone.note}; no peer: {error}"))
                 continue
             with peer:
                 results.append(measure(work, machine, repeats=_REPEATS.value, peer=peer))
