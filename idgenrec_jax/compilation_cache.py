@@ -1,7 +1,8 @@
 """Compiled programs are kept on disk, so that a second process starts without compiling."""
 
 import os
-from pathlib import Path
+
+from absl import logging
 
 _DEFAULT_SECONDS = 1.0
 """JAX's own, from which it is seen that nobody has set another."""
@@ -10,7 +11,8 @@ _DEFAULT_SECONDS = 1.0
 def use_compilation_cache() -> None:
     """Keep compiled programs between processes, in $XDG_CACHE_HOME/idgenrec_jax unless JAX is told another place.
 
-    What took less than half a second to compile is not kept, unless JAX is told another time.
+    What took less than half a second to compile is not kept, unless JAX is told another time. For a user without a home
+    nothing is; a warning says so.
     """
     import jax
 
@@ -19,8 +21,11 @@ def use_compilation_cache() -> None:
     is_set, is_on = (getattr(jax.config, name) for name in names)
     if is_set or not is_on:
         return
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idgenrec_jax" / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if folder.startswith("~"):
+        logging.warning("no home folder is known: compiled programs are not kept; set XDG_CACHE_HOME to a folder")
+        return
+    jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "idgenrec_jax", "compiled"))
     seconds = "jax_persistent_cache_min_compile_time_secs"
     if getattr(jax.config, seconds) == _DEFAULT_SECONDS:
         jax.config.update(seconds, 0.5)

@@ -16,7 +16,6 @@ from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
-from idgenrec_jax.evaluation.metrics import metrics_table, with_cutoffs
 from idgenrec_jax.evaluation.popularity import popularity_metrics
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.files import expand_home, write_json
@@ -235,19 +234,6 @@ def make_epochs(config: Config, ids: RoundIds, inputs: Inputs, *, row_multiple: 
         warm_start_targets=warm_start_targets,
         row_multiple=row_multiple,
     )
-
-
-def results_table(results: dict[str, Any]) -> str:
-    """Return the validation and test metrics of `results.json` beside popularity's, as plain text."""
-    results = with_cutoffs(results)
-    columns = list(results["test"])
-    rows = {
-        "validation": results["validation"],
-        "test": results["test"],
-        "popularity, validation": results["popularity"]["validation"],
-        "popularity, test": results["popularity"]["test"],
-    }
-    return metrics_table(rows, columns)
 
 
 def example_ids(dataset: Dataset, table: IdTable) -> list[dict[str, str]]:

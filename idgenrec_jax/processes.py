@@ -141,14 +141,17 @@ def any_process(ask: Callable[[], bool]) -> Callable[[], bool]:
 def put(tree: Any, sharding: Sharding | None) -> Any:
     """Return numpy arrays as arrays on the devices; each process transfers only what its own devices hold.
 
-    Every process must give the same values.
+    Every process must give the same values. An array that is there already is returned as it is.
     """
     if sharding is None or sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
-    return jax.tree.map(
-        lambda array: jax.make_array_from_callback(np.shape(array), sharding, lambda index: np.asarray(array)[index]),
-        tree,
-    )
+
+    def place(array: Any) -> jax.Array:
+        if isinstance(array, jax.Array) and array.sharding == sharding:
+            return array
+        return jax.make_array_from_callback(np.shape(array), sharding, lambda index: np.asarray(array)[index])
+
+    return jax.tree.map(place, tree)
 
 
 def readable(tree: Any) -> Any:

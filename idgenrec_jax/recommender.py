@@ -20,12 +20,12 @@ from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.packing import WIDTH_MULTIPLE, round_up
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
+from idgenrec_jax.evaluation.metrics import SPLITS
 from idgenrec_jax.evaluation.ranker import Ranker, Ranking
 from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.processes import put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, replicated
-from idgenrec_jax.trained_run import evaluation_renderer, load_ids, load_run, load_run_data
+from idgenrec_jax.trained_run import evaluation_renderer, evaluation_trie, load_ids, load_run, load_run_data
 
 BATCH_SIZES = (1, 8, 32)
 """Histories of one call of a compiled program, where --config.evaluation.batch_size allows and before rounding up to
@@ -103,11 +103,13 @@ class Recommender:
         """Rank the whole catalogue for every user of a split, "validation" or "test".
 
         Raises:
-            InputError: the data of the run cannot be read, or has items the run has no IDs for.
+            InputError: the data of the run cannot be read, or has items the run has no IDs for; or another split.
         """
+        if split not in SPLITS:
+            raise InputError(f"split: found {split!r:.40}, expected one of {', '.join(SPLITS)}")
         # The data set may list its items in another order.
         renderer = evaluation_renderer(self._run, load_ids(self._run, self.dataset), self.dataset)
-        return self._ranker.rank(self._params, renderer, self._make_trie(renderer), split, title=split)
+        return self._ranker.rank(self._params, renderer, evaluation_trie(self._run, renderer), split, title=split)
 
     def recommend(self, histories: Histories, count: Count = 10) -> list[list[Recommendation]]:
         """Return the `count` best items for each history, a list of item names, oldest first; fewer items: all of them.
@@ -143,15 +145,7 @@ class Recommender:
 
     @cached_property
     def _trie(self) -> Trie:
-        return put(self._make_trie(self._renderer), replicated(self._run.mesh))
-
-    def _make_trie(self, renderer: PromptRenderer) -> Trie:
-        return catalogue_trie(
-            renderer,
-            vocab_size=self._run.vocab_size,
-            pad_token_id=self.tokenizer.pad_id,
-            layout=self.config.evaluation.trie_layout,
-        )
+        return put(evaluation_trie(self._run, self._renderer), replicated(self._run.mesh))
 
     def _checked_count(self, count: Any) -> int:
         beams = self.config.evaluation.num_beams

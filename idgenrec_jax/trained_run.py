@@ -5,7 +5,7 @@ given up for the newer one.
 """
 
 import dataclasses
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,22 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from idgenrec_jax import run_files
-from idgenrec_jax.config import Config, config_from_json
+from idgenrec_jax.config import Config, MeshConfig, config_from_json
 from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
-from idgenrec_jax.data.lines import read_lines
+from idgenrec_jax.data.lines import parse_json, read_lines
+from idgenrec_jax.data.packing import round_up
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
 from idgenrec_jax.files import expand_home
 from idgenrec_jax.ids.table import IdTable, load_table
-from idgenrec_jax.inputs import check_batches, load_data, load_prompts
+from idgenrec_jax.inputs import load_data, load_prompts
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
-from idgenrec_jax.sharding import check_heads, make_mesh, place_shapes
+from idgenrec_jax.sharding import batch_devices, check_heads, make_mesh, place_shapes
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.training.selection import BEST_RANKS, SELECTED
 from idgenrec_jax.workdir import described_results, described_run
@@ -70,11 +73,10 @@ class RunIds:
 
 
 def load_run(workdir: str | Path) -> TrainedRun:
-    """Load the best checkpoint of a run.
+    """Load the best checkpoint of a run, onto the devices that are here; they need not be those of training.
 
     Raises:
-        InputError: `workdir` holds no run, no checkpoint yet, its best one is damaged, or the devices present do not
-            divide what the run's mesh splits.
+        InputError: `workdir` holds no run, no checkpoint yet, or its best one is damaged.
     """
     workdir = Path(expand_home(workdir))
     described = described_run(workdir)
@@ -84,14 +86,15 @@ def load_run(workdir: str | Path) -> TrainedRun:
         raise InputError(f"{workdir}/config.json: written by another version of this package; {error}") from error
     if config.data.prompts:
         config = config.override({"data.prompts": str(workdir / run_files.PROMPTS)})
-    mesh = make_mesh(config.mesh)
-    check_batches(config, mesh)
-    graphdefs, shapes = {}, {}
-    for name in run_files.CHECKPOINT_NAMES:
-        t5_config = T5Config(**described["models"][name])
-        check_heads(mesh, t5_config.num_heads, name)
-        graphdefs[name], abstract = abstract_model(t5_config)
-        shapes[name] = place_shapes(mesh, abstract)
+    models = {name: T5Config(**described["models"][name]) for name in run_files.CHECKPOINT_NAMES}
+    try:
+        mesh, graphdefs, shapes = _place(config.mesh, models)
+    except InputError as error:
+        # The other fault that may be found, JAX's switches, is raised again.
+        mesh, graphdefs, shapes = _place(MeshConfig(), models)
+        logging.warning("%s: not for the devices here (%s); they split its batches instead", workdir, error)
+    batch_size = round_up(config.evaluation.batch_size, batch_devices(mesh))
+    config = config.override({"evaluation.batch_size": batch_size})
     best = Checkpoints(workdir / run_files.BEST_CHECKPOINTS, keep=2)
     like = {key: shapes[name] for name, key in run_files.CHECKPOINT_NAMES.items()}
     meta, saved = _read_best(workdir, best, like)
@@ -163,6 +166,33 @@ def evaluation_renderer(run: TrainedRun, ids: RunIds, dataset: Dataset | None = 
     )
 
 
+def evaluation_trie(run: TrainedRun, renderer: PromptRenderer) -> Trie:
+    """Return the trie of the IDs that `renderer` holds, as the run's recommender writes them.
+
+    Raises:
+        InputError: two items have the same target.
+    """
+    return catalogue_trie(
+        renderer,
+        vocab_size=run.vocab_size,
+        pad_token_id=run.tokenizer.pad_id,
+        layout=run.config.evaluation.trie_layout,
+    )
+
+
+def _place(
+    config: MeshConfig, models: Mapping[str, T5Config]
+) -> tuple[Mesh, dict[str, nnx.GraphDef], dict[str, Any]]:
+    """The mesh of the devices here, and of each model its graph and the shapes and shardings of its parameters."""
+    mesh = make_mesh(config)
+    graphdefs, shapes = {}, {}
+    for name, t5_config in models.items():
+        check_heads(mesh, t5_config.num_heads, name)
+        graphdefs[name], abstract = abstract_model(t5_config)
+        shapes[name] = place_shapes(mesh, abstract)
+    return mesh, graphdefs, shapes
+
+
 def _read_best(workdir: Path, best: Checkpoints, like: Any) -> tuple[dict[str, Any], Any]:
     """The description and the arrays of the best checkpoint, or of a newer one where it is replaced meanwhile."""
     folder = workdir / run_files.BEST_CHECKPOINTS
@@ -203,8 +233,8 @@ def _names_in(path: Path) -> list[str]:
     """The items or users that a file of IDs lists, in its order."""
     names = []
     for number, line in read_lines(path, _ID_FILE):
-        try:
-            names.append(json.loads(line)["item"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}:{number}: expected {_ID_LINE}; {_ID_FILE}") from error
+        row = parse_json(line, f"{path}:{number}", _ID_FILE)
+        if not isinstance(row, dict) or not isinstance(row.get("item"), str):
+            raise InputError(f"{path}:{number}: expected {_ID_LINE}; {_ID_FILE}")
+        names.append(row["item"])
     return names

@@ -1,5 +1,7 @@
 """Compiled programs are kept, in the place that the user or the package names."""
 
+import pwd
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -47,3 +49,13 @@ def test_a_place_that_the_user_names_stays(no_cache):
     jax.config.update("jax_compilation_cache_dir", str(no_cache / "own"))
     use_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == str(no_cache / "own")
+
+
+def test_a_user_without_a_home_keeps_nothing_and_is_told(no_cache, monkeypatch, caplog):
+    """As in a container that runs under a number of no name."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    with caplog.at_level("WARNING", logger="absl"):
+        use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir is None and "set XDG_CACHE_HOME" in caplog.text

@@ -56,6 +56,7 @@ def main():
     array = put({"rows": rows, "none": None}, split)["rows"]
     found["held"] = sorted(np.asarray(shard.data)[0, 0].item() for shard in array.addressable_shards)
     found["whole"] = array.is_fully_addressable
+    found["stays"] = put({"rows": array}, split)["rows"] is array
     found["read"] = np.asarray(readable(array * 2)).tolist()
 
     checkpoints = Checkpoints(folder / "made", keep=1)
@@ -151,6 +152,7 @@ def test_a_signal_to_one_process_is_seen_by_all_at_the_same_call(lost):
 def test_each_process_holds_its_own_rows_and_reads_those_of_all(lost):
     one, other = lost[1][0]
     assert not one["whole"] and len(one["held"]) == 2
+    assert one["stays"] and other["stays"]
     assert sorted(one["held"] + other["held"]) == ROWS[::2, 0].tolist()
     assert one["read"] == other["read"] == (2 * ROWS).tolist()
 

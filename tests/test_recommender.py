@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from idgenrec_jax import trained_run
 from idgenrec_jax.config import preset
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.errors import InputError
@@ -122,6 +123,8 @@ def test_mistakes_name_the_way_out(recommender, workdir, tmp_path):
         recommender.recommend([["item1"]], count=-1)
     with pytest.raises(InputError, match=r"count=2\.5: found a float, expected a whole number from 1 to 10"):
         recommender.recommend([["item1"]], count=2.5)
+    with pytest.raises(InputError, match="split: found 'train', expected one of validation, test"):
+        recommender.evaluate("train")
     with pytest.raises(InputError, match="expected the --workdir of a run of launch.train"):
         Recommender(tmp_path)
     (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
@@ -226,6 +229,10 @@ def test_recommending_needs_the_workdir_alone(workdir, recommender):
         (workdir / "ids" / "round_0.jsonl").write_text("\n".join(lines[:-1]))
         with pytest.raises(InputError, match="round_0.jsonl: 23 items, but the run has 24"):
             Recommender(workdir)
+        for line, message in (('{"item": ["item1"], "id": "red"}', "expected {"), ("[" * 100_000, "nested too deeply")):
+            (workdir / "ids" / "round_0.jsonl").write_text(f"{lines[0]}\n{line}\n")
+            with pytest.raises(InputError, match=f"round_0.jsonl:2: .*{message}.*restore it, or train again"):
+                Recommender(workdir)
     finally:
         (moved / "ids").replace(workdir / "ids" / "round_0.jsonl")
         moved.rename(workdir.parent / "shop")
@@ -262,6 +269,18 @@ def test_a_checkpoint_that_cannot_be_restored_is_one_line(workdir, tmp_path, mon
     monkeypatch.setattr(ocp.Checkpointer, "restore", broken)
     with pytest.raises(InputError, match=r"best/\d+: cannot be read \(checksum differs\); expected a checkpoint"):
         load_run(other)
+
+
+def test_a_run_is_read_on_other_devices_than_those_of_training(workdir, recommender, tmp_path, monkeypatch):
+    other = tmp_path / "run"
+    shutil.copytree(workdir, other)
+    described = json.loads((other / "config.json").read_text())
+    described["config"]["mesh"] = {"data": 3, "fsdp": 5, "tensor": 1}
+    (other / "config.json").write_text(json.dumps(described))
+    assert Recommender(other).recommend([["item1"]]) == recommender.recommend([["item1"]])
+    # Devices that do not divide the batches of ranking fill them up.
+    monkeypatch.setattr(trained_run, "batch_devices", lambda mesh: 3)
+    assert load_run(other).config.evaluation.batch_size == 9
 
 
 def test_a_workdir_of_another_version_is_named(workdir, tmp_path):

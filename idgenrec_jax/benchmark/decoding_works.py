@@ -105,7 +105,7 @@ def ranking(
         same = float((items == outputs["items"]).mean())
         real = (items >= 0) & (outputs["items"] >= 0)
         error = float(np.abs(scores - outputs["scores"])[real].max())
-        if same < 0.99 or error > _SCORE_TOLERANCE:
+        if not (same >= 0.99 and error <= _SCORE_TOLERANCE):
             raise Disagreement(
                 f"ranking: {same:.2%} of the peer's items are ours at the same rank, scores differ by up to {error:.1e}"
             )

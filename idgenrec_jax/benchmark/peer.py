@@ -1,5 +1,6 @@
 """The other side of a comparison: transformers on PyTorch in a process of its own, asked for one run at a time."""
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -55,13 +56,17 @@ class Peer:
     def __init__(self, python: str, folder: Path):
         """Start `python` on the job in `folder` and wait until its models are loaded."""
         self._folder, self._python = folder, python
-        self._process = subprocess.Popen(
-            [python, str(WORKER), str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(folder / "worker.log").open("w"),
-            text=True,
-        )
+        try:
+            with (folder / "worker.log").open("w") as log:
+                self._process = subprocess.Popen(
+                    [python, str(WORKER), str(folder)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
+        except OSError as error:
+            raise InputError(f"{FLAG}={python}: cannot be started ({error.strerror}); name a Python") from error
         # Popen gives both where it was asked for pipes.
         assert self._process.stdin is not None and self._process.stdout is not None
         self._commands, self._answers = self._process.stdin, self._process.stdout
@@ -73,7 +78,8 @@ class Peer:
 
     def __exit__(self, *_: object) -> None:
         """End the worker."""
-        self._commands.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._commands.close()
         self._process.wait(timeout=60)
 
     def outputs(self) -> dict[str, np.ndarray]:
@@ -93,8 +99,10 @@ class Peer:
         return int(answer["device_peak_bytes"] or answer["peak_bytes"])
 
     def _ask(self, command: str) -> dict[str, Any]:
-        self._commands.write(json.dumps({"command": command}) + "\n")
-        self._commands.flush()
+        # Of a worker that has ended, the end of its answers tells.
+        with contextlib.suppress(BrokenPipeError):
+            self._commands.write(json.dumps({"command": command}) + "\n")
+            self._commands.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:

@@ -110,7 +110,8 @@ def _start_up(name: str, scratch: Path, *, fresh: bool) -> Work:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+            # A cache that the user has named would make the first start a warm one.
+            env=os.environ | {"XDG_CACHE_HOME": str(cache), "JAX_COMPILATION_CACHE_DIR": ""},
         )
         assert process.stderr is not None  # Popen gives it where it was asked for a pipe.
         found = any(FIRST_STEP in line for line in process.stderr)

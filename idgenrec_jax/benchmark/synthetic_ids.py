@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from idgenrec_jax.errors import InputError
+
 _TRIES = 50
 
 
@@ -14,7 +16,7 @@ def synthetic_ids(real: Sequence[Sequence[int]], count: int, *, seed: int = 0) -
     as in `real`, while prefixes are shared by more and more IDs as the catalogue grows. Pure function of its arguments.
 
     Raises:
-        ValueError: `real` has too few different beginnings and ends for `count`.
+        InputError: `real` has too few different beginnings and ends for `count`.
     """
     rng = np.random.default_rng(seed)
     ids = [tuple(int(token) for token in sequence) for sequence in real]
@@ -32,5 +34,7 @@ def synthetic_ids(real: Sequence[Sequence[int]], count: int, *, seed: int = 0) -
             if len(found) == count:
                 break
     if len(found) < count:
-        raise ValueError(f"{len(ids)} IDs give only {len(found)} mixtures, expected {count}; start from more IDs")
+        raise InputError(
+            f"--large_catalogue={count}: {len(ids)} IDs give only {len(found)} mixtures; lower it, or give more items"
+        )
     return list(found)

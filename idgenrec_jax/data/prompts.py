@@ -108,7 +108,7 @@ def _fault(group: str, input_text: str, target_text: str) -> str | None:
         names = _FIELD.findall(text)
         for name in names:
             if name not in FIELDS:
-                meant, known = nearest(name[:_COMPARED], FIELDS), ", ".join(f"{{{field}}}" for field in FIELDS)
+                meant, known = nearest(name, FIELDS), ", ".join(f"{{{field}}}" for field in FIELDS)
                 return f"unknown field {{{named(name)}}}; did you mean {{{meant}}}? Fields are {known}"
             if name != "dataset" and names.count(name) > 1:
                 return f"field {{{name}}} stands twice in {shown(text)}; use it once"

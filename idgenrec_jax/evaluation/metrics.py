@@ -73,7 +73,8 @@ def with_cutoffs(results: Mapping[str, Any]) -> dict[str, Any]:
     Versions before 0.2 wrote "mrr" for what is "mrr@20" with 20 beams. Where a file does not tell its beams, the name
     stays.
     """
-    num_beams = results.get("protocol", {}).get("num_beams")
+    protocol = results.get("protocol")
+    num_beams = protocol.get("num_beams") if isinstance(protocol, Mapping) else None
 
     def renamed(values: Any) -> Any:
         if num_beams is None or not isinstance(values, Mapping):
@@ -81,6 +82,14 @@ def with_cutoffs(results: Mapping[str, Any]) -> dict[str, Any]:
         return {f"mrr@{num_beams}" if name == "mrr" else name: renamed(value) for name, value in values.items()}
 
     return {name: renamed(value) if name in (*SPLITS, "popularity") else value for name, value in results.items()}
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """Return the validation and test metrics of `results.json` beside popularity's, as plain text."""
+    results = with_cutoffs(results)
+    rows = {split: results[split] for split in SPLITS}
+    rows |= {f"popularity, {split}": results["popularity"][split] for split in SPLITS}
+    return metrics_table(rows, list(results["test"]))
 
 
 def metrics_table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] | None = None) -> str:

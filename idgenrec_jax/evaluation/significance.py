@@ -15,13 +15,14 @@ from idgenrec_jax.files import read_json
 FLIPS = 10_000
 _FLIPS_AT_ONCE = 200
 _SEED = 0
+_MOST_RESULTS = 2**31
 
 
 def read_gains(workdir: Path) -> dict[str, float] | None:
     """Return every user's NDCG@10 on the validation split of a finished run, None where it wrote no ranks.
 
     Raises:
-        InputError: the file of ranks is not whole.
+        InputError: the file of ranks is not whole, or was edited.
     """
     path = workdir / run_files.RANKS
     if not path.exists():
@@ -30,10 +31,11 @@ def read_gains(workdir: Path) -> dict[str, float] | None:
     found = read_json(path, remedy=remedy, fields={"users": list, "validation": list})
     users, ranks = found["users"], found["validation"]
     if len(users) != len(ranks):
-        raise InputError(
-            f"{path}: {len(users)} users, but {len(ranks)} validation ranks; delete it, and the trial is left out of "
-            "the comparison"
-        )
+        raise InputError(f"{path}: {len(users)} users, but {len(ranks)} validation ranks; {remedy}")
+    for user, rank in zip(users, ranks, strict=True):
+        if not isinstance(user, str) or type(rank) is not int or not -1 <= rank < _MOST_RESULTS:
+            pair = f"user {user!r:.40} has rank {rank!r:.40}"
+            raise InputError(f"{path}: {pair}, expected a name and a number from -1 on; {remedy}")
     return dict(zip(users, ndcg_gains(np.asarray(ranks, np.int64)).tolist(), strict=True))
 
 

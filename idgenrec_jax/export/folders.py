@@ -76,7 +76,7 @@ def check_output(run: TrainedRun, output: str | Path, *, file: str) -> bool:
     """Tell whether `output` holds an earlier export of this state, with `file` in it, that may be written anew.
 
     Raises:
-        InputError: it would take the name of one of the run's own files.
+        InputError: it would take the name of one of the run's own files, or the place of the run itself.
     """
     workdir, output = run.workdir, Path(expand_home(output))
     own = {run_files.CONFIG, run_files.METRICS, run_files.RESULTS, run_files.RANKS, run_files.PROMPTS, run_files.LOCK}
@@ -85,6 +85,8 @@ def check_output(run: TrainedRun, output: str | Path, *, file: str) -> bool:
     folders = {run_files.TOKENIZER, run_files.IDS, run_files.LATEST_CHECKPOINTS.parts[0], run_files.TENSORBOARD}
     folders |= {Path(run_files.WANDB).stem}
     inside = output.resolve()
+    if inside in (workdir.resolve(), *workdir.resolve().parents):
+        raise InputError(f"--output={output}: holds the run {workdir} itself; name another folder")
     if workdir.resolve() in inside.parents:
         first = inside.relative_to(workdir.resolve()).parts[0]
         if first in own | folders:

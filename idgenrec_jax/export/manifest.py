@@ -47,13 +47,17 @@ def is_export_of(folder: Path, workdir: Path, *, selected: dict[str, Any], file:
     listed = manifest["files"]
     present = {str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.is_dir()}
     present.pop(MANIFEST)
-    return (
-        file in listed
-        and all(manifest.get(name) == described[name] for name in ("data", "config"))
-        and manifest.get("selected") == selected
-        and present.keys() == listed.keys()
-        and all(listed[name] == _size_and_checksum(path) for name, path in present.items())
-    )
+    try:
+        return (
+            file in listed
+            and all(manifest.get(name) == described[name] for name in ("data", "config"))
+            and manifest.get("selected") == selected
+            and present.keys() == listed.keys()
+            and all(listed[name] == _size_and_checksum(path) for name, path in present.items())
+        )
+    except OSError:
+        # What cannot be read, as a link that leads nowhere, is not what was written.
+        return False
 
 
 def _size_and_checksum(path: Path) -> dict[str, Any]:

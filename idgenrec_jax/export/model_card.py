@@ -1,18 +1,16 @@
 """The model cards of an export: what the model is, from which data, how it was measured, how to use it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from idgenrec_jax import run_files
 from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.prompts import SEPARATORS
-from idgenrec_jax.evaluation.metrics import metrics_table, with_cutoffs
+from idgenrec_jax.evaluation.metrics import results_table
 from idgenrec_jax.export.tokenizer_files import ExportedTokenizer
-from idgenrec_jax.files import read_json
 from idgenrec_jax.trained_run import RunIds, TrainedRun
-from idgenrec_jax.workdir import described_run
+from idgenrec_jax.workdir import described_results, described_run, protocol
 
 COUNT = 10
 """Items that the card's code prints, where there are as many."""
@@ -156,7 +154,7 @@ def recommender_card(
         eos=renderer.eos_id,
     )
     summary = "It reads a prompt with the textual IDs of a user's items and writes the ID of the next one."
-    return _head(run, "text2text-generation", "Recommender", summary) + use + _metrics(run.workdir)
+    return _head(run, "text2text-generation", "Recommender", summary) + use + _metrics(run)
 
 
 def id_generator_card(run: TrainedRun) -> str:
@@ -164,7 +162,7 @@ def id_generator_card(run: TrainedRun) -> str:
     summary = "It writes a short, readable textual ID for an item from the item's text."
     example = "title: Example Kettle, 1.7 litres; brand: Example"
     head = _head(run, "text2text-generation", "ID generator", summary)
-    return head + _GENERATOR.format(example=example) + _metrics(run.workdir)
+    return head + _GENERATOR.format(example=example) + _metrics(run)
 
 
 def _template_text(run: TrainedRun, ids: RunIds) -> str:
@@ -230,18 +228,15 @@ def _head(run: TrainedRun, task: str, title: str, summary: str) -> str:
     )
 
 
-def _metrics(workdir: Path) -> str:
+def _metrics(run: TrainedRun) -> str:
     """The section on metrics; empty for a run that is not finished."""
-    if not (workdir / run_files.RESULTS).exists():
+    if not (run.workdir / run_files.RESULTS).exists():
         return ""
-    results = with_cutoffs(read_json(workdir / run_files.RESULTS, remedy="delete the workdir and train again"))
-    protocol = results["protocol"]
-    leak = "leak into" if protocol["leaks_held_out_items"] else "leave no trace in"
+    measured = protocol(run.config)
+    leak = "leak into" if measured["leaks_held_out_items"] else "leave no trace in"
     words = (
-        f"{protocol['split']}; {protocol['ranking']} ranked; {protocol['num_beams']} beams, length penalty "
-        f"{protocol['length_penalty']}; selection: {protocol['selection']}; user IDs: {protocol['user_ids']}. Held-out "
+        f"{measured['split']}; {measured['ranking']} ranked; {measured['num_beams']} beams, length penalty "
+        f"{measured['length_penalty']}; selection: {measured['selection']}; user IDs: {measured['user_ids']}. Held-out "
         f"items {leak} the prompts."
     )
-    rows = {"validation": results["validation"], "test": results["test"]}
-    rows |= {f"popularity, {split}": results["popularity"][split] for split in ("validation", "test")}
-    return _METRICS.format(protocol=words, table=metrics_table(rows, list(results["test"])))
+    return _METRICS.format(protocol=words, table=results_table(described_results(run.workdir)))

@@ -1,4 +1,4 @@
-"""The next items after a history, oldest first: python recommend.py ITEM ITEM ... (needs jax and numpy only)."""
+"""The next items after a history, oldest first: python recommend.py ITEM ITEM ... (needs jax, flatbuffers)."""
 
 import json
 import sys
@@ -47,10 +47,13 @@ def load_program(path):
     try:
         import jax
         from jax import export
-    except ImportError as error:
+    # One that does not fit its jaxlib is a RuntimeError.
+    except (ImportError, RuntimeError) as error:
         raise Mistake(f"jax cannot be used ({error}); install it as the manifest of the export names it") from error
     try:
         return export.deserialize(content)
+    except ImportError as error:
+        raise Mistake(f"jax cannot read programs ({error}); pip install flatbuffers") from error
     # Older versions of jax fail on newer files in many ways.
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__

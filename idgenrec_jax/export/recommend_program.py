@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.export.folders import ITEM_IDS, check_output, write_item_ids
 from idgenrec_jax.export.manifest import write_manifest
 from idgenrec_jax.files import atomic_folder, write_json
 from idgenrec_jax.recommender import longest_prompt
-from idgenrec_jax.trained_run import evaluation_renderer, load_ids, load_run, load_run_data
+from idgenrec_jax.trained_run import evaluation_renderer, evaluation_trie, load_ids, load_run, load_run_data
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 PROGRAM, PROMPT = "recommend.stablehlo", "prompt.json"
@@ -65,12 +64,7 @@ def export_program(
             "expected a run with user IDs none"
         )
     ranker = Ranker(run.graphdefs["recommender"], config.evaluation)
-    trie = catalogue_trie(
-        renderer,
-        vocab_size=run.vocab_size,
-        pad_token_id=run.tokenizer.pad_id,
-        layout=config.evaluation.trie_layout,
-    )
+    trie = evaluation_trie(run, renderer)
     # On the host: weights and trie become constants of the program, whatever mesh they were on.
     weights = jax.device_get(run.params["recommender"])
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(weights))

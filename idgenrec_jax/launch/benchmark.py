@@ -40,7 +40,9 @@ _PEER_ID_BATCH = flags.DEFINE_integer(
 _PEER_ID_EXAMPLES = flags.DEFINE_integer(
     "peer_id_examples", 64, "of an ID phase's examples, those on which the peer trains in a run", lower_bound=1
 )
-_LARGE = flags.DEFINE_integer("large_catalogue", 1_000_000, "made-up IDs in the large catalogue of 'steps'")
+_LARGE = flags.DEFINE_integer(
+    "large_catalogue", 1_000_000, "made-up IDs in the large catalogue of 'steps'", lower_bound=1
+)
 define_config_flags()
 
 
@@ -119,8 +121,8 @@ def _measure(name: str) -> dict:
                 peer = Peer(_PEER_PYTHON.value, folder)
             except InputError as error:
                 logging.warning("%s is timed without a peer: %s", work.name, error)
-                alone = dataclasses.replace(work, note=f"{work.note}; no peer: {error}")
-                results.append(measure(alone, machine, repeats=_REPEATS.value, peer=None))
+                alone = measure(work, machine, repeats=_REPEATS.value, peer=None)
+                results.append(dataclasses.replace(alone, note=f"{alone.note}; no peer: {error}"))
                 continue
             with peer:
                 results.append(measure(work, machine, repeats=_REPEATS.value, peer=peer))

@@ -56,7 +56,8 @@ def main() -> None:
     should_stop = stop_on_terminate()
     use_compilation_cache()
 
-    from idgenrec_jax.experiment import examples_table, results_table, train
+    from idgenrec_jax.evaluation.metrics import results_table
+    from idgenrec_jax.experiment import examples_table, train
     from idgenrec_jax.training.alternation import Interrupted
 
     try:

@@ -237,15 +237,14 @@ def _suggest(chosen: Any, field: str, one: Any) -> Any:
 
 def _validations(workdir: Path) -> list[float]:
     """The validation NDCG@10 of a run so far, from the whole lines of its metrics.jsonl."""
+    path = workdir / run_files.METRICS
     try:
-        text = (workdir / run_files.METRICS).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    try:
+        text = path.read_text(encoding="utf-8")
         records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         return [float(record[SELECTION_METRIC]) for record in records if record["split"] == "validation"]
+    except FileNotFoundError:
+        return []
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        path = workdir / run_files.METRICS
         raise InputError(f"{path}: not the records of a run ({error!r:.60}); delete {workdir.parent}") from error
 
 

@@ -206,7 +206,10 @@ def _problem(one: Any) -> str | None:
     return None
 
 
-def _check(name: str, where: str, overrides: Overrides, base: Config) -> None:
+def _check(name: str, where: str, overrides: dict[Any, Any], base: Config) -> None:
+    for field in overrides:
+        if not isinstance(field, str):
+            raise InputError(f'--sweep={name}: {where}: found {field!r:.80} as a field, expected "section.field"')
     try:
         base.override(overrides)
     except InputError as error:

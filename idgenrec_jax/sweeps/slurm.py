@@ -147,7 +147,13 @@ def _jobs_path(output: Path) -> Path:
 
 def _submitted_jobs(output: Path) -> dict[str, int]:
     path = _jobs_path(output)
-    return read_json(path, remedy="delete it once none of its jobs is in the queue") if path.exists() else {}
+    if not path.exists():
+        return {}
+    remedy = "delete it once none of its jobs is in the queue"
+    found = read_json(path, remedy=remedy, fields={})
+    if not all(isinstance(first_trial, int) for first_trial in found.values()):
+        raise InputError(f"{path}: expected a number of a trial for every job; {remedy}")
+    return found
 
 
 def _run_slurm(*command: str) -> str:

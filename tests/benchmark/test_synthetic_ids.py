@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from idgenrec_jax.benchmark.synthetic_ids import synthetic_ids
+from idgenrec_jax.errors import InputError
 
 
 def real_ids(count=300, seed=0):
@@ -23,5 +24,5 @@ def test_ids_are_different_and_their_tokens_stand_where_real_ones_have_them():
 
 
 def test_too_few_real_ids_are_an_error():
-    with pytest.raises(ValueError, match="3 IDs give only .* mixtures, expected 1000; start from more IDs"):
+    with pytest.raises(InputError, match="--large_catalogue=1000: 3 IDs give only .* mixtures; lower it, or give"):
         synthetic_ids([(2, 3), (4, 5), (6,)], 1000)

@@ -7,6 +7,7 @@ import pytest
 from idgenrec_jax.benchmark.machine import Machine, measure_machine
 from idgenrec_jax.benchmark.peer import Peer
 from idgenrec_jax.benchmark.work import Disagreement, Work, measure, peak_bytes, table
+from idgenrec_jax.errors import InputError
 
 MACHINE = Machine("processor", "cpu", 2, "float32", matrix_rate=1e9, bandwidth=1e8)
 
@@ -58,6 +59,21 @@ def test_outputs_that_differ_end_the_measurement():
 
     with pytest.raises(Disagreement, match="different"):
         measure(work(compare=compare), MACHINE, repeats=1, peer=SlowPeer())
+
+
+def test_a_peer_that_cannot_be_started_is_one_line(tmp_path):
+    for python in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(InputError, match=f"^--peer_python={python}: cannot be started .*; name a Python"):
+            Peer(str(python), tmp_path)
+
+
+def test_a_peer_that_ends_before_its_time_is_one_line(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho '{\"ready\": true}'\n")
+    python.chmod(0o755)
+    with Peer(str(python), tmp_path) as peer, pytest.raises(InputError, match="worker ended without an answer"):
+        peer._process.wait(timeout=60)
+        peer.run()
 
 
 @pytest.mark.slow

@@ -70,4 +70,5 @@ def test_what_older_versions_wrote_gets_the_names_of_today():
         "users": 3,
     }
     assert with_cutoffs(with_cutoffs(old)) == with_cutoffs(old)
-    assert with_cutoffs({"test": {"mrr": 0.125}}) == {"test": {"mrr": 0.125}}, "its beams are not known"
+    for edited in ({"test": {"mrr": 0.125}}, {"test": {"mrr": 0.125}, "protocol": "of old"}):
+        assert with_cutoffs(edited) == edited, "its beams are not known"

@@ -52,3 +52,11 @@ def test_gains_are_paired_by_name(tmp_path):
     path.write_text(json.dumps({"users": ["a", "b"], "validation": [0], "test": [0]}))
     with pytest.raises(InputError, match="2 users, but 1 validation ranks"):
         read_gains(tmp_path)
+
+
+@pytest.mark.parametrize("user, rank", [("b", "0"), ("b", 0.5), ("b", None), ("b", -2), ("b", 10**30), (["b"], 0)])
+def test_edited_ranks_are_one_line(tmp_path, user, rank):
+    path = tmp_path / "target_ranks.json"
+    path.write_text(json.dumps({"users": ["a", user], "validation": [0, rank], "test": [0, 0]}))
+    with pytest.raises(InputError, match=f"^{path}: user .* has rank .*; delete it, and the trial is left out"):
+        read_gains(tmp_path)

@@ -202,11 +202,15 @@ def script_error(programs, finished, tmp_path, monkeypatch, capsys):
     return folder, error
 
 
-def test_mistakes_with_the_compiled_function_are_one_line(script_error):
+def test_mistakes_with_the_compiled_function_are_one_line(script_error, monkeypatch):
     folder, error = script_error
     assert "no items given; expected the items of a history, oldest first" in error()
     assert f"error: 'nosuch': not in the catalogue of {NUM_ITEMS} items" in error("item1", "nosuch", "nosuch")
     assert "'a', 'b', 'c', 'd', 'e' and 1 more: not in the catalogue" in error(*"abcdef")
+    with monkeypatch.context() as without:
+        for module in ("flatbuffers", "jax._src.export.serialization"):
+            without.setitem(sys.modules, module, None)
+        assert "; pip install flatbuffers" in error("item1")
     (folder / "recommend.stablehlo").write_bytes(b"of another time")
     assert f"jax {jax.__version__} cannot read what jax {jax.__version__} wrote" in error("item1")
     (folder / "recommend.stablehlo").unlink()
@@ -264,6 +268,12 @@ def test_an_export_does_not_take_the_place_of_a_file_of_the_run(finished, name):
         export_folders(finished.workdir, finished.workdir / name)
 
 
+@pytest.mark.parametrize("place", [".", ".."])
+def test_an_export_does_not_take_the_place_of_the_run(finished, place):
+    with pytest.raises(InputError, match="holds the run .* itself; name another folder"):
+        export_folders(finished.workdir, finished.workdir / place)
+
+
 def test_weights_in_several_files_and_in_bfloat16_are_the_same_model(finished, tmp_path):
     run = load_run(finished.workdir)
     model = nnx.merge(run.graphdefs["recommender"], run.params["recommender"])
@@ -297,6 +307,10 @@ def test_mistakes_are_one_line(programs, finished, exported, tmp_path):
     (used / "notes.txt").unlink()
     assert programs.run("export", f"--workdir={finished.workdir}", f"--output={used}").returncode == 0
     assert (used / "MANIFEST.json").read_text() == (exported / "MANIFEST.json").read_text()
+    (used / "item_ids.jsonl").unlink()
+    (used / "item_ids.jsonl").symlink_to("nowhere")
+    with pytest.raises(InputError, match="exists already; delete it or name another folder"):
+        export_folders(finished.workdir, used)
     error = the_error(programs.run("export", f"--workdir={tmp_path}", f"--output={tmp_path / 'out'}"))
     assert "expected the --workdir of a run of launch.train" in error and not (tmp_path / "out").exists()
     error = the_error(
@@ -306,3 +320,6 @@ def test_mistakes_are_one_line(programs, finished, exported, tmp_path):
         )
     )  # fmt: skip
     assert "--platforms=abacus: expected some of cpu, cuda, rocm, tpu" in error and not (tmp_path / "out").exists()
+    flags = ["--format=stablehlo", "--dtype=bfloat16"]
+    error = the_error(programs.run("export", f"--workdir={finished.workdir}", f"--output={tmp_path / 'out'}", *flags))
+    assert "--dtype=bfloat16: expected with --format=huggingface only" in error

@@ -130,9 +130,14 @@ def test_what_can_be_wrong(tmp_path, monkeypatch):
         queue_of(tmp_path / "sweep", 1, space={RATE: Uniform(0.0, 2.0)})
     with pytest.raises(InputError, match="--storage=sqlite:////nowhere/study.db: cannot be used"):
         queue_of(tmp_path / "sweep", 1, storage="sqlite:////nowhere/study.db")
-    # A folder whose study is gone.
-    trial, descriptor = queue_of(tmp_path / "sweep", 1).take()
+    queue = queue_of(tmp_path / "sweep", 1)
+    trial, descriptor = queue.take()
+    trial.workdir.mkdir()
+    (trial.workdir / "metrics.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(InputError, match=r"metrics.jsonl: not the records of a run .*; delete .*trial_00000"):
+        queue.should_prune(trial)
     os.close(descriptor)
+    # A folder whose study is gone.
     (trial.folder / "overrides.json").write_text("{}")
     with pytest.raises(InputError, match="not what the study has for trial 0"):
         queue_of(tmp_path / "sweep", 1).take()

@@ -59,11 +59,14 @@ def test_a_sweep_from_a_file_and_what_can_be_wrong_with_it(tmp_path):
         "def other():\n    return [{'training.seed': 3}]\n"
         "def bad():\n    return [{}, {'training.round': 3}]\n"
         "def empty():\n    return []\n"
+        "def numbered():\n    return [{3: 1}]\n"
     )
     assert load_sweep(str(path), NAMED, BASE) == [{"training.rounds": 1}, {"training.rounds": 2}]
     assert load_sweep(f"{path}:other", NAMED, BASE) == [{"training.seed": 3}]
     with pytest.raises(InputError, match="trial 1: .*training.round"):
         load_sweep(f"{path}:bad", NAMED, BASE)
+    with pytest.raises(InputError, match='trial 0: found 3 as a field, expected "section.field"'):
+        load_sweep(f"{path}:numbered", NAMED, BASE)
     with pytest.raises(InputError, match="expected a list"):
         load_sweep(f"{path}:empty", NAMED, BASE)
     with pytest.raises(InputError, match="has no function 'missing'"):

@@ -61,6 +61,14 @@ def test_a_task_runs_the_trial_of_its_index_as_its_own_process(tmp_path, monkeyp
     assert told == [str(process.pid), "-m", "idgenrec_jax.launch.sweep", f"--output={output}", "--trial=1007"]
 
 
+@pytest.mark.parametrize("content", ["[]", '{"5": "x"}'])
+def test_an_edited_list_of_jobs_is_one_line(tmp_path, content):
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "jobs.json").write_text(content)
+    with pytest.raises(InputError, match="jobs.json: expected .*; delete it once none of its jobs is in the queue"):
+        queued_trials(tmp_path)
+
+
 def test_without_slurm_the_error_names_the_script_that_was_written(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="sbatch: no such program here.*/slurm/job_00000.sh$"):
