@@ -134,8 +134,6 @@ def _train(
     for line in idle_settings(config):
         logging.warning(line)
     check_writers(log_to)
-    # Here, not when the steps are made: a folder that is claimed for a wrong name takes no other.
-    supervised_loss(config.training.loss)
     experiment = assemble(config, workdir)
     inputs = experiment.inputs
     dataset, tokenizer = inputs.dataset, inputs.tokenizer
