@@ -191,7 +191,8 @@ def test_a_data_folder_without_a_tokenizer(data, configuration, error_of, tmp_pa
 def test_a_name_that_no_file_system_takes(error_of, tmp_path, read):
     path = tmp_path / ("x" * 300)
     error = error_of(read, path)
-    assert error.startswith(f"error: {path}") and "cannot be opened (File name too long); name a file" in error
+    assert error.startswith(f"error: {path}")
+    assert error.endswith(": File name too long; expected a file or folder that this process may use")
 
 
 def test_a_folder_that_may_not_be_looked_into(error_of):
@@ -200,7 +201,8 @@ def test_a_folder_that_may_not_be_looked_into(error_of):
     def read():
         raise PermissionError(errno.EACCES, "Permission denied", "/home/other/run")
 
-    assert error_of(read).startswith("error: /home/other/run: cannot be opened (Permission denied); name a file or fo")
+    expected = "error: /home/other/run: Permission denied; expected a file or folder that this process may use"
+    assert error_of(read) == expected
 
 
 def test_a_tokenizer_that_is_not_there(configuration, error_of, tmp_path):
@@ -268,12 +270,6 @@ def test_a_setting_that_cannot_work_is_refused_before_training(
 
     error = error_of(configure_and_assemble)
     assert expected in error and f"{value}" in error
-
-
-def test_a_loss_that_is_not_there_leaves_the_folder_to_the_command_that_mends_it(configuration, error_of, tmp_path):
-    error = error_of(train, configuration(training__loss="vocabluary"), tmp_path / "run")
-    assert "--config.training.loss: found 'vocabluary', expected one of vocabulary; nearest: vocabulary" in error
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("length", [2, 3])
