@@ -154,9 +154,20 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return `encode` of every text, computed in parallel threads."""
+        """Return `encode` of every text, computed in parallel threads.
+
+        Raises:
+            InputError: the vocabulary has neither the tokens of a text nor an unknown one to stand for them.
+        """
         texts = [self._without_special_tokens(text) for text in texts]
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        try:
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        # The tokenizers library raises plain Exception.
+        except Exception as error:
+            raise InputError(
+                f"{_FLAG}: the tokenizer cannot write every text ({_first_line(error)}); add the unknown token that "
+                f"its tokenizer.json names to the vocabulary there, or {_REMEDY}"
+            ) from error
         return [
             tokens if self._never_in_text.isdisjoint(tokens) else self._encode_as_text(text)
             for text, tokens in zip(texts, (encoding.ids for encoding in encodings), strict=True)

@@ -82,6 +82,8 @@ class T5Config:
                 raise InputError(f"T5 {name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise InputError(f"T5 dropout_rate is {self.dropout_rate}; it must be at least 0 and less than 1")
+        if not self.layer_norm_epsilon > 0.0:
+            raise InputError(f"T5 layer_norm_epsilon is {self.layer_norm_epsilon}; it must be greater than 0")
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
         if buckets < 4 or buckets % 2:
             raise InputError(f"T5 relative_attention_num_buckets is {buckets}; it must be even and at least 4")

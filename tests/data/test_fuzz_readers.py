@@ -20,10 +20,13 @@ from hypothesis import strategies as st
 
 from idgenrec_jax.data.dataset import load_dataset
 from idgenrec_jax.data.prompts import load_templates
+from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.data.sources.preparation import prepare
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.ids.table import load_table, save_table
 
 NUMBER_OF_FILES = 2000
+TOKENIZER = sample_tokenizer()
 
 ITEMS = '{"id": "a", "title": "Pen", "price": 3}\n{"id": "b", "title": "Ink", "categories": [["Office"], "Ink"]}'
 SEQUENCES = "u a b a\nv b a b"
@@ -32,6 +35,7 @@ REVIEWS = """{"reviewerID": "u", "asin": "a", "unixReviewTime": 10, "overall": 5
 METADATA = """{'asin': 'a', 'title': 'Pen', 'categories': [['Office', 'Pens']]}
 {"asin": "b", "title": "Ink", "brand": "N/A", "description": ["Blue.", "Wet."]}"""
 RATINGS = "userId,movieId,rating,timestamp\n1,7,4.5,10\n2,8,3,11"
+IDS = '{"item": "a", "id": "red pen", "by": "hand", "on": 3}\n{"item": "b", "id": "ink", "by": "hand"}'
 MOVIES = 'movieId,title,genres\n7,"Alien, The (1979)",Horror|Sci-Fi\n8,Plain (1990),(no genres listed)'
 
 
@@ -62,6 +66,12 @@ def read_raw_files(folder, source):
         assert "have blank text" in str(error)
 
 
+def read_ids(path):
+    table = load_table(path, ("a", "b"), TOKENIZER)
+    save_table(table, path.with_name("saved.jsonl"))
+    assert load_table(path.with_name("saved.jsonl"), ("a", "b"), TOKENIZER) == table
+
+
 READERS = {
     "items": Reader("items.jsonl", ITEMS, read_data_folder, {"user_sequence.txt": SEQUENCES}),
     "plain texts": Reader(
@@ -77,6 +87,8 @@ READERS = {
         "sequential; seen; {user_id} bought {history}; {target}\n# note\nsequential; unseen; after {history}; {target}",
         lambda folder: load_templates(folder / "prompts.txt"),
     ),
+    "IDs": Reader("ids.jsonl", IDS, lambda folder: read_ids(folder / "ids.jsonl")),
+    "IDs as text": Reader("ids.txt", "a red pen\nb ink", lambda folder: read_ids(folder / "ids.txt")),
 }
 
 DEEP = 3000  # Python follows about a thousand levels.

@@ -94,6 +94,19 @@ def test_an_unknown_token_without_a_spelling():
     assert tokenizer.unknown_id == 2 and tokenizer.encode("pen ink") == [3, 2]
 
 
+def test_a_vocabulary_without_its_unknown_token_is_named_where_it_is_missed():
+    def make(words):
+        backend = tokenizers.Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+        return Tokenizer(backend, pad_token="<pad>", eos_token="</s>")
+
+    words = {"<pad>": 0, "</s>": 1, "pen": 2}
+    assert make(words).encode("pen") == [2]
+    with pytest.raises(InputError, match=r"tokenizer: the tokenizer cannot write every text \(.*UNK.*\);"):
+        make(words).encode("ink")
+    # The way out.
+    assert make(words | {"[UNK]": 3}).encode("ink") == [3]
+
+
 def test_size_counts_from_the_last_token():
     backend = tokenizers.Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "pen": 9, "?": 4}, unk_token="?"))
     assert Tokenizer(backend, pad_token="<pad>", eos_token="</s>").size == 10

@@ -355,6 +355,7 @@ def test_shapes_are_checked(golden_relu):
     [
         ({"num_heads": 0}, "num_heads is 0"),
         ({"dropout_rate": 1.0}, "dropout_rate is 1.0"),
+        ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon is 0.0; it must be greater than 0"),
         ({"feed_forward": "silu"}, "'silu'"),
         ({"compute_dtype": "float16"}, "'float16'"),
         ({"eos_token_id": 64}, "eos_token_id is 64"),
