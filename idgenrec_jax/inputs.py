@@ -9,7 +9,7 @@ from idgenrec_jax.config import Config, DataConfig
 from idgenrec_jax.data.dataset import Dataset, load_dataset
 from idgenrec_jax.data.examples import training_positions
 from idgenrec_jax.data.lines import shown
-from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates, load_templates
+from idgenrec_jax.data.prompts import GROUPS, PromptTemplate, PromptTokens, default_templates, load_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
@@ -124,16 +124,12 @@ def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) ->
 
 
 def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) -> PromptTemplate:
-    group, colon, number = config.eval_prompt.partition(":")
-    candidates = [template for template in templates if template.group == group]
-    if not colon or not number.isdigit() or int(number) >= len(candidates):
-        counts = ", ".join(
-            f"{name}:0 to {name}:{count - 1}"
-            for name in ("seen", "unseen")
-            if (count := sum(template.group == name for template in templates))
-        )
-        raise InputError(f"--config.data.eval_prompt: found {config.eval_prompt!r}, expected one of {counts}")
-    return candidates[int(number)]
+    groups = {group: [template for template in templates if template.group == group] for group in GROUPS}
+    named = {f"{group}:{number}": one for group, members in groups.items() for number, one in enumerate(members)}
+    if config.eval_prompt not in named:
+        known = ", ".join(f"{group}:0 to {group}:{len(members) - 1}" for group, members in groups.items() if members)
+        raise InputError(f"--config.data.eval_prompt: found {config.eval_prompt!r}, expected one of {known}")
+    return named[config.eval_prompt]
 
 
 def check_splits(dataset: Dataset, path: str) -> None:

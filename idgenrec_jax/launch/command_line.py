@@ -95,7 +95,7 @@ def start_processes() -> None:
             f"--process_id={given['process_id']}: expected 0 to {given['num_processes'] - 1}, below --num_processes"
         )
     coordinator = given["coordinator"]
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
         raise InputError(f"--coordinator={coordinator}: expected HOST:PORT")
 
     from idgenrec_jax import processes

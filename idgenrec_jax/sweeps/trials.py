@@ -165,7 +165,7 @@ def trials_of(output: Path) -> list[Trial]:
         overrides = {
             int(path.parent.name.removeprefix("trial_")): read_json(path, remedy=f"delete {path.parent}", fields={})
             for path in sorted(output.glob(f"trial_*/{OVERRIDES_FILE}"))
-            if path.parent.name.removeprefix("trial_").isdigit()
+            if path.parent.name.removeprefix("trial_").isdecimal()
         }
     return [make_trial(output, index, own, found["flags"]) for index, own in overrides.items()]
 

@@ -205,8 +205,13 @@ def test_a_faulty_prompt_template(configuration, error_of, programs, tmp_path, l
     assert str(prompts) in error and expected in error
 
 
-def test_an_evaluation_prompt_that_is_not_there(configuration, error_of, programs):
-    config, tokenizer = configuration(data__eval_prompt="unseen:2"), Tokenizer.load(programs.tokenizer)
+@pytest.mark.parametrize(
+    "name",
+    ["unseen:2", "unseen", "unseen:", "seen:²", "seen:-1", "unseen:" + "9" * 5000],
+    ids=lambda name: name[:10],
+)
+def test_an_evaluation_prompt_that_is_not_there(configuration, error_of, programs, name):
+    config, tokenizer = configuration(data__eval_prompt=name), Tokenizer.load(programs.tokenizer)
     error = error_of(load_prompts, config.data, tokenizer, "shop")
     assert "--config.data.eval_prompt" in error and "unseen:0 to unseen:1" in error
 
