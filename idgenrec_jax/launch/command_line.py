@@ -244,7 +244,7 @@ def _guarded(main: Callable[[], Any], surplus: list[str]) -> int:
             _fail(f"{error.filename}: {error.strerror}; expected a file or folder that this process may use")
         if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):
             _fail(
-                f"out of memory ({str(error)[:_SHOWN]}); smaller batches and models need less, and so do "
+                f"out of memory ({str(error)[:_SHOWN] or 'of this machine'}); smaller batches and models need less, and so do "
                 "--config.training.gradient_accumulation, --config.training.id_chunks and "
                 "--config.recommender.rematerialise=layers"
             )
