@@ -243,8 +243,9 @@ def _guarded(main: Callable[[], Any], surplus: list[str]) -> int:
         if isinstance(error, OSError) and error.errno in _PATH_FAULTS and error.filename is not None:
             _fail(f"{error.filename}: {error.strerror}; expected a file or folder that this process may use")
         if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):
+            reason = str(error)[:_SHOWN] or "of this machine"
             _fail(
-                f"out of memory ({str(error)[:_SHOWN]}); smaller batches and models need less, and so do "
+                f"out of memory ({reason}); smaller batches and models need less, and so do "
                 "--config.training.gradient_accumulation, --config.training.id_chunks and "
                 "--config.recommender.rematerialise=layers"
             )
