@@ -229,7 +229,8 @@ def _parse_flags(arguments: list[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[], Any], surplus: list[str]) -> int:
-    logging.set_verbosity(logging.INFO)
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_ours)
     if surplus:
         _fail(f"found the argument {surplus[0]!r}, expected flags only, as --NAME=VALUE")

@@ -163,6 +163,15 @@ def test_a_terminal_that_cannot_print_a_title_shows_its_escapes(encoding, expect
     assert expected in done.stdout and rb"\ud800" in done.stdout
 
 
+@pytest.mark.parametrize(("given", "is_said"), [([], True), (["--verbosity=-1"], False)])
+def test_the_log_is_as_verbose_as_asked(given, is_said):
+    code = "from absl import logging; from idgenrec_jax.launch.command_line import run; run(lambda: logging.info('hm'))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *given]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ("hm" in done.stderr) == is_said
+
+
 def test_a_platform_that_jax_does_not_have_is_one_line():
     code = "import jax; from idgenrec_jax.launch.command_line import run; run(jax.devices)"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "abacus"}
