@@ -31,6 +31,7 @@ _SHORT_NAMES = {
     "config.data.tokenizer": "tokenizer",
     "config.id_generator.folder": "id_generator",
 }
+_NOT_TO_BE_OPENED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 _PACKAGE = str(Path(__file__).parents[1])
 _DEFINE: dict[type, Callable[[str, None, str], flags.FlagHolder]] = {
     int: flags.DEFINE_integer,
@@ -213,7 +214,7 @@ def _guarded(main: Callable[[], Any], surplus: list[str]) -> int:
         if is_disk_full(error):
             _fail("no space left on the disk; free some and run the same command again, it goes on where it was")
         # To ask whether such a file is there is an error already, wherever it is asked.
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG):
+        if isinstance(error, OSError) and error.errno in _NOT_TO_BE_OPENED and error.filename:
             _fail(f"{error.filename}: cannot be opened ({error.strerror}); name a file or folder that you may use")
         if _is_one_of_several():
             _fail_beside_others(error)

@@ -188,6 +188,12 @@ def test_a_folder_that_may_not_be_looked_into(error_of):
 
     assert error_of(read).startswith("error: /home/other/run: cannot be opened (Permission denied); name a file or fo")
 
+    def connect():
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        _guarded(connect, [])
+
 
 def test_a_tokenizer_that_is_not_there(configuration, error_of, tmp_path):
     error = error_of(assemble, configuration(data__tokenizer=f"{tmp_path}/none/here"), tmp_path)
