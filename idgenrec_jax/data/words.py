@@ -50,7 +50,8 @@ def normal_text(text: str) -> str:
     """Return the text in NFC and without soft hyphens, which only say where a line may break."""
     if text.isascii():
         return text
-    return unicodedata.normalize("NFC", text).replace(_SOFT_HYPHEN, "")
+    # Hyphens first: one may stand between a letter and its accent, which then become one.
+    return unicodedata.normalize("NFC", text.replace(_SOFT_HYPHEN, ""))
 
 
 def find_words(text: str) -> list[str]:
@@ -152,17 +153,23 @@ class WordSplitter:
         """Return the pieces of one word of `find_words`, in order."""
         if word.isascii() or not _UNSPACED.search(word):
             return [word]
-        pieces = []
+        pieces: list[str] = []
         for match in _RUN.finditer(word):
-            if match.lastgroup is None:
-                pieces.append(match[0])
-                continue
-            key = (match.lastgroup, match[0])
-            if key not in self._split_runs:
-                best = self._best_split(_SCRIPTS[match.lastgroup], self._encode(match[0]))
-                self._split_runs[key] = ["".join(map(self._stands_for.__getitem__, piece)) for piece in best]
-            pieces.extend(self._split_runs[key])
+            run = [match[0]] if match.lastgroup is None else self._split_run(match.lastgroup, match[0])
+            # A mark of another script than its letter's, or of none, begins a run but no piece.
+            if pieces and _MARK_OR_JOINER.match(run[0]):
+                pieces[-1] += run[0]
+                run = run[1:]
+            pieces += run
         return pieces
+
+    def _split_run(self, script: str, run: str) -> list[str]:
+        """The pieces of a run of one script."""
+        key = (script, run)
+        if key not in self._split_runs:
+            best = self._best_split(_SCRIPTS[script], self._encode(run))
+            self._split_runs[key] = ["".join(map(self._stands_for.__getitem__, piece)) for piece in best]
+        return self._split_runs[key]
 
     def _encode(self, run: str) -> str:
         """The run with one character for each of its graphemes."""

@@ -27,6 +27,8 @@ THAI = ["หูฟังไร้สายบลูทูธ", "หูฟัง�
         # Malayalam ends this word with a joiner.
         ("\u0d05\u0d35\u0d28\u0d4d\u200d x", ["\u0d05\u0d35\u0d28\u0d4d\u200d", "x"]),
         ("Wasch\u00adbar", ["Waschbar"]),
+        # A soft hyphen between a letter and its accent, and between the parts of a syllable.
+        ("e\u00ad\u0301 \u1100\u00ad\u1161", ["\u00e9", "\uac00"]),
         ("\u845b\U000e0100\u57ce", ["\u845b\U000e0100\u57ce"]),
         ("\u2764\ufe0f red 1\ufe0f\u20e3 \U0001f469\u200d\U0001f52c", ["red", "1"]),
         ("\u0301x \u200d", ["x"]),
@@ -36,6 +38,7 @@ THAI = ["หูฟังไร้สายบลูทูธ", "หูฟัง�
 )
 def test_words_of_a_text(text, words):
     assert find_words(text) == words
+    assert find_words(" ".join(words)) == words, "an ID is cleaned again when it is read"
     # Composed and decomposed text give the same words.
     assert find_words(unicodedata.normalize("NFD", text)) == [unicodedata.normalize("NFC", word) for word in words]
     assert has_word(text) == bool(words)
@@ -83,6 +86,18 @@ def test_long_runs_are_split_between_letters(text, seen):
     assert "".join(pieces) == text
     assert len(pieces) > 1 and max(map(len, pieces)) <= 30
     assert not any(unicodedata.category(piece[0]) in ("Mn", "Mc") for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("word", "pieces"),
+    [
+        ("葛\U000e0100飾区", ["葛\U000e0100", "飾区"]),
+        ("A\u3099\u0e33", ["A\u3099", "\u0e33"]),
+        ("x\u0e49漢", ["x\u0e49", "漢"]),
+    ],
+)
+def test_marks_of_other_scripts_stay_with_their_letter(word, pieces):
+    assert WordSplitter([]).split(word) == pieces
 
 
 def test_single_characters_that_are_words():

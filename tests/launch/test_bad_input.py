@@ -204,6 +204,12 @@ def test_a_folder_that_may_not_be_looked_into(error_of):
     expected = "error: /home/other/run: Permission denied; expected a file or folder that this process may use"
     assert error_of(read) == expected
 
+    def connect():
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        _guarded(connect, [])
+
 
 def test_a_tokenizer_that_is_not_there(configuration, error_of, tmp_path):
     error = error_of(assemble, configuration(data__tokenizer=f"{tmp_path}/none/here"), tmp_path)
