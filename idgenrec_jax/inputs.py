@@ -11,7 +11,7 @@ from idgenrec_jax.data.examples import training_positions
 from idgenrec_jax.data.lines import shown
 from idgenrec_jax.data.prompts import GROUPS, PromptTemplate, PromptTokens, default_templates, load_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
-from idgenrec_jax.data.spelling import check_prompt_spelling
+from idgenrec_jax.data.spelling import check_prompt_spelling, check_spelling
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.generation import item_prompts
@@ -64,7 +64,8 @@ def own_ids(config: Config, dataset: Dataset, tokenizer: Tokenizer) -> IdTable |
     """Return the IDs of the user's file or of the scheme that the configuration names; None where they are generated.
 
     Raises:
-        InputError: the file is at fault, or there is no such scheme, or both are given.
+        InputError: the file is at fault, or there is no such scheme, or both are given; or the tokenizer cannot write a
+            word of the IDs.
     """
     if not has_own_ids(config.ids):
         return None
@@ -75,7 +76,9 @@ def own_ids(config: Config, dataset: Dataset, tokenizer: Tokenizer) -> IdTable |
     if config.ids.table:
         return load_table(config.ids.table, dataset.items, tokenizer)
     words = find_scheme(config.ids.scheme)(dataset, tokenizer, config)
-    return unique_table(words, dataset.items, tokenizer)
+    table = unique_table(words, dataset.items, tokenizer)
+    check_spelling(table.texts, tokenizer, f"IDs of the scheme {config.ids.scheme}", tokens=table.tokens)
+    return table
 
 
 def load_data(path: str) -> Dataset:

@@ -9,8 +9,9 @@ from idgenrec_jax.config import Config, preset
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.ids.schemes import SCHEMES
 from idgenrec_jax.ids.table import load_table, save_table
-from idgenrec_jax.inputs import check_prompt_room, check_splits, load_data, load_inputs, load_prompts
+from idgenrec_jax.inputs import check_prompt_room, check_splits, load_data, load_inputs, load_prompts, own_ids
 from idgenrec_jax.models.huggingface import load_t5, read_config, save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
 
@@ -68,6 +69,18 @@ def test_words_of_templates_that_the_tokenizer_cannot_write_are_warned_of(tmp_pa
     load_prompts(config, sample_tokenizer(), "商店")
     (record,) = caplog.records
     assert "does not know words of 1 of 4, such as '商店'" in record.getMessage()
+
+
+def test_words_of_a_scheme_that_the_tokenizer_cannot_write_are_warned_of_as_those_of_a_file_are(monkeypatch, caplog):
+    wanted = {"known": "red pen", "unknown": "无线"}
+    for name, words in wanted.items():
+        monkeypatch.setitem(SCHEMES, name, lambda dataset, *_, words=words: [words] * len(dataset.items))
+        caplog.clear()
+        config = preset("sample").override({"ids.scheme": name})
+        assert own_ids(config, load_sample(), sample_tokenizer()).texts[1] == f"{words} 2"
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == (1 if name == "unknown" else 0)
+    assert said[0].startswith("IDs of the scheme unknown: the tokenizer does not know words of 496 of 496, such as")
 
 
 def test_a_tilde_in_a_path_of_the_configuration_is_the_home_folder(tmp_path, monkeypatch):
