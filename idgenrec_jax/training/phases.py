@@ -21,7 +21,10 @@ class Phase:
     @property
     def title(self) -> str:
         """Name for progress lines."""
-        return "warm start" if self.kind == WARM_START else f"round {self.round}, {self.kind} phase"
+        if self.kind == WARM_START:
+            # Without epochs it only makes the IDs of round 0.
+            return "warm start" if self.epochs else f"round {self.round}"
+        return f"round {self.round}, {self.kind} phase"
 
 
 def phases(config: Config, *, pretrained_id_generator: bool) -> tuple[Phase, ...]:

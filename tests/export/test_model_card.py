@@ -89,7 +89,7 @@ def write_export(folder, tokenizer, texts=TEXTS, num_beams=20):
     config = replace(config, evaluation=replace(config.evaluation, num_beams=num_beams))
     data = {"name": "shop", "users": 1, "items": len(items), "interactions": 3, "fingerprint": "of no data"}
     models = dict.fromkeys(run_files.CHECKPOINT_NAMES, asdict(random_config(config.recommender, tokenizer)))
-    description = {"config": config.to_json(), "data": data, "models": models}
+    description = {"config": config.to_json(), "data": data, "models": models, "protocol": {}, "packages": {}}
     (folder / "config.json").write_text(json.dumps(description))
     selected = {"round": 1, "phase": "recommender"}
     run = TrainedRun(
