@@ -26,6 +26,10 @@ def _field(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+CATALOGUE = "catalogue"
+"""The name of the softmax over what continues an ID of the catalogue."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What is learned from, and how it is put into prompts."""
@@ -42,6 +46,12 @@ class DataConfig:
         "none",
         "textual user IDs: none, train_history (from training items only), published (from the whole sequence: leaks)",
         choices=("none", "train_history", "published"),
+    )
+    history: str = _field(
+        "whole",
+        "what an item of a prompt's history sees: whole (all items) or causal (itself and those before it), with which "
+        "one pass trains all targets of a user",
+        choices=("whole", "causal"),
     )
     max_history: int = _field(20, "items of history in a recommender prompt, the last ones", low=1)
     id_max_history: int = _field(10, "items of history in an ID-phase prompt, the last ones", low=1)
@@ -131,8 +141,16 @@ class TrainingConfig:
         "learning rate of the embedding tables, relative to the others'; random weights want about 10; 0: they stay",
         low=0.0,
     )
-    loss: str = _field(
-        "vocabulary", "loss of the recommender, by its name in training/losses.py: vocabulary (all tokens compete)"
+    softmax: str = _field(
+        CATALOGUE,
+        "over what the recommender's probabilities are normalised, by its name in training/losses.py: catalogue (the "
+        "tokens that continue an ID of the catalogue) or vocabulary (all tokens)",
+    )
+    whole_epochs: int = _field(
+        0,
+        "epochs with --config.data.history=whole after the recommender_epochs of a phase with causal, so that an "
+        "export is a plain T5",
+        low=0,
     )
     warmup_fraction: float = _field(0.05, "share of training over which the learning rate rises", low=0.0, high=0.99)
     weight_decay: float = _field(0.01, "AdamW weight decay, norms excepted", low=0.0)
@@ -162,7 +180,22 @@ class EvaluationConfig:
     length_penalty: float = _field(
         0.0, "score = sum of log-probabilities / length**penalty (transformers' default: 1)", low=-10.0, high=10.0
     )
-    trie_layout: str = _field("auto", "layout of the trie on the device", choices=("auto", "dense", "csr"))
+    trie_layout: str = _field(
+        "auto",
+        "layout of the trie on the device: dense (a mask of choices and tokens), csr (lists), or auto (dense while it "
+        "is small)",
+        choices=("auto", "dense", "csr"),
+    )
+    search: str = _field(
+        "beam",
+        "how the best items are found: beam (constrained beam search) or exact (every item of the catalogue is scored)",
+        choices=("beam", "exact"),
+    )
+    seen_items: str = _field(
+        "keep",
+        "items that the user's history has already: keep them in the ranking, or remove",
+        choices=("keep", "remove"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +238,28 @@ class Config:
                     f"--config.training.{name}={getattr(self.training, name)}: expected at most the "
                     f"{getattr(self.training, batch)} examples of --config.training.{batch}, one in each part"
                 )
+
+        if self.over_catalogue and self.evaluation.length_penalty:
+            raise InputError(
+                f"--config.evaluation.length_penalty={self.evaluation.length_penalty}: expected 0 with "
+                f"--config.training.softmax={CATALOGUE}, whose scores are log-probabilities of items"
+            )
+        if self.training.whole_epochs and self.data.history == "whole":
+            raise InputError(
+                f"--config.training.whole_epochs={self.training.whole_epochs}: expected 0 with "
+                "--config.data.history=whole, whose epochs are all of that kind; raise --config.training."
+                "recommender_epochs"
+            )
+
+    @property
+    def over_catalogue(self) -> bool:
+        """Whether the recommender's probabilities are normalised over what continues an ID of the catalogue."""
+        return self.training.softmax == CATALOGUE
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the trained recommender reads a history causally, each item blind to those after it."""
+        return self.data.history == "causal" and not self.training.whole_epochs
 
     def override(self, overrides: Mapping[str, Any]) -> "Config":
         """Return a copy with `{"section.field": value}` applied; a leading ~ of a path becomes the home folder.
@@ -377,6 +432,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "id_generator.folder": "nandakishormpai/t5-small-machine-articles-tag-generation",
         "training.order": "id_first",
         "training.id_learning_rate": 1e-8,
+        "training.softmax": "vocabulary",
         "evaluation.num_beams": 10,
         "evaluation.length_penalty": 1.0,
     },

@@ -68,7 +68,7 @@ def assemble(config: Config, workdir: Path) -> Experiment:
         InputError: anything the user gave that does not fit.
     """
     # A folder must not be claimed by a configuration that cannot begin: mended, it would be refused there.
-    supervised_loss(config.training.loss)
+    supervised_loss(config.training.softmax)
     dataset = named_as_in(workdir, load_data(config.data.path))
     inputs = checked_inputs(config, dataset)
     tokenizer = inputs.tokenizer

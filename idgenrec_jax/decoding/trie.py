@@ -13,7 +13,6 @@ Array sizes are rounded up so that the tables of successive rounds share a compi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import chain
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int, UInt32
 
+from idgenrec_jax.data.prefix_tree import prefix_tree
 from idgenrec_jax.errors import InputError
 
 LAYOUTS = ("auto", "dense", "csr")
@@ -166,8 +166,8 @@ def build_trie(
     """
     if layout not in LAYOUTS:
         raise InputError(f"trie layout: found {layout!r}, expected one of {', '.join(LAYOUTS)}")
-    tokens, lengths = _token_matrix(sequences, vocab_size, eos_token_id, pad_token_id)
-    parents, edge_tokens, edge_states, num_nodes = _breadth_first_edges(tokens, lengths, eos_token_id)
+    tree = prefix_tree(sequences, vocab_size=vocab_size, eos_token_id=eos_token_id, pad_token_id=pad_token_id)
+    parents, edge_tokens, edge_states, num_nodes = tree.parents, tree.tokens, tree.states, tree.num_nodes
     # One node more than there are, so that the last row is always a node without children.
     padded_nodes = _round_up(num_nodes + 1)
     padded_edges = _round_up(len(edge_tokens))
@@ -186,7 +186,7 @@ def build_trie(
     offsets = np.searchsorted(parents, np.arange(padded_nodes + 1)).astype(np.int32)
     padding = (0, padded_edges - len(edge_tokens))
     return Trie(
-        counts=jax.device_put(np.asarray([num_nodes, len(lengths), tokens.shape[1]], np.int32)),
+        counts=jax.device_put(np.asarray([num_nodes, tree.num_sequences, tree.depth], np.int32)),
         edge_offsets=jax.device_put(offsets),
         edge_states=jax.device_put(np.pad(edge_states, padding)),
         edge_tokens=None if layout == "dense" else jax.device_put(np.pad(edge_tokens, padding)),
@@ -201,72 +201,3 @@ def _round_up(count: int) -> int:
     """Rounds up to one of 16 sizes per power of two (at most 1/16 more), and to at least 256."""
     step = max(256, 2 ** max(0, count.bit_length() - 5))
     return -(-count // step) * step
-
-
-def _token_matrix(
-    sequences: Sequence[Sequence[int]], vocab_size: int, eos_token_id: int, pad_token_id: int | None
-) -> tuple[Int[np.ndarray, "items depth"], Int[np.ndarray, " items"]]:
-    """Returns the sequences with EOS, padded by -1, and their lengths without EOS; raises InputError on a bad token."""
-    if len(sequences) == 0:
-        raise InputError("trie: found no sequences, expected at least one")
-    lengths = np.fromiter((len(sequence) for sequence in sequences), np.int64, len(sequences))
-    if lengths.min() == 0:
-        item = int(lengths.argmin())
-        raise InputError(f"trie: the sequence of item {item} is empty; give it at least one token")
-    flat = np.fromiter(chain.from_iterable(sequences), np.int64, int(lengths.sum()))
-    is_bad = (flat < 0) | (flat >= vocab_size) | (flat == eos_token_id)
-    if pad_token_id is not None:
-        is_bad |= flat == pad_token_id
-    if is_bad.any():
-        place = int(is_bad.argmax())
-        item = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
-        padding = "" if pad_token_id is None else f" and padding ({pad_token_id})"
-        raise InputError(
-            f"trie: the sequence of item {item} holds token {flat[place]}, expected tokens from 0 to {vocab_size - 1} "
-            f"other than EOS ({eos_token_id}){padding}"
-        )
-    columns = np.arange(int(lengths.max()) + 1)
-    matrix = np.full((len(sequences), len(columns)), -1, np.int32)
-    matrix[columns < lengths[:, None]] = flat
-    matrix[np.arange(len(sequences)), lengths] = eos_token_id
-    return matrix, lengths
-
-
-def _breadth_first_edges(
-    tokens: Int[np.ndarray, "items depth"], lengths: Int[np.ndarray, " items"], eos_token_id: int
-) -> tuple[Int[np.ndarray, " edges"], Int[np.ndarray, " edges"], Int[np.ndarray, " edges"], int]:
-    """Returns parents, tokens and target states of all edges, and the number of nodes.
-
-    Edges are ordered by (parent, token), nodes numbered breadth first. Raises InputError when two items have the
-    same sequence.
-    """
-    order = np.lexsort(tokens.T[::-1])
-    tokens, lengths = tokens[order], lengths[order]
-    num_items, depth = tokens.shape
-    # is_new[i] tells whether the prefix of row i, up to the level at hand, differs from the one of row i - 1.
-    is_new = np.zeros(num_items, bool)
-    is_new[0] = True
-    node_of_row = np.zeros(num_items, np.int64)
-    num_nodes = 1
-    levels = []
-    for level in range(depth):
-        is_new[1:] |= tokens[1:, level] != tokens[:-1, level]
-        rows = np.flatnonzero(is_new & (level <= lengths))
-        new_tokens = tokens[rows, level]
-        is_leaf = new_tokens == eos_token_id
-        new_states = num_nodes + np.cumsum(~is_leaf) - 1
-        # An item's own number stands in, negated, until the number of nodes is known.
-        levels.append((node_of_row[rows], new_tokens, np.where(is_leaf, -1 - order[rows], new_states)))
-        starts = np.cumsum(is_new & (level < lengths)) - 1
-        node_of_row = num_nodes + starts
-        num_nodes += int((~is_leaf).sum())
-    if not is_new.all():
-        row = int(is_new.argmin())
-        first, second = sorted((int(order[row - 1]), int(order[row])))
-        raise InputError(
-            f"trie: items {first} and {second} have the same sequence {tokens[row, : lengths[row]].tolist()}; "
-            "give every item a sequence of its own"
-        )
-    parents, edge_tokens, states = (np.concatenate(parts).astype(np.int32) for parts in zip(*levels, strict=True))
-    states = np.where(states < 0, num_nodes - 1 - states, states).astype(np.int32)
-    return parents, edge_tokens, states, num_nodes

@@ -222,6 +222,20 @@ class RelativePositionBias(nnx.Module):
         flat = rows.reshape(by_offset.shape[0], -1)[:, : length * (2 * length - 1)]
         return flat.reshape(1, -1, length, 2 * length - 1)[..., :length]
 
+    def between(self, positions: Int[Array, "batch length"]) -> Float[Array, "batch heads length length"]:
+        """The bias of every query against every key, where each token of a row says at which position it stands.
+
+        Tokens of a row may stand at one position: those of several continuations of one text. Positions are below the
+        number of tokens in a row.
+        """
+        length = positions.shape[1]
+        later, earlier = self._buckets(length)
+        # Bucket of the offset key - query, at index offset + length - 1.
+        buckets = jnp.asarray(np.concatenate([earlier[:0:-1], later]))
+        offsets = positions[:, None, :] - positions[:, :, None] + length - 1
+        # [batch, queries, keys] -> [batch, queries, keys, heads] -> [batch, heads, queries, keys]
+        return jnp.moveaxis(self.table[...][buckets[offsets]], 3, 1)
+
     def row(self, position: Int[Array, ""], length: int) -> Float[Array, "1 heads 1 length"]:
         """The bias of the query at `position` against keys 0 .. length - 1, of which none after it is meant."""
         earlier = jnp.asarray(self._buckets(length)[1])
@@ -274,7 +288,7 @@ class Attention(nnx.Module):
         queries = self._split_heads(self.query(inputs))
         scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
         if bias is not None:
-            scores = _add_shared(scores, bias)
+            scores = _add_shared(scores, bias) if bias.shape[0] == 1 else scores + bias
         weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1).astype(inputs.dtype)
         gathered = jnp.einsum("bhqk,bhkd->bhqd", dropout(weights), values)
         return self._join_heads(gathered)

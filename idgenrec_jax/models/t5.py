@@ -121,7 +121,7 @@ class EncoderBlock(nnx.Module):
         self,
         hidden: Float[Array, "batch length d_model"],
         mask: Bool[Array, "#batch 1 #length length"],
-        bias: Float[Array, "1 heads length length"],
+        bias: Float[Array, "#batch heads length length"],
         dropout: Dropout,
     ) -> Float[Array, "batch length d_model"]:
         """The residual stream after the whole block."""
@@ -131,7 +131,7 @@ class EncoderBlock(nnx.Module):
         self,
         hidden: Float[Array, "batch length d_model"],
         mask: Bool[Array, "#batch 1 #length length"],
-        bias: Float[Array, "1 heads length length"],
+        bias: Float[Array, "#batch heads length length"],
         dropout: Dropout,
     ) -> Float[Array, "batch length d_model"]:
         """The residual stream after self-attention over a whole sequence."""
@@ -163,7 +163,7 @@ class DecoderBlock(EncoderBlock):
         encoded: Float[Array, "batch source d_model"],
         mask: Bool[Array, "#batch 1 #target target"],
         encoder_mask: Bool[Array, "batch 1 #target source"],
-        bias: Float[Array, "1 heads target target"],
+        bias: Float[Array, "#batch heads target target"],
         dropout: Dropout,
     ) -> Float[Array, "batch target d_model"]:
         """The residual stream after the whole block, all positions at once."""
@@ -227,6 +227,12 @@ class Stack(nnx.Module, Generic[Block]):
         self.blocks = nnx.List([block(config, rngs=rngs) for _ in range(count)])
         self.final_norm = _norm(config)
 
+    def bias(
+        self, length: int, positions: Int[Array, "batch length"] | None
+    ) -> Float[Array, "#batch heads length length"]:
+        """The position bias of tokens that stand at these positions; None: one after the other."""
+        return self.position_bias.square(length) if positions is None else self.position_bias.between(positions)
+
 
 class T5(nnx.Module):
     """The encoder-decoder; see the module docstring for the variants and T5Config for the shape."""
@@ -256,15 +262,16 @@ class T5(nnx.Module):
         mask: Bool[Array, "batch source"] | Bool[Array, "batch source source"],
         *,
         embeddings: Float[Array, "batch source d_model"] | None = None,
+        positions: Int[Array, "batch source"] | None = None,
         dropout_key: DropoutKey | None = None,
         part: BatchPart | None = None,
     ) -> Float[Array, "batch source d_model"]:
         """The encoder's final states from tokens, or from `embeddings` that stand in for them.
 
         `mask` is True at real positions, which may be on either side; states elsewhere mean nothing. Where a row holds
-        several sequences, it says for every pair of positions whether the first may look at the second. `part` says
-        which rows of a batch these are, where they are not all. Raises ValueError unless exactly one of `tokens` and
-        `embeddings` is given.
+        several sequences, it says for every pair of positions whether the first may look at the second. `positions` is
+        where each token stands, if not at its own place in the row. `part` says which rows of a batch these are, where
+        they are not all. Raises ValueError unless exactly one of `tokens` and `embeddings` is given.
         """
         if tokens is not None and embeddings is None:
             inputs = self.embed(tokens)
@@ -273,19 +280,22 @@ class T5(nnx.Module):
         else:
             raise ValueError("encode takes exactly one of tokens and embeddings")
         dropout = Dropout(self.config.dropout_rate, dropout_key, part)
+        placed = () if positions is None else (positions,)
         if dropout.rate:
-            return self._encode(inputs, mask, dropout)
-        return in_parts(partial(self._encode, dropout=dropout), inputs, mask)
+            return self._encode(inputs, mask, *placed, dropout=dropout)
+        return in_parts(partial(self._encode, dropout=dropout), inputs, mask, *placed)
 
     def _encode(
         self,
         inputs: Float[Array, "batch source d_model"],
         mask: Bool[Array, "batch source"] | Bool[Array, "batch source source"],
+        positions: Int[Array, "batch source"] | None = None,
+        *,
         dropout: Dropout,
     ) -> Float[Array, "batch source d_model"]:
         """The encoder's final states of rows that are embedded already."""
         hidden = dropout(inputs)
-        bias = self.encoder.position_bias.square(mask.shape[-1])
+        bias = self.encoder.bias(mask.shape[-1], positions)
         mask = _mask_of_heads(mask)
         for block in self.encoder.blocks:
             hidden = self._layer(block.encode, hidden, mask, bias, dropout)
@@ -298,6 +308,7 @@ class T5(nnx.Module):
         encoder_mask: Bool[Array, "batch source"] | Bool[Array, "batch target source"],
         *,
         decoder_mask: Bool[Array, "batch target"] | Bool[Array, "batch target target"] | None = None,
+        positions: Int[Array, "#batch target"] | None = None,
         dropout_key: DropoutKey | None = None,
         part: BatchPart | None = None,
     ) -> Float[Array, "batch target d_model"]:
@@ -305,8 +316,8 @@ class T5(nnx.Module):
 
         Normed, and when the tables are tied already scaled by d_model**-0.5. `decoder_mask` is True at real
         positions and is needed only when padding comes before real tokens, or when a row holds several sequences:
-        both masks are then given for pairs of positions, as in `encode`. No position looks at a later one anyway.
-        `part` is that of `encode`.
+        both masks are then given for pairs of positions, as in `encode`. No token looks at one after it in its row
+        anyway. `positions` and `part` are those of `encode`.
         """
         dropout = Dropout(self.config.dropout_rate, dropout_key, part)
         hidden = dropout(self.embed(decoder_tokens))
@@ -316,7 +327,7 @@ class T5(nnx.Module):
         if decoder_mask is not None:
             mask = mask & _mask_of_heads(decoder_mask)
         encoder_mask = _mask_of_heads(encoder_mask)
-        bias = self.decoder.position_bias.square(length)
+        bias = self.decoder.bias(length, positions)
         for block in self.decoder.blocks:
             hidden = self._layer(block.decode, hidden, encoded, mask, encoder_mask, bias, dropout)
         return self._scale(dropout(self.decoder.final_norm(hidden)))

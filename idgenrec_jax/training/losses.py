@@ -1,4 +1,4 @@
-"""The losses that a T5 can be trained with on (text, words) pairs, by their names in `--config.training.loss`.
+"""The losses that a T5 can be trained with on (text, words) pairs, by their names in `--config.training.softmax`.
 
 A loss is one file here and one line in the table. It is a function
 
@@ -23,4 +23,4 @@ def supervised_loss(name: str) -> Callable:
     Raises:
         InputError: there is none; the nearest name is suggested.
     """
-    return look_up(SUPERVISED_LOSSES, name, "--config.training.loss")
+    return look_up(SUPERVISED_LOSSES, name, "--config.training.softmax")

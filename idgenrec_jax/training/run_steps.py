@@ -62,5 +62,5 @@ def make_steps(
             state_sharding=places["id_generator"],
             compiler_options=compiler_options(config.id_generator.rematerialise, config.recommender.rematerialise),
         ),
-        RECOMMENDER: supervised_step(recommender, "recommender", supervised_loss(training.loss)),
+        RECOMMENDER: supervised_step(recommender, "recommender", supervised_loss(training.softmax)),
     }
