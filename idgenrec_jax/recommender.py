@@ -72,7 +72,7 @@ class Recommender:
         self._params = self._run.params["recommender"]
         self._ranker = Ranker(
             self._run.graphdefs["recommender"],
-            self.config.evaluation,
+            self.config,
             place_batch=partial(put, sharding=batch_sharding(self._run.mesh)),
         )
         self._renderer = evaluation_renderer(self._run, self._ids)
