@@ -163,6 +163,8 @@ def evaluation_renderer(run: TrainedRun, ids: RunIds, dataset: Dataset | None = 
         eos_id=run.tokenizer.eos_id,
         max_history=run.config.data.max_history,
         max_prompt_length=run.config.data.max_prompt_length,
+        over_catalogue=run.config.over_catalogue,
+        is_causal=run.config.is_causal,
     )
 
 
