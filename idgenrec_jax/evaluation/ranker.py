@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.config import Config
 from idgenrec_jax.data.batches import PromptRenderer, held_out_batches
+from idgenrec_jax.data.choices import TargetChoices
 from idgenrec_jax.data.packing import round_up
 from idgenrec_jax.decoding.beam import (
     MODEL_WIDTH_OF_NARROW_STEPS,
@@ -24,9 +25,12 @@ from idgenrec_jax.decoding.beam import (
 )
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.evaluation.metrics import ranking_metrics, target_ranks
+from idgenrec_jax.models.t5 import T5
 from idgenrec_jax.processes import put, readable
 from idgenrec_jax.progress import Progress
 from idgenrec_jax.sharding import constrain, replicated_beside
+from idgenrec_jax.training.catalogue_loss import held_out_losses
+from idgenrec_jax.training.choice_softmax import ChoiceTable, choice_table
 from idgenrec_jax.training.recommender_loss import target_loss
 
 NUM_BUCKETS = 4
@@ -39,7 +43,7 @@ class Ranking:
 
     `users` and `targets` are indices, `items` the recommended item indices best first (-1: fewer items than results),
     `scores` their log-probabilities divided by length**length_penalty. `loss` is the mean cross-entropy of the targets'
-    tokens in nats.
+    tokens in nats; over the catalogue, of the targets in nats per item.
     """
 
     users: Int[np.ndarray, " users"]
@@ -95,10 +99,10 @@ class Ranker:
         self._config, self._place_batch = config, place_batch
         num_beams, length_penalty = config.evaluation.num_beams, config.evaluation.length_penalty
 
-        def search(params, prompts: Prompts, targets, trie: Trie, cache_length: int):
+        def search(params, prompts: Prompts, targets, trie: Trie, choices: ChoiceTable | None, cache_length: int):
             model = nnx.merge(graphdef, params)
             encoded = model.encode(prompts.tokens, prompts.encoder_mask())
-            loss = None if targets is None else target_loss(model, encoded, prompts.mask, *targets)
+            loss = None if targets is None else _mean_loss(model, encoded, prompts.mask, *targets, choices)
             cache = model.start_decoding(encoded, prompts.mask, num_beams=num_beams, max_length=cache_length)
             # Once, before the loop. [vocab, d_model] -> [columns, d_model]
             table = None if trie.tokens is None else constrain(model.output_table[trie.tokens], "rows width")
@@ -139,7 +143,7 @@ class Ranker:
         second is needed where seen items are removed.
         """
         trie = put(trie, replicated_beside(params))
-        found, _ = self._run(params, Prompts(prompt_tokens, prompt_mask, prompt_items, seen), None, trie)
+        found, _ = self._run(params, Prompts(prompt_tokens, prompt_mask, prompt_items, seen), None, trie, None)
         return jax.device_get((found.items, found.scores))
 
     def traced_search(
@@ -154,13 +158,15 @@ class Ranker:
     ) -> tuple[Int[Array, "batch results"], Float[Array, "batch results"]]:
         """`search` as part of a traced program; `trie` is a concrete one."""
         prompts = self._checked(Prompts(prompt_tokens, prompt_mask, prompt_items, seen), trie)
-        found, _ = self._search(params, prompts, None, trie, _cache_length(trie))
+        found, _ = self._search(params, prompts, None, trie, None, _cache_length(trie))
         return found.items, found.scores
 
-    def _run(self, params: Any, prompts: Prompts, targets: Any, trie: Trie) -> tuple[BeamResult, Array | None]:
+    def _run(
+        self, params: Any, prompts: Prompts, targets: Any, trie: Trie, choices: ChoiceTable | None
+    ) -> tuple[BeamResult, Array | None]:
         """The search, and the mean loss of the targets where targets are given."""
         prompts, targets = self._place_batch(self._checked(prompts, trie)), self._place_batch(targets)
-        return readable(self._search(params, prompts, targets, trie, _cache_length(trie)))
+        return readable(self._search(params, prompts, targets, trie, choices, _cache_length(trie)))
 
     def _checked(self, prompts: Prompts, trie: Trie) -> Prompts:
         """The prompts, if they and the trie are what the configuration asks for; otherwise the ranking would be wrong.
@@ -196,32 +202,56 @@ class Ranker:
         `check_stop` is called between batches and may raise to end the work.
         """
         batches, users, targets = held_out_batches(
-            renderer, split, template=0, batch_size=self._config.evaluation.batch_size, num_buckets=NUM_BUCKETS
+            renderer,
+            split,
+            template=0,
+            batch_size=self._config.evaluation.batch_size,
+            num_buckets=NUM_BUCKETS,
+            with_seen=self._config.evaluation.seen_items == "remove",
         )
         available_results(trie, self._config.evaluation.num_beams)
         trie = put(trie, replicated_beside(params))
+        choices = put(choice_table(renderer.choices), replicated_beside(params)) if trie.over_catalogue else None
         items = np.full((len(users), self._config.evaluation.num_beams), -1, np.int32)
         scores = np.full((len(users), self._config.evaluation.num_beams), -np.inf, np.float32)
         progress = Progress(title, len(users), "user")
-        done, losses, tokens = 0, 0.0, 0
+        done, losses, counted = 0, 0.0, 0
         for step in range(len(batches)):
             batch, rows = batches.batch(step), batches.rows(step)
             # One program, so that the loss has its encoder states from the search.
             found, loss = self._run(
                 params,
-                Prompts(batch.prompt_tokens, batch.prompt_mask),
-                (batch.target_tokens, batch.target_mask),
+                Prompts(batch.prompt_tokens, batch.prompt_mask, batch.prompt_items, batch.seen),
+                (batch.target_tokens, batch.target_mask, batch.choices),
                 trie,
+                choices,
             )
             found, loss = jax.device_get((found, loss))
             items[rows], scores[rows] = found.items[: len(rows)], found.scores[: len(rows)]
-            count = int(batch.target_mask.sum())
-            losses, tokens = losses + float(loss) * count, tokens + count
+            count = len(rows) if trie.over_catalogue else int(batch.target_mask.sum())
+            losses, counted = losses + float(loss) * count, counted + count
             done += len(rows)
             progress.update(done)
             check_stop()
         progress.close()
-        return Ranking(users.astype(np.int32), targets, items, scores, losses / tokens)
+        return Ranking(users.astype(np.int32), targets, items, scores, losses / counted)
+
+
+def _mean_loss(
+    model: T5,
+    encoded: Float[Array, "batch source d_model"],
+    prompt_mask: Bool[Array, "batch source"],
+    target_tokens: Int[Array, "batch target"],
+    target_mask: Bool[Array, "batch target"],
+    target_choices: TargetChoices | None,
+    choices: ChoiceTable | None,
+) -> Float[Array, ""]:
+    """The mean loss of the targets' tokens or, over the catalogue, of the targets."""
+    if choices is None:
+        return target_loss(model, encoded, prompt_mask, target_tokens, target_mask)
+    losses = held_out_losses(model, encoded, prompt_mask, target_tokens, target_choices, choices)
+    # Rows that only fill up the batch have no choices, and no loss. [batch] -> []
+    return losses.sum() / target_mask.any(axis=1).sum()
 
 
 def _cache_length(trie: Trie) -> int:

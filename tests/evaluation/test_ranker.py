@@ -40,7 +40,7 @@ def make_dataset(num_items=NUM_ITEMS, num_users=7, seed=0):
     )
 
 
-def make_renderer(target_text="{target}"):
+def make_renderer(target_text="{target}", **fields):
     template = PromptTemplate("sequential", "seen", "after {history} comes", target_text)
     return PromptRenderer(
         dataset=make_dataset(),
@@ -50,6 +50,7 @@ def make_renderer(target_text="{target}"):
         eos_id=TOKENIZER.eos_id,
         max_history=2,
         max_prompt_length=64,
+        **fields,
     )
 
 
@@ -166,12 +167,12 @@ def test_ranking_can_be_stopped_between_batches():
 
 
 @jax.jit
-def logits_after(prompt, encoder_mask, targets):
+def logits_after(prompt, encoder_mask, is_real, targets):
     """The logits at every position of all targets after one prompt, teacher-forced."""
     model = nnx.merge(GRAPHDEF, PARAMS)
     encoded = model.encode(prompt[None], encoder_mask[None])
     encoded = jnp.broadcast_to(encoded, (len(targets), *encoded.shape[1:]))
-    mask = jnp.ones(encoded.shape[:2], bool)
+    mask = jnp.broadcast_to(is_real, encoded.shape[:2])
     return model.logits(model.decode(shift_right(targets, 0), encoded, mask))
 
 
@@ -182,7 +183,10 @@ def choice_scores(prompt, encoder_mask):
     for target in targets:
         for position, token in enumerate(target):
             children.setdefault(target[:position], set()).add(token)
-    logits = np.asarray(logits_after(prompt, encoder_mask, padded(targets, 8)[0]), np.float64)
+    missing = (0, 24 - len(prompt))
+    is_real = np.pad(np.ones(len(prompt), bool), missing)
+    mask = np.pad(encoder_mask, (missing, missing))
+    logits = np.asarray(logits_after(np.pad(prompt, missing), mask, is_real, padded(targets, 8)[0]), np.float64)
     scores = np.zeros(NUM_ITEMS)
     for item, target in enumerate(targets):
         for position, token in enumerate(target):
@@ -209,6 +213,22 @@ def test_over_the_catalogue_a_causal_ranking_without_seen_items_is_that_of_scori
         assert (found[row, len(order) :] == -1).all()
         whole = choice_scores(tokens[row], np.ones((8, 8), bool))
         assert np.abs(whole - expected).max() > 1e-3, "the order of items must matter for this to show that it is used"
+
+
+def test_the_loss_over_the_catalogue_is_the_mean_over_targets_and_what_came_before_them_is_not_ranked():
+    renderer = make_renderer(over_catalogue=True, is_causal=True)
+    ranker = make_ranker(softmax="catalogue", history="causal", seen_items="remove", batch_size=3)
+    ranking = ranker.rank(PARAMS, renderer, make_trie(renderer, "auto", over_catalogue=True), "test", title="test")
+    losses = []
+    for row, user in enumerate(ranking.users):
+        history, target = renderer.dataset.held_out(int(user), "test")
+        prompt, items = map(np.array, renderer.numbered_prompt(int(user), history, 0))
+        expected = choice_scores(prompt, items[None, :] <= items[:, None])
+        losses.append(-expected[target])
+        left = [item for item in np.argsort(-expected).tolist() if item not in history]
+        np.testing.assert_array_equal(ranking.items[row, : len(left)], left)
+        assert (ranking.items[row, len(left) :] == -1).all()
+    assert ranking.loss == pytest.approx(np.mean(losses), rel=0, abs=1e-5)
 
 
 @pytest.mark.parametrize(
