@@ -218,7 +218,7 @@ def plan_batches(count: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
     return batches
 
 
-def seen_items(histories: Sequence[Int[np.ndarray, " history"]], count: int) -> Int[np.ndarray, "count seen"]:
+def seen_items(histories: Sequence[Int[np.ndarray, " _"]], count: int) -> Int[np.ndarray, "count seen"]:
     """Return the items of each history once, as `count` rows filled up with -1; widths are powers of two from 32 on."""
     distinct = [np.unique(history).tolist() for history in histories]
     return pad_rows(distinct, count, power_of_two(max([NARROWEST_SEEN, *map(len, distinct)])), fill=-1)[0]
