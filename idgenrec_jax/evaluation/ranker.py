@@ -58,7 +58,7 @@ class Ranking:
 
     def ranks(self) -> Int[np.ndarray, " users"]:
         """Return the place of each user's target, from 0; -1 where it was not recommended."""
-        return target_ranks(self.items, self.targets)
+        return target_ranks(self.items, self.scores, self.targets)
 
 
 class Prompts(NamedTuple):
