@@ -32,21 +32,23 @@ class PlanArrays(NamedTuple):
     """The tree of prefixes in blocks; sizes are rounded up, so that those of successive rounds share a program.
 
     Of each block: `tokens` are decoder inputs, `positions` their places in an ID, `ends[k]` the first place of the
-    block's row that is not below place k. Edges with a probability are numbered in depth-first order of their nodes:
-    block b has the edges `first_edges[b]` up to `first_edges[b + 1]` and the places `first_tokens[b]` up to
-    `first_tokens[b + 1]` of `block_tokens`, the distinct tokens of these edges. An edge leaves the node at place
-    `edge_nodes` of its block's row, by token `edge_places` of its block's tokens. `paths[:, i]` are the edges on the
-    way to item i, then -1; `lengths[i]` counts the tokens of its ID and EOS. `tokens_used` are all tokens of edges, to
-    which `block_tokens` point. `counts` is the number of blocks.
+    block's row that is not below place k. `outputs` are the places of the nodes whose edges have a probability.
+
+    Such edges are numbered in depth-first order of their nodes. Block b has the edges `first_edges[b]` up to
+    `first_edges[b + 1]`. Their distinct tokens are `first_tokens[b]` up to `first_tokens[b + 1]` of `block_tokens`,
+    which point into `tokens_used`, those of all edges. An edge leaves output number `edge_outputs` of its block by
+    token number `edge_tokens` of its block. `paths[:, i]` are the edges on the way to item i, then -1. `lengths[i]`
+    counts the tokens of its ID and EOS.
     """
 
     tokens: Int[Array, "blocks length"]
     positions: Int[Array, "blocks length"]
     ends: Int[Array, "blocks length"]
+    outputs: Int[Array, "blocks outputs"]
     first_edges: Int[Array, " blocks_plus_one"]
     first_tokens: Int[Array, " blocks_plus_one"]
-    edge_nodes: Int[Array, " edges"]
-    edge_places: Int[Array, " edges"]
+    edge_outputs: Int[Array, " edges"]
+    edge_tokens: Int[Array, " edges"]
     block_tokens: Int[Array, " places"]
     tokens_used: Int[Array, " tokens"]
     paths: Int[Array, "most_edges items"]
@@ -124,9 +126,15 @@ def catalogue_plan(
         block_tokens.append(distinct)
         places.append(place)
     token_starts = np.concatenate([[0], np.cumsum([len(distinct) for distinct in block_tokens])])
-    # The place of an edge's node within the row of its block, in which ancestors come first.
-    block_of_node = np.searchsorted(starts, edge_node, side="right") - 1
-    edge_nodes = edge_node - starts[block_of_node] + order.depths[starts[:-1]][block_of_node]
+    # Nodes with such edges, by their place in the row of their block, in which ancestors come first.
+    is_output = counts > 0
+    nodes = np.flatnonzero(is_output)
+    block_of = np.searchsorted(starts, nodes, side="right") - 1
+    before = np.concatenate([[0], np.cumsum(is_output)])
+    number = before[nodes] - before[starts[block_of]]
+    outputs = np.zeros((len(starts) - 1, _round_up(int(number.max(initial=0)) + 1, 16)), np.int64)
+    outputs[block_of, number] = nodes - starts[block_of] + order.depths[starts[block_of]]
+    edge_outputs = np.repeat(number, counts[nodes])
 
     widest = int(np.diff(edge_starts).max(initial=1))
     widths = [4 * length]
@@ -137,10 +145,11 @@ def catalogue_plan(
     num_blocks = len(starts) - 1
     # Slices of the widest case must lie inside, wherever they start.
     padded_edges = _round_up(len(edges)) + widths[-1]
+    of_edges = edge_outputs, np.concatenate(places), np.concatenate(block_tokens)
     arrays = PlanArrays(
-        *(_padded(array, _round_up(num_blocks)) for array in rows),
+        *(_padded(array, _round_up(num_blocks)) for array in (*rows, outputs)),
         *(_padded(array, _round_up(num_blocks) + 1) for array in (edge_starts, token_starts)),
-        *(_padded(array, padded_edges) for array in (edge_nodes, np.concatenate(places), np.concatenate(block_tokens))),
+        *(_padded(array, padded_edges) for array in of_edges),
         _padded(tokens_used, _round_up(len(tokens_used))),
         _paths(tree, numbers).astype(np.int32),
         np.asarray([len(sequence) + 1 for sequence in sequences], np.float32),
@@ -264,7 +273,7 @@ def _score_part(
         # What stands behind the block's own edges is overwritten by the next.
         return lax.dynamic_update_slice(log_probs, found, (0, arrays.first_edges[block]))
 
-    log_probs = jnp.zeros((encoded.shape[0], arrays.edge_nodes.shape[0]), jnp.float32)
+    log_probs = jnp.zeros((encoded.shape[0], arrays.edge_outputs.shape[0]), jnp.float32)
     log_probs = constrain(log_probs, "batch edges", like=encoded)
     log_probs = lax.fori_loop(0, arrays.num_blocks, add_block, log_probs)
 
@@ -298,42 +307,44 @@ def _block_log_probs(
         encoder_mask,
         decoder_mask=sees[None],
         positions=arrays.positions[block][None],
+        wanted=arrays.outputs[block],
     )
+    num_outputs = hidden.shape[1]
     log_sums = None if plan.over_catalogue else _vocabulary_log_sums(model, hidden)
     first_edge, first_token = arrays.first_edges[block], arrays.first_tokens[block]
     count = arrays.first_edges[block + 1] - first_edge
 
     def of_width(width: int) -> Float[Array, "batch widest"]:
-        nodes = lax.dynamic_slice(arrays.edge_nodes, (first_edge,), (width,))
-        children = lax.dynamic_slice(arrays.edge_places, (first_edge,), (width,))
+        outputs = lax.dynamic_slice(arrays.edge_outputs, (first_edge,), (width,))
+        children = lax.dynamic_slice(arrays.edge_tokens, (first_edge,), (width,))
         tokens = lax.dynamic_slice(arrays.block_tokens, (first_token,), (width,))
-        # [batch, length, d_model] -> [batch, length, width]
-        logits = jnp.einsum("bld,wd->blw", hidden, table[tokens], preferred_element_type=jnp.float32)
+        # [batch, outputs, d_model] -> [batch, outputs, width]
+        logits = jnp.einsum("bod,wd->bow", hidden, table[tokens], preferred_element_type=jnp.float32)
         if log_sums is None:
-            rows = jnp.where(jnp.arange(width) < count, nodes, length)
-            is_child = jnp.zeros((length, width), bool).at[rows, children].set(True, mode="drop")
-            # [batch, length, width] -> [batch, length]; -inf at nodes without a choice, where nobody reads.
+            rows = jnp.where(jnp.arange(width) < count, outputs, num_outputs)
+            is_child = jnp.zeros((num_outputs, width), bool).at[rows, children].set(True, mode="drop")
+            # [batch, outputs, width] -> [batch, outputs]
             normalisers = jax.nn.logsumexp(jnp.where(is_child, logits, -jnp.inf), axis=-1)
         else:
             normalisers = log_sums
-        # [batch, length, width] -> [batch, width], an edge each
-        found = logits[:, nodes, children] - normalisers[:, nodes]
+        # [batch, outputs, width] -> [batch, width], an edge each
+        found = logits[:, outputs, children] - normalisers[:, outputs]
         return jnp.pad(found, ((0, 0), (0, plan.widths[-1] - width)))
 
     cases = [partial(of_width, width) for width in plan.widths]
     return lax.switch((count > jnp.asarray(plan.widths)).sum(), cases)
 
 
-def _vocabulary_log_sums(model: T5, hidden: Float[Array, "batch length d_model"]) -> Float[Array, "batch length"]:
+def _vocabulary_log_sums(model: T5, hidden: Float[Array, "batch outputs d_model"]) -> Float[Array, "batch outputs"]:
     """The log of the sum of exponentials over the whole vocabulary, for as many positions at once as memory allows."""
-    batch, length, d_model = hidden.shape
+    batch, count, d_model = hidden.shape
     most = LOGITS_BYTES[jax.default_backend()] // (4 * model.config.vocab_size * batch)
-    size = max(divisor for divisor in range(1, length + 1) if length % divisor == 0 and divisor <= max(1, most))
-    # [batch, length, d_model] -> [chunks, batch, size, d_model]
+    size = max(divisor for divisor in range(1, count + 1) if count % divisor == 0 and divisor <= max(1, most))
+    # [batch, outputs, d_model] -> [chunks, batch, size, d_model]
     chunks = jnp.moveaxis(hidden.reshape(batch, -1, size, d_model), 1, 0)
-    # [chunks, batch, size] -> [batch, length]
+    # [chunks, batch, size] -> [batch, outputs]
     log_sums = lax.map(lambda chunk: jax.nn.logsumexp(model.logits(chunk), axis=-1), chunks)
-    return jnp.moveaxis(log_sums, 0, 1).reshape(batch, length)
+    return jnp.moveaxis(log_sums, 0, 1).reshape(batch, count)
 
 
 def _padded(values: Int[np.ndarray, "*shape"], size: int) -> Int[np.ndarray, "*padded"]:
