@@ -24,6 +24,9 @@ from idgenrec_jax.sharding import constrain
 BLOCK_LENGTH = 128
 """Decoder positions computed at once for each user."""
 
+SIZE_MULTIPLE = 32
+"""Of the positions of a block, and of those of them that are read."""
+
 LOGITS_BYTES = {"cpu": 16 * 2**20, "gpu": 512 * 2**20, "tpu": 512 * 2**20}
 """Logits over the whole vocabulary that are held at once, by backend."""
 
@@ -117,7 +120,7 @@ def catalogue_plan(
     edges = tree.offsets[order.nodes[edge_node]] + np.arange(len(edge_node)) - first_edge[edge_node]
     tokens_used, edge_tokens = np.unique(tree.tokens[edges], return_inverse=True)
 
-    length = max(min(block_length, _round_up(tree.num_nodes, 32)), _round_up(2 * tree.depth, 32))
+    length = max(min(block_length, _round_up(tree.num_nodes, SIZE_MULTIPLE)), _round_up(2 * tree.depth, SIZE_MULTIPLE))
     rows, starts = _rows(tree, order, length, start_token_id)
     edge_starts = first_edge[starts]
     block_tokens, places = [], []
@@ -132,7 +135,7 @@ def catalogue_plan(
     block_of = np.searchsorted(starts, nodes, side="right") - 1
     before = np.concatenate([[0], np.cumsum(is_output)])
     number = before[nodes] - before[starts[block_of]]
-    outputs = np.zeros((len(starts) - 1, _round_up(int(number.max(initial=0)) + 1, 16)), np.int64)
+    outputs = np.zeros((len(starts) - 1, _round_up(int(number.max(initial=0)) + 1, SIZE_MULTIPLE)), np.int64)
     outputs[block_of, number] = nodes - starts[block_of] + order.depths[starts[block_of]]
     edge_outputs = np.repeat(number, counts[nodes])
 
@@ -353,6 +356,6 @@ def _padded(values: Int[np.ndarray, "*shape"], size: int) -> Int[np.ndarray, "*p
 
 
 def _round_up(count: int, multiple: int = 0) -> int:
-    """Rounds up to a multiple, or to one of 16 sizes per power of two (at most 1/16 more)."""
-    step = multiple or 2 ** max(0, count.bit_length() - 5)
+    """Rounds up to a multiple, or to one of four sizes per power of two."""
+    step = multiple or 2 ** max(0, count.bit_length() - 3)
     return -(-max(count, 1) // step) * step
