@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from idgenrec_jax.config import Config, MeshConfig
 from idgenrec_jax.errors import InputError
@@ -27,9 +27,9 @@ from idgenrec_jax.inputs import Inputs, check_batches, check_vocabularies, check
 from idgenrec_jax.models.create import abstract_model, described_config
 from idgenrec_jax.models.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.models.t5 import T5Config
-from idgenrec_jax.sharding import batch_devices, batch_sharding, check_heads, make_mesh, place_shapes
+from idgenrec_jax.sharding import batch_devices, batch_sharding, check_heads, make_mesh, place_shapes, replicated
 from idgenrec_jax.training.epochs import Epochs
-from idgenrec_jax.training.phases import ID, RECOMMENDER
+from idgenrec_jax.training.phases import CAUSAL, ID, RECOMMENDER
 from idgenrec_jax.training.run_steps import configured_optimizer, make_steps
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
 from idgenrec_jax.training.steps import KEEP_BARRIERS, TrainState, create_train_state, seed_key
@@ -162,6 +162,7 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
         no_embedding=jnp.asarray(tokens_without_embedding(tokenizer.punctuation_ids, recommender.config.vocab_size)),
         places=jax.tree.map(lambda leaf: leaf.sharding, states),
     )
+    choices = _shapes_on(epochs.choices(), replicated(mesh))
     steps: dict[str, PlannedStep] = {}
     arguments: tuple[Any, ...]
     if config.training.id_epochs:
@@ -174,12 +175,19 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
             chunks=config.training.id_chunks,
         )
         arguments = id_generator.state, recommender.state.params, batch
-        steps[ID] = _planned_step(train_steps[ID], arguments, operations, title=_STEPS[ID], compiled=compiled)
-    batch = _first_batch(epochs, RECOMMENDER, mesh)
+        steps[ID] = _planned_step(
+            train_steps[ID], arguments, operations, title=_STEPS[ID], choices=choices, compiled=compiled
+        )
+    batch = _first_batch(epochs, CAUSAL if config.data.history == "causal" else RECOMMENDER, mesh)
     operations = recommender_step_operations(recommender.config, batch)
     arguments = recommender.state, batch
     steps[RECOMMENDER] = _planned_step(
-        train_steps[RECOMMENDER], arguments, operations, title=_STEPS[RECOMMENDER], compiled=compiled
+        train_steps[RECOMMENDER],
+        arguments,
+        operations,
+        title=_STEPS[RECOMMENDER],
+        choices=choices,
+        compiled=compiled,
     )
     return Plan(mesh, models, steps, given_ids=inputs.given_ids is not None, temporaries=COMPILED if compiled else NONE)
 
@@ -298,12 +306,21 @@ def _stand_in_ids(ids: RoundIds, inputs: Inputs, config: Config) -> None:
 def _first_batch(epochs: Epochs, kind: str, mesh: Mesh) -> Any:
     """The shapes of the batches of a phase, split over the mesh."""
     batch = epochs.batches(kind, 0, 0, is_last=True).batch(0)
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), batch)
+    return _shapes_on(batch, batch_sharding(mesh))
+
+
+def _shapes_on(arrays: Any, sharding: NamedSharding) -> Any:
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), arrays)
 
 
 def _planned_step(
-    step: Any, arguments: tuple[Any, ...], operations: Mapping[str, int | float], *, title: str, compiled: bool
+    step: Any,
+    arguments: tuple[Any, ...],
+    operations: Mapping[str, int | float],
+    *,
+    title: str,
+    choices: Any,
+    compiled: bool,
 ) -> PlannedStep:
     """`arguments` are those of the step up to its batch, the last of them."""
     planned = PlannedStep(arguments[-1], dict(operations))
@@ -312,7 +329,7 @@ def _planned_step(
     logging.info("compiling the %s", title)
     start = time.monotonic()
     rate = jax.ShapeDtypeStruct((), np.float32)
-    lowered = step.lower(*arguments, rate, jax.eval_shape(partial(seed_key, 0)))
+    lowered = step.lower(*arguments, rate, jax.eval_shape(partial(seed_key, 0)), choices)
     on_cpu = jax.tree.leaves(arguments)[0].sharding.mesh.devices.flat[0].platform == "cpu"
     memory = lowered.compile(compiler_options=_CPU_COMPILATION if on_cpu else None).memory_analysis()
     needs = CompiledStep(

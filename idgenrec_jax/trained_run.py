@@ -163,6 +163,8 @@ def evaluation_renderer(run: TrainedRun, ids: RunIds, dataset: Dataset | None = 
         eos_id=run.tokenizer.eos_id,
         max_history=run.config.data.max_history,
         max_prompt_length=run.config.data.max_prompt_length,
+        over_catalogue=run.config.over_catalogue,
+        is_causal=run.config.is_causal,
     )
 
 
@@ -177,6 +179,7 @@ def evaluation_trie(run: TrainedRun, renderer: PromptRenderer) -> Trie:
         vocab_size=run.vocab_size,
         pad_token_id=run.tokenizer.pad_id,
         layout=run.config.evaluation.trie_layout,
+        over_catalogue=run.config.over_catalogue,
     )
 
 

@@ -15,9 +15,10 @@ from jaxtyping import PyTree
 
 from idgenrec_jax.benchmark.peer import write_job
 from idgenrec_jax.benchmark.work import Disagreement, Work
-from idgenrec_jax.data.batches import PromptRenderer, recommender_epoch, training_shape
+from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.packing import PackedBatches, one_example_a_row
+from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
 from idgenrec_jax.experiment import Experiment
 from idgenrec_jax.models import operations
 from idgenrec_jax.models.create import Model

@@ -1,8 +1,7 @@
-"""Prompts, and the numpy batches of recommender phases and of evaluation: a pure function of (seed, epoch, step).
+"""Prompts, and the numpy batches of evaluation.
 
-A recommender epoch is packed (see packing.py). Held-out prompts have a row each and are sorted into a few buckets of
-length, so that little padding is computed and few programs are compiled. Batches are planned from lengths alone: a
-prompt is rendered when its batch is asked for.
+Held-out prompts have a row each and are sorted into a few buckets of length, so that little padding is computed and few
+programs are compiled. Batches are planned from lengths alone: a prompt is rendered when its batch is asked for.
 """
 
 import dataclasses
@@ -11,37 +10,36 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, UInt
 
+from idgenrec_jax.data.choices import Choices, TargetChoices, find_choices
 from idgenrec_jax.data.dataset import Dataset
-from idgenrec_jax.data.examples import Examples, draw_training_examples, held_out_examples, training_positions
-from idgenrec_jax.data.packing import (
-    TARGET_MULTIPLE,
-    WIDTH_MULTIPLE,
-    PackedBatches,
-    TokenLists,
-    lengths_of,
-    plan_shape,
-    round_up,
-)
-from idgenrec_jax.data.prompts import PromptTokens
-from idgenrec_jax.data.row_packing import PackedShape
+from idgenrec_jax.data.examples import Examples, held_out_examples, ragged_ranges, training_positions
+from idgenrec_jax.data.packing import TARGET_MULTIPLE, WIDTH_MULTIPLE, TokenLists, lengths_of, round_up
+from idgenrec_jax.data.prompts import PromptTokens, PromptWindow
+from idgenrec_jax.data.windows import Windows, training_windows
 from idgenrec_jax.errors import InputError
 
-# A seed apart from those of the epochs.
-_PLAN = 3
-PLANNED_EXAMPLES = 20_000
 # Examples that are measured at once, which bounds the memory that it takes.
 _MEASURED_TOGETHER = 2**18
 
 
 class HeldOutBatch(NamedTuple):
-    """Prompts and the target tokens (ID + EOS) that should follow them, one example a row; other rows are padding."""
+    """Prompts and the target tokens (ID + EOS) that should follow them, one example a row; other rows are padding.
+
+    `prompt_items`, where the history is causal, is the number of the history item that each token of the prompt belongs
+    to (see `PromptTokens.render_numbered`). `choices`, over the catalogue, are those of the targets, which end at the
+    last. `seen`, where such
+    items are removed, is all that came before the target; -1 fills it up.
+    """
 
     prompt_tokens: Int[Array | np.ndarray, "batch source"]
     prompt_mask: Bool[Array | np.ndarray, "batch source"]
     target_tokens: Int[Array | np.ndarray, "batch target"]
     target_mask: Bool[Array | np.ndarray, "batch target"]
+    prompt_items: Int[Array | np.ndarray, "batch source"] | None = None
+    choices: TargetChoices | None = None
+    seen: Int[Array | np.ndarray, "batch seen"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +47,8 @@ class PromptRenderer:
     """Everything a prompt is written from.
 
     `item_ids` and `user_ids` hold one token sequence (without EOS) per item and user; `user_ids` is None where
-    templates have no user.
+    templates have no user. `over_catalogue`: the recommender's probabilities are normalised over what continues an ID,
+    so that targets end at their last choice. `is_causal`: an item of a history does not see those after it.
     """
 
     dataset: Dataset
@@ -59,26 +58,41 @@ class PromptRenderer:
     eos_id: int
     max_history: int
     max_prompt_length: int
+    over_catalogue: bool = False
+    is_causal: bool = False
 
     def prompt(self, user: int, history: Int[np.ndarray, " history"], template: int) -> list[int]:
         """Return the tokens of one prompt, EOS included: the last `max_history` items, fewer where they do not fit."""
+        return self.numbered_prompt(user, history, template)[0]
+
+    def numbered_prompt(
+        self, user: int, history: Int[np.ndarray, " history"], template: int
+    ) -> tuple[list[int], list[int]]:
+        """Return `prompt`, and of each token the number of the history item that it belongs to."""
         ids = [self.item_ids[item] for item in history[-self.max_history :].tolist()]
-        return self.templates[template].render_input(ids, self._user_id(user), self.max_prompt_length)
+        return self.templates[template].render_numbered(ids, self._user_id(user), self.max_prompt_length)
+
+    def window(self, windows: Windows, window: int) -> PromptWindow:
+        """Return the prompts of all targets of one window."""
+        user, start, end = int(windows.users[window]), int(windows.starts[window]), int(windows.ends[window])
+        ids = [self.item_ids[item] for item in self.dataset.sequences[user][start : end - 1].tolist()]
+        first = int(windows.targets[window]) - start
+        return self.templates[windows.templates[window]].render_window(ids, self._user_id(user), first)
 
     def slots(
         self, user: int, history: Int[np.ndarray, " history"], template: int, id_length: int
-    ) -> tuple[list[int], list[int], list[int], Int[np.ndarray, " kept"]]:
-        """Return tokens, slot items and slot positions of an ID-phase prompt, and the history items it kept."""
+    ) -> tuple[list[int], list[int], list[int], list[int], Int[np.ndarray, " kept"]]:
+        """Return an ID-phase prompt as `PromptTokens.render_slots` does, and the history items it kept."""
         history = history[-self.max_history :]
-        tokens, slot_item, slot_position = self.templates[template].render_slots(
+        tokens, slot_item, slot_position, numbers = self.templates[template].render_slots(
             len(history), id_length, self._user_id(user), self.max_prompt_length
         )
         kept = max(slot_item, default=-1) + 1
-        return tokens, slot_item, slot_position, history[len(history) - kept :]
+        return tokens, slot_item, slot_position, numbers, history[len(history) - kept :]
 
     def target_width(self) -> int:
-        """Return the width in tokens that fits every item's target under every template."""
-        return round_up(int(self._item_lengths.max() + self._target_fields.max()), TARGET_MULTIPLE)
+        """Return the width in tokens that fits what is decoded of every item's target under every template."""
+        return round_up(int(self.way_lengths.max()), TARGET_MULTIPLE)
 
     def longest_prompt(self) -> int:
         """Return a number of tokens that no training prompt exceeds under any template."""
@@ -104,10 +118,106 @@ class PromptRenderer:
         return TokenLists(lengths, make)
 
     def targets(self, examples: Examples) -> TokenLists:
-        """Return the targets of the examples, each made when it is asked for."""
+        """Return what is decoded of the examples' targets, each made when it is asked for."""
         items = self.target_items(examples)
-        lengths = self._item_lengths[items] + self._target_fields[examples.templates]
-        return TokenLists(lengths, lambda example: self.target(int(items[example]), int(examples.templates[example])))
+        lengths = self.way_lengths[self.ways(items, examples.templates)]
+        return TokenLists(lengths, lambda example: self.decoded(int(items[example]), int(examples.templates[example])))
+
+    def decoded(self, item: int, template: int) -> list[int]:
+        """Return the tokens of an item's target that are decoded: over the catalogue those up to its last choice."""
+        return self.target(item, template)[: self._way_lengths_list[self.way(item, template)]]
+
+    def way(self, item: int, template: int) -> int:
+        """Return the way to an item (see `Choices`) under a template."""
+        return self._kinds[template] * len(self.item_ids) + item
+
+    def ways(
+        self, items: Int[np.ndarray, " targets"], templates: UInt[np.ndarray, " targets"]
+    ) -> Int[np.ndarray, " targets"]:
+        """Return the ways to items under templates."""
+        return np.asarray(self._kinds, np.int64)[templates] * len(self.item_ids) + items
+
+    @cached_property
+    def choices(self) -> Choices:
+        """The choices of all targets under all templates."""
+        kinds = range(max(self._kinds) + 1)
+        return find_choices(
+            [
+                [self.target(item, self._kinds.index(kind))[:-1] for item in range(len(self.item_ids))]
+                for kind in kinds
+            ],
+            eos_token_id=self.eos_id,
+        )
+
+    @cached_property
+    def way_lengths(self) -> Int[np.ndarray, " ways"]:
+        """How many tokens are decoded on each way (int32)."""
+        if self.over_catalogue:
+            return self.choices.lengths()
+        first = [self._kinds.index(kind) for kind in range(max(self._kinds) + 1)]
+        return np.concatenate([self._item_lengths + self._target_fields[template] for template in first])
+
+    @cached_property
+    def _way_lengths_list(self) -> list[int]:
+        """`way_lengths` as Python numbers, which are read one by one."""
+        return self.way_lengths.tolist()
+
+    @cached_property
+    def _kinds(self) -> tuple[int, ...]:
+        """The target text of each template: templates that put the same tokens around an ID share one."""
+        texts = [(template.target_prefix, template.target_suffix) for template in self.templates]
+        distinct = list(dict.fromkeys(texts))
+        return tuple(map(distinct.index, texts))
+
+    @cached_property
+    def windows(self) -> Windows:
+        """Return the windows of all training sequences; their prompts fit under every template.
+
+        Raises:
+            InputError: an ID alone is longer than a prompt may be.
+        """
+        separator = max(len(template.separator) for template in self.templates)
+        return training_windows(
+            self.dataset,
+            self._tokens_before,
+            self._starts,
+            max_history=self.max_history,
+            room=self.max_prompt_length - self.longest_fields(0),
+            separator=separator,
+        )
+
+    def window_lengths(self, windows: Windows) -> Int[np.ndarray, " windows"]:
+        """Return the tokens of each window's prompts."""
+        firsts = self._starts[windows.users] + windows.starts
+        lasts = self._starts[windows.users] + windows.ends - 1
+        id_tokens = self._tokens_before[lasts] - self._tokens_before[firsts]
+        users = 0 if self.user_ids is None else lengths_of(self.user_ids)[windows.users]
+        lengths = np.zeros(len(windows), np.int32)
+        for number, template in enumerate(self.templates):
+            (chosen,) = np.nonzero(windows.templates == number)
+            lengths[chosen] = template.window_lengths(
+                id_tokens[chosen],
+                (lasts - firsts)[chosen],
+                windows.num_targets()[chosen],
+                users if isinstance(users, int) else users[chosen],
+            )
+        return lengths
+
+    def window_targets(self, windows: Windows, window: int) -> Int[np.ndarray, " targets"]:
+        """Return the items that are the targets of one window."""
+        return self.dataset.sequences[windows.users[window]][windows.targets[window] : windows.ends[window]]
+
+    def sums_over_targets(
+        self, windows: Windows, values: Int[np.ndarray, " ways"]
+    ) -> Int[np.ndarray, " windows"]:
+        """Return the sum of a value of ways over the targets of each window (int32)."""
+        counts = windows.num_targets()
+        firsts = self._starts[windows.users] + windows.targets
+        items = self.items[ragged_ranges(firsts, counts)]
+        of_targets = values[self.ways(items, np.repeat(windows.templates, counts))]
+        ends = np.cumsum(counts)
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(of_targets)])
+        return (before[ends] - before[ends - counts]).astype(np.int32)
 
     def target_items(self, examples: Examples) -> Int[np.ndarray, " examples"]:
         """Return the item (int32) that each example predicts."""
@@ -170,7 +280,7 @@ class PromptRenderer:
         return kept, lengths
 
     def target(self, item: int, template: int) -> list[int]:
-        """Return the tokens the recommender must write for `item`, EOS included."""
+        """Return the tokens that the recommender writes for `item`, EOS included."""
         rendered = self.templates[template]
         return [*rendered.target_prefix, *self.item_ids[item], *rendered.target_suffix, self.eos_id]
 
@@ -223,17 +333,20 @@ class BucketedBatches:
 
     def __init__(
         self,
-        prompts: Sequence[Sequence[int]] | TokenLists,
-        targets: Sequence[Sequence[int]] | TokenLists,
+        renderer: PromptRenderer,
+        examples: Examples,
         *,
         widths: Sequence[int],
-        target_width: int,
         batch_size: int,
+        with_seen: bool = False,
     ):
         """Plan the batches from lengths; no prompt is made before `batch` asks for it."""
-        self._prompts, self._targets = prompts, targets
-        self._target_width, self._batch_size = target_width, batch_size
-        lengths = lengths_of(prompts)
+        self._renderer, self._examples, self._batch_size = renderer, examples, batch_size
+        self._targets, self._target_items = renderer.targets(examples), renderer.target_items(examples)
+        lengths = renderer.prompts(examples).lengths
+        # [examples]: the widths of what came before the targets, in powers of two, so that few programs are compiled.
+        self._seen_width = power_of_two(int(examples.positions.max(initial=1))) if with_seen else 0
+        self._most_choices = int(renderer.choices.counts().max(initial=0)) if renderer.over_catalogue else 0
         buckets = np.searchsorted(np.asarray(widths), lengths)
         if len(lengths) and lengths.max() > widths[-1]:
             raise ValueError(f"a prompt of {lengths.max()} tokens does not fit the widest bucket, {widths[-1]}")
@@ -257,67 +370,76 @@ class BucketedBatches:
 
     def batch(self, step: int) -> HeldOutBatch:
         """Return batch `step`."""
-        width, rows = self._plan[step]
-        prompts, targets = ([tokens[row] for row in rows.tolist()] for tokens in (self._prompts, self._targets))
+        (width, rows), renderer, size = self._plan[step], self._renderer, self._batch_size
+        examples = [self._examples[row] for row in rows.tolist()]
+        histories = [renderer.dataset.sequences[user][:position] for user, position, _ in examples]
+        numbered = [
+            renderer.numbered_prompt(user, history, template)
+            for (user, _, template), history in zip(examples, histories, strict=True)
+        ]
+        choices = None
+        if renderer.over_catalogue:
+            ways = [
+                [(0, renderer.way(int(self._target_items[row]), template))]
+                for row, (_, _, template) in zip(rows.tolist(), examples, strict=True)
+            ]
+            choices = place_choices(renderer.choices, ways, size, self._most_choices)
         return HeldOutBatch(
-            *pad_rows(prompts, self._batch_size, width), *pad_rows(targets, self._batch_size, self._target_width)
+            *pad_rows([tokens for tokens, _ in numbered], size, width),
+            *pad_rows([self._targets[row] for row in rows.tolist()], size, renderer.target_width()),
+            prompt_items=pad_rows([items for _, items in numbered], size, width)[0] if renderer.is_causal else None,
+            choices=choices,
+            seen=pad_rows(list(map(np.ndarray.tolist, histories)), size, self._seen_width, fill=-1)[0]
+            if self._seen_width
+            else None,
         )
 
 
-def training_shape(renderer: PromptRenderer, *, seed: int, batch_size: int, row_multiple: int = 1) -> PackedShape:
-    """Return the shape of every recommender batch with these IDs, whatever the epoch.
-
-    Raises:
-        InputError: no sequence has two items to train on.
-    """
-    drawn = draw_training_examples(
-        renderer.dataset, len(renderer.templates), PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN])
-    )
-    if not len(drawn):
-        raise InputError(
-            f"the data {renderer.dataset.name!r} has nothing for training: expected sequences of at least four items "
-            "(or of two, which are not evaluated)"
-        )
-    return plan_shape(
-        renderer.prompts(drawn).lengths,
-        renderer.targets(drawn).lengths,
-        batch_size=batch_size,
-        longest_prompt=renderer.longest_prompt(),
-        longest_target=renderer.target_width(),
-        row_multiple=row_multiple,
-    )
+def place_choices(
+    choices: Choices, rows: Sequence[Sequence[tuple[int, int]]], num_rows: int, width: int
+) -> TargetChoices:
+    """Return the choices of the targets in each row, one after the other, given as (tokens decoded, way)."""
+    positions, nodes, tokens = np.zeros((3, num_rows, width), np.int32)
+    nodes -= 1
+    for row, targets in enumerate(rows):
+        start = end = 0
+        for length, way in targets:
+            found = choices.way(way)
+            first, end = end, end + len(found[0])
+            positions[row, first:end], nodes[row, first:end], tokens[row, first:end] = found
+            positions[row, first:end] += start
+            start += length
+    return TargetChoices(positions, nodes, tokens)
 
 
-def recommender_epoch(
-    renderer: PromptRenderer, *, seed: int, epoch: int, batch_size: int, num_examples: int, shape: PackedShape
-) -> PackedBatches:
-    """Return the training batches of one recommender epoch; `num_examples` 0 means all of them.
-
-    `shape` is that of `training_shape` for the same renderer and batch size.
-
-    Every position of every training sequence but the first is a target once; its template is drawn anew each epoch.
-    """
-    rng = np.random.default_rng([seed, 1, epoch])
-    examples = draw_training_examples(renderer.dataset, len(renderer.templates), num_examples, rng)
-    prompts, targets = renderer.prompts(examples), renderer.targets(examples)
-    return PackedBatches(prompts, targets, shape=shape, batch_size=batch_size, rng=rng)
+def power_of_two(value: int) -> int:
+    """Return the smallest power of two that is at least `value`."""
+    return 1 << max(0, value - 1).bit_length()
 
 
 def held_out_batches(
-    renderer: PromptRenderer, split: str, *, template: int, batch_size: int, num_buckets: int
+    renderer: PromptRenderer,
+    split: str,
+    *,
+    template: int,
+    batch_size: int,
+    num_buckets: int,
+    with_seen: bool = False,
 ) -> tuple[BucketedBatches, Int[np.ndarray, " users"], Int[np.ndarray, " users"]]:
-    """Return the prompts of a held-out split by length, the user of each example, and its target item (int32)."""
+    """Return the prompts of a held-out split by length, the user of each example, and its target item (int32).
+
+    `with_seen`: each batch has the items that came before its targets.
+    """
     examples = held_out_examples(renderer.dataset, split, template)
     if not len(examples):
         raise InputError(
             f"the data {renderer.dataset.name!r} has no user with 3 items or more, nobody to evaluate; add users"
         )
-    prompts = renderer.prompts(examples)
     batches = BucketedBatches(
-        prompts,
-        renderer.targets(examples),
-        widths=bucket_widths(prompts.lengths, num_buckets),
-        target_width=renderer.target_width(),
+        renderer,
+        examples,
+        widths=bucket_widths(renderer.prompts(examples).lengths, num_buckets),
         batch_size=batch_size,
+        with_seen=with_seen,
     )
     return batches, examples.users, renderer.target_items(examples)

@@ -93,14 +93,13 @@ def bit_mask(
     return mask
 
 
-def find_choices(
-    targets: Sequence[Sequence[Sequence[int]]], *, vocab_size: int, eos_token_id: int
-) -> Choices:
+def find_choices(targets: Sequence[Sequence[Sequence[int]]], *, eos_token_id: int) -> Choices:
     """Return the choices of the targets of all items, given for each target text, without EOS.
 
     Raises:
         InputError: as `prefix_tree`.
     """
+    vocab_size = 1 + max(eos_token_id, max(max(target) for of_kind in targets for target in of_kind))
     trees = [prefix_tree(of_kind, vocab_size=vocab_size, eos_token_id=eos_token_id, prune=True) for of_kind in targets]
     tokens = np.unique(np.concatenate([tree.tokens[tree.num_children[tree.parents] > 1] for tree in trees]))
     offsets, children, ways, first = [np.zeros(1, np.int64)], [], [], 0

@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from idgenrec_jax.data.batches import PLANNED_EXAMPLES, PromptRenderer
+from idgenrec_jax.data.batches import PromptRenderer, place_choices
+from idgenrec_jax.data.choices import TargetChoices
 from idgenrec_jax.data.examples import Examples, draw_training_examples, ragged_ranges, training_positions
 from idgenrec_jax.data.packing import (
     PLANNED_BATCHES,
+    WIDTH_MULTIPLE,
     cheapest_shape,
     concatenate,
     enough_for,
@@ -22,6 +24,7 @@ from idgenrec_jax.data.packing import (
     round_up,
     stratified,
 )
+from idgenrec_jax.data.recommender_batches import PLANNED_EXAMPLES
 from idgenrec_jax.data.row_packing import Packed, PackedShape, as_table, joined, pack
 
 # A seed apart from those of the epochs.
@@ -38,7 +41,8 @@ class IdBatch(NamedTuple):
     Segment s > 0 of a row's prompts and segment s of its targets are one example; segment 0 is padding. Each row of
     texts has a few places for items: `item_places` is the segment of the item's text, 0 where a place is free.
     `slot_item` is the place of a slot's item, counted through all rows of `item_places` (-1: an ordinary token),
-    `slot_position` the position within that item's ID.
+    `slot_position` the position within that item's ID. With `choices`, targets end at their last choice. Where the
+    history is causal, `prompt_items` is the number of the history item that a token belongs to.
     """
 
     item_tokens: Int[Array | np.ndarray, "item_rows text"]
@@ -50,6 +54,8 @@ class IdBatch(NamedTuple):
     slot_position: Int[Array | np.ndarray, "rows source"]
     target_tokens: Int[Array | np.ndarray, "rows target"]
     target_segments: Int[Array | np.ndarray, "rows target"]
+    choices: TargetChoices | None = None
+    prompt_items: Int[Array | np.ndarray, "rows source"] | None = None
 
 
 class IdShape(NamedTuple):
@@ -120,6 +126,16 @@ def id_shape(
         longest_target=renderer.target_width(),
         row_multiple=row_multiple,
     )
+    if renderer.over_catalogue:
+        counts = renderer.choices.counts()[renderer.ways(renderer.target_items(drawn), drawn.templates)]
+        planned = pack(
+            stratified(measured.prompt_lengths, size, np.random.default_rng(0)),
+            measured.prompt_lengths,
+            measured.target_lengths,
+            prompts,
+        )
+        most = int(planned.tokens_per_row(counts).max())
+        prompts = prompts._replace(choices=min(prompts.target, round_up(most + 1, WIDTH_MULTIPLE)))
     distinct = _planned_items(measured, size)
     items = enough_for([min(len(of_batch), items_per_batch) for of_batch in distinct], _SHARE_WITH_ROOM)
     items = max(longest_history, items)
@@ -180,6 +196,14 @@ class IdBatches:
             waiting.extendleft(left[::-1])
         # The examples of each row of prompts, and the items of each row of texts.
         self._prompts, self._texts = map(joined, zip(*plans, strict=True))
+        if renderer.over_catalogue:
+            ways = renderer.ways(renderer.target_items(self._examples), self._examples.templates)
+            # [batches, rows]
+            in_rows = self._prompts.tokens_per_row(renderer.choices.counts()[ways])
+            most = int(in_rows.max(initial=0))
+            # A choice is made at a position of its own, so that a row of targets has room for all.
+            planned = shape.prompts.choices
+            self._choices = planned if most <= planned else shape.prompts.target
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -198,18 +222,23 @@ class IdBatches:
         for row, items in enumerate(item_rows):
             item_places[row, : len(items)] = np.arange(1, len(items) + 1)
             place |= {item: row * texts.examples_per_row + index for index, item in enumerate(items)}
-        tokens, slot_items, slot_positions, targets = {}, {}, {}, {}
+        tokens, slot_items, slot_positions, numbers, targets, ways = {}, {}, {}, {}, {}, {}
         for example in (example for row in rows for example in row):
             user, position, template = self._examples[example]
             sequence = self._renderer.dataset.training_sequence(user)
-            tokens[example], slots, slot_positions[example], kept = self._renderer.slots(
+            tokens[example], slots, slot_positions[example], numbers[example], kept = self._renderer.slots(
                 user, sequence[:position], template, self._id_length
             )
             # Shifted by one: what no token fills is an ordinary token too.
             places = [0, *(place[int(item)] + 1 for item in kept)]
             slot_items[example] = [places[slot + 1] for slot in slots]
-            targets[example] = self._renderer.target(int(sequence[position]), template)
+            targets[example] = self._renderer.decoded(int(sequence[position]), template)
+            ways[example] = self._renderer.way(int(sequence[position]), template)
         shape = prompts.rows, prompts.source
+        choices = None
+        if self._renderer.over_catalogue:
+            placed = [[(len(targets[example]), ways[example]) for example in row] for row in rows]
+            choices = place_choices(self._renderer.choices, placed, prompts.rows, self._choices)
         return IdBatch(
             *concatenate(item_rows, self._text_tokens, texts.rows, texts.source),
             item_places,
@@ -217,6 +246,8 @@ class IdBatches:
             concatenate(rows, slot_items, *shape)[0] - 1,
             concatenate(rows, slot_positions, *shape)[0],
             *concatenate(rows, targets, prompts.rows, prompts.target),
+            choices=choices,
+            prompt_items=concatenate(rows, numbers, *shape)[0] if self._renderer.is_causal else None,
         )
 
     def _pack(self, batches: Int[np.ndarray, "batches size"], measured: _Measured) -> tuple[Packed, Packed, list[int]]:

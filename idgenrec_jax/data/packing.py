@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Int
 
+from idgenrec_jax.data.choices import TargetChoices
 from idgenrec_jax.data.row_packing import PackedShape, as_table, joined, pack
 
 WIDTH_MULTIPLE = 8
@@ -23,17 +24,32 @@ PLANNED_BATCHES = 64
 _UNLIMITED = 2**30
 
 
+class CausalOrder(NamedTuple):
+    """What a causal history lets each token of packed windows read (see `prompts.PromptWindow`).
+
+    The target of number k of a segment reads what has a number of at most k, of what is on a branch its own alone.
+    """
+
+    numbers: Int[Array | np.ndarray, "rows source"]
+    branches: Int[Array | np.ndarray, "rows source"]
+    positions: Int[Array | np.ndarray, "rows source"]
+    target_numbers: Int[Array | np.ndarray, "rows target"]
+
+
 class SupervisedBatch(NamedTuple):
     """What either T5 learns from: prompts and targets (ID + EOS), or texts and their words in the warm start.
 
     Segment s > 0 of a row's prompts and segment s of its targets are one example. Segment 0 is padding, which nothing
-    reads: its token is 0 whatever the padding token of the tokenizer.
+    reads: its token is 0 whatever the padding token of the tokenizer. With `choices`, targets end at their last choice.
+    With `order`, a segment is a window, with the targets of several prompts.
     """
 
     prompt_tokens: Int[Array | np.ndarray, "rows source"]
     prompt_segments: Int[Array | np.ndarray, "rows source"]
     target_tokens: Int[Array | np.ndarray, "rows target"]
     target_segments: Int[Array | np.ndarray, "rows target"]
+    choices: TargetChoices | None = None
+    order: CausalOrder | None = None
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -184,10 +200,18 @@ class PackedBatches:
         ]
         return shares[0], shares[1]
 
+    def most_in_a_row(self, values: Int[np.ndarray, " examples"]) -> int:
+        """Return the largest sum of a value of examples in a row of any batch."""
+        return int(self._plan.tokens_per_row(values).max(initial=0))
+
     def examples(self, step: int) -> list[tuple[Sequence[int], Sequence[int]]]:
         """Return the (prompt, target) pairs that batch `step` holds, row by row."""
         rows = self._plan.rows(step)
         return [(self._prompts[example], self._targets[example]) for row in rows for example in row]
+
+    def rows(self, step: int) -> list[list[int]]:
+        """Return the examples of each row of batch `step`."""
+        return self._plan.rows(step)
 
     def batch(self, step: int) -> SupervisedBatch:
         """Return batch `step`."""

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -127,6 +128,20 @@ def _fault(group: str, input_text: str, target_text: str) -> str | None:
     return None
 
 
+class PromptWindow(NamedTuple):
+    """The prompts of several targets of one user as one list of tokens.
+
+    `numbers` says which item of the history each token belongs to, from 1; 0 stands before the history. `branches` is 0
+    for what all targets may read; elsewhere the number of the item behind which the token stands, for the target that
+    follows this item alone. `positions` is where the token stands in a prompt of its own.
+    """
+
+    tokens: list[int]
+    numbers: list[int]
+    branches: list[int]
+    positions: list[int]
+
+
 class PromptTokens:
     """A template in tokens, to be filled with the token lists of IDs."""
 
@@ -139,6 +154,11 @@ class PromptTokens:
         self._fixed_length = len(_fixed_tokens(self._pieces)) + 1
         self._has_user = "user_id" in self._pieces
         self._has_history = "history" in self._pieces
+        self._history_place = self._pieces.index("history") if self._has_history else len(self._pieces)
+        after = self._pieces[self._history_place + 1 :]
+        # With the end-of-sequence token.
+        self._after_length = len(_fixed_tokens(after)) + self._has_history
+        self._user_is_after = "user_id" in after
         target_pieces, target_texts = _split_into_pieces(template.target_text, tokenizer, dataset_name)
         self._texts = (*input_texts, *target_texts)
         middle = target_pieces.index("target")
@@ -184,50 +204,104 @@ class PromptTokens:
         Raises:
             InputError: the template with an empty history is longer than max_length, or needs a user ID it lacks.
         """
+        return self.render_numbered(history, user_id, max_length)[0]
+
+    def render_numbered(
+        self, history: Sequence[Sequence[int]], user_id: Sequence[int] | None, max_length: int
+    ) -> tuple[list[int], list[int]]:
+        """Return the prompt of `render_input`, and of each token the number of the history item that it belongs to.
+
+        It is 0 before the history, 1 for the oldest item kept, and one more than the last item's behind the history. A
+        separator belongs to the item after it.
+        """
         kept = self._number_that_fits([len(item) for item in history], user_id, max_length)
-        tokens: list[int] = []
-        for piece in self._pieces:
-            if piece == "history":
-                for index, item in enumerate(history[len(history) - kept :]):
-                    tokens += self._separator if index else []
-                    tokens += item
-            else:
-                tokens += self._fill(piece, user_id)
-        return tokens + [self._eos_id]
+        before, items, after = self._split(history[len(history) - kept :], user_id)
+        tokens, numbers = list(before), [0] * len(before)
+        for number, item in enumerate(items, start=1):
+            tokens += item
+            numbers += [number] * len(item)
+        return tokens + after, numbers + [kept + 1] * len(after)
+
+    def render_window(
+        self, history: Sequence[Sequence[int]], user_id: Sequence[int] | None, first: int
+    ) -> "PromptWindow":
+        """Return the prompts of the targets that follow the first `first`, `first` + 1, .. and all items, as one.
+
+        What follows the history stands once for each of them.
+        """
+        before, items, after = self._split(history, user_id)
+        tokens, numbers = list(before), [0] * len(before)
+        ends = [len(tokens)]
+        for number, item in enumerate(items, start=1):
+            tokens += item
+            numbers += [number] * len(item)
+            ends.append(len(tokens))
+        branches, positions = [0] * len(tokens), list(range(len(tokens)))
+        for number in range(first, len(items) + 1):
+            tokens += after
+            numbers += [number] * len(after)
+            branches += [number] * len(after)
+            positions += range(ends[number], ends[number] + len(after))
+        return PromptWindow(tokens, numbers, branches, positions)
+
+    def window_lengths(
+        self,
+        id_tokens: Int[np.ndarray, " windows"],
+        items: Int[np.ndarray, " windows"],
+        targets: Int[np.ndarray, " windows"],
+        user_lengths: Int[np.ndarray, " windows"] | int,
+    ) -> Int[np.ndarray, " windows"]:
+        """Return the tokens of `render_window` for so many items and targets; `id_tokens` are those of the items."""
+        user_lengths = user_lengths * self._has_user
+        after = self._after_length + user_lengths * self._user_is_after
+        before = self._fixed_length - self._after_length + user_lengths * (not self._user_is_after)
+        joined = id_tokens + len(self._separator) * np.maximum(items - 1, 0)
+        return before + joined * self._has_history + targets * after
+
+    def _split(
+        self, history: Sequence[Sequence[int]], user_id: Sequence[int] | None
+    ) -> tuple[list[int], list[list[int]], list[int]]:
+        """What stands before the history, its items, each with the separator before it, and what stands behind it.
+
+        All of a template without a history stands before it.
+        """
+        sides: tuple[list[int], list[int]] = [], []
+        for place, piece in enumerate(self._pieces):
+            if piece != "history":
+                sides[place > self._history_place].extend(self._fill(piece, user_id))
+        sides[self._has_history].append(self._eos_id)
+        separators = [self._separator if index else [] for index in range(len(history))]
+        items = [[*separator, *item] for separator, item in zip(separators, history, strict=True)]
+        return sides[0], items if self._has_history else [], sides[1]
 
     def render_slots(
         self, number_of_history_items: int, id_length: int, user_id: Sequence[int] | None, max_length: int
-    ) -> tuple[list[int], list[int], list[int]]:
+    ) -> tuple[list[int], list[int], list[int], list[int]]:
         """Return the prompt of the ID phase, where soft IDs of `id_length` embeddings stand for the history items.
 
-        It is (tokens, slot_item, slot_position), equally long. For a slot, tokens holds the padding token,
+        It is (tokens, slot_item, slot_position, numbers), equally long. For a slot, tokens holds the padding token,
         slot_item the index into the history items that were kept (0 is the oldest kept) and slot_position its place in
         the ID, 0 to id_length - 1. For an ordinary token both are -1 and 0. The oldest items are dropped to fit.
+        `numbers` are those of `render_numbered`.
 
         Raises:
             InputError: as `render_input`.
         """
         kept = self._number_that_fits([id_length] * number_of_history_items, user_id, max_length)
-        tokens: list[int] = []
-        slot_item: list[int] = []
-        slot_position: list[int] = []
-
-        def append_ordinary(ordinary: Sequence[int]) -> None:
-            tokens.extend(ordinary)
-            slot_item.extend([-1] * len(ordinary))
-            slot_position.extend([0] * len(ordinary))
-
-        for piece in self._pieces:
-            if piece == "history":
-                for index in range(kept):
-                    append_ordinary(self._separator if index else [])
-                    tokens.extend([self._pad_id] * id_length)
-                    slot_item.extend([index] * id_length)
-                    slot_position.extend(range(id_length))
-            else:
-                append_ordinary(self._fill(piece, user_id))
-        append_ordinary([self._eos_id])
-        return tokens, slot_item, slot_position
+        before, items, after = self._split([[]] * kept, user_id)
+        tokens, slot_item, slot_position = list(before), [-1] * len(before), [0] * len(before)
+        numbers = [0] * len(before)
+        for index, separator in enumerate(items):
+            tokens += [*separator, *[self._pad_id] * id_length]
+            slot_item += [-1] * len(separator) + [index] * id_length
+            slot_position += [0] * len(separator) + list(range(id_length))
+            numbers += [index + 1] * (len(separator) + id_length)
+        return (
+            tokens + after,
+            slot_item + [-1] * len(after),
+            slot_position + [0] * len(after),
+            numbers + [kept + 1] * len(after),
+        )
 
     def input_lengths(
         self,

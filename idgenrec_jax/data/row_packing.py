@@ -14,12 +14,16 @@ _FEW_BATCHES = 16
 
 
 class PackedShape(NamedTuple):
-    """The shape of every batch: its rows, the most examples in one, and the tokens of prompts and targets in one."""
+    """The shape of every batch: its rows, the most examples in one, and the tokens of prompts and targets in one.
+
+    `choices` is how many choices of targets a row has room for, where they are asked for.
+    """
 
     rows: int
     examples_per_row: int
     source: int
     target: int
+    choices: int = 0
 
 
 class Packed(NamedTuple):

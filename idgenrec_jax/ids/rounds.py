@@ -81,8 +81,13 @@ class RoundIds:
     def table(self, table: IdTable) -> None:
         self._table = table
 
-    def renderer(self, *, max_history: int, evaluation: bool = False) -> PromptRenderer:
-        """Return what prompts are written from now, with the training templates or the one of evaluation."""
+    def renderer(
+        self, *, max_history: int, evaluation: bool = False, is_causal: bool | None = None
+    ) -> PromptRenderer:
+        """Return what prompts are written from now, with the training templates or the one of evaluation.
+
+        `is_causal` is whether histories are; None: as those of the trained recommender are.
+        """
         return PromptRenderer(
             dataset=self._dataset,
             templates=(self._prompts.evaluation,) if evaluation else self._prompts.training,
@@ -91,6 +96,8 @@ class RoundIds:
             eos_id=self._tokenizer.eos_id,
             max_history=max_history,
             max_prompt_length=self._config.data.max_prompt_length,
+            over_catalogue=self._config.over_catalogue,
+            is_causal=self._config.is_causal if is_causal is None else is_causal,
         )
 
     def load(self, round: int) -> None:

@@ -350,10 +350,15 @@ class T5(nnx.Module):
         hidden = self._layer(block.decode, hidden, of_block, mask, encoder_mask, bias, dropout, wanted)
         return self._scale(dropout(self.decoder.final_norm(hidden)))
 
-    def logits(self, hidden: Float[Array, "batch positions d_model"]) -> Float[Array, "batch positions vocab"]:
-        """Float32 logits over the whole vocabulary from the final states of `decode` or `decode_step`."""
+    def logits(
+        self, hidden: Float[Array, "batch positions d_model"], table: Float[Array, "vocab d_model"] | None = None
+    ) -> Float[Array, "batch positions vocab"]:
+        """Float32 logits over the whole vocabulary from the final states of `decode` or `decode_step`.
+
+        A `table` of some rows of `output_table` gives the logits of these.
+        """
         dtype = self.config.dtype
-        table = self.output_table.astype(dtype)
+        table = (self.output_table if table is None else table).astype(dtype)
         logits = jnp.einsum("...d,vd->...v", hidden.astype(dtype), table, preferred_element_type=jnp.float32)
         # Whole rows: a search takes the best of a row, for which XLA would gather it anyway.
         return constrain(logits, "batch positions vocab")

@@ -20,8 +20,6 @@ from jaxtyping import Bool
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config
 from idgenrec_jax.data.batches import PromptRenderer
-from idgenrec_jax.data.id_batches import IdBatches
-from idgenrec_jax.data.packing import PackedBatches
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.table import IdTable
@@ -29,7 +27,8 @@ from idgenrec_jax.processes import from_main, put
 from idgenrec_jax.progress import Progress, progress_of_unknown
 from idgenrec_jax.sharding import replicated
 from idgenrec_jax.training.checkpoints import Checkpoints
-from idgenrec_jax.training.epochs import Epochs
+from idgenrec_jax.training.choice_softmax import ChoiceTable
+from idgenrec_jax.training.epochs import Batches, Epochs
 from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START, Phase, epochs_before, learning_rate, phases
 from idgenrec_jax.training.record_writers import writer_makers
 from idgenrec_jax.training.records import MetricsLog
@@ -117,6 +116,7 @@ class Alternation:
         self._latest = Checkpoints(workdir / run_files.LATEST_CHECKPOINTS, keep=2)
         self._selection = Selection(workdir)
         self._resume(restart_without_checkpoint)
+        self._choices_of_round: tuple[int, ChoiceTable | None] = (-1, None)
         self._log = MetricsLog(
             workdir / run_files.METRICS, records=self.state.records, writers=writer_makers(log_to, workdir, config)
         )
@@ -164,7 +164,8 @@ class Alternation:
             self.state.validation_due = False
         elif self.state.epoch < phase.epochs:
             self._train_epoch(phase)
-            within = phase.kind == RECOMMENDER and every and self.state.epoch < phase.epochs
+            may_validate = phase.kind == RECOMMENDER and phase.is_validated
+            within = may_validate and every and self.state.epoch < phase.epochs
             self.state.validation_due = bool(within) and self.state.epoch % every == 0
             # Short epochs would take longer to save than to train. One that is validated is always saved before.
             is_validated = self.state.validation_due or self.state.epoch == phase.epochs
@@ -177,7 +178,7 @@ class Alternation:
     def _train_epoch(self, phase: Phase) -> None:
         training, epoch_number = self._config.training, self.state.epoch + 1
         batches = self._epochs.batches(
-            phase.kind,
+            phase.epoch_kind,
             self.state.id_round,
             epochs_before(self._phases, self.state.phase) + self.state.epoch,
             is_last=epoch_number == phase.epochs,
@@ -211,12 +212,21 @@ class Alternation:
             self._save()
             raise Interrupted
 
-    def _train_step(self, phase: Phase, batches: PackedBatches | IdBatches) -> None:
+    def _choices(self) -> ChoiceTable | None:
+        """The choices that the current IDs leave, on every device; None where losses are over the vocabulary."""
+        if self._choices_of_round[0] != self.state.id_round:
+            choices = self._epochs.choices()
+            self._choices_of_round = self.state.id_round, choices and put(choices, self._replicated)
+        return self._choices_of_round[1]
+
+    def _train_step(self, phase: Phase, batches: Batches) -> None:
         state = self.state
         epochs = state.epoch + (state.step + 0.5) / len(batches)
         rate = learning_rate(self._config.training, self._phases, state.phase, epochs)
         batch = batches.batch(state.step)
         rest = self._place_batch(batch), self._put_scalar(rate), self._keys[phase.kind]
+        if phase.kind != WARM_START:
+            rest = (*rest, self._choices())
         step = self._steps[phase.kind]
         if phase.kind == RECOMMENDER:
             state.recommender, metrics = step(state.recommender, *rest)
@@ -245,7 +255,7 @@ class Alternation:
         if phase.kind == WARM_START:
             # The ID phases follow another objective: they start with fresh moments.
             self.state.id_generator = place_train_state(self.state.id_generator.params, self._optimizer)
-        else:
+        elif phase.is_validated:
             self._validate_now(phase)
         self.state.phase, self.state.epoch = self.state.phase + 1, 0
 

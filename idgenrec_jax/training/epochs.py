@@ -8,15 +8,17 @@ from concurrent.futures import Future, wait
 
 from idgenrec_jax.background import in_daemon_thread
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.batches import recommender_epoch, training_shape
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.packing import PackedBatches
+from idgenrec_jax.data.recommender_batches import RecommenderBatches, recommender_epoch, training_shape
 from idgenrec_jax.ids.rounds import RoundIds
-from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START
+from idgenrec_jax.training.choice_softmax import ChoiceTable, choice_table
+from idgenrec_jax.training.phases import CAUSAL, ID, RECOMMENDER, WARM_START
 from idgenrec_jax.training.warm_start import WarmStart
 
 _SECONDS_BETWEEN_CHECKS = 0.2
-Planner = Callable[[int], PackedBatches | IdBatches]
+Batches = PackedBatches | RecommenderBatches | IdBatches
+Planner = Callable[[int], Batches]
 
 
 class Epochs:
@@ -45,7 +47,7 @@ class Epochs:
 
     def batches(
         self, kind: str, id_round: int, epoch: int, *, is_last: bool, check_stop: Callable[[], None] = lambda: None
-    ) -> PackedBatches | IdBatches:
+    ) -> Batches:
         """Return the batches of an epoch of phases of this kind with the IDs of this round.
 
         Unless the epoch is the last before the IDs change, the next one is then planned in a thread of its own, which
@@ -66,7 +68,12 @@ class Epochs:
 
     def _planner(self, kind: str, id_round: int) -> Planner:
         if self._planners.get(kind, (None,))[0] != id_round:
-            make = {WARM_START: self._warm_start, RECOMMENDER: self._recommender, ID: self._id}[kind]
+            make = {
+                WARM_START: self._warm_start,
+                CAUSAL: lambda: self._recommender(is_causal=True),
+                RECOMMENDER: lambda: self._recommender(is_causal=False),
+                ID: self._id,
+            }[kind]
             self._planners[kind] = id_round, make()
         return self._planners[kind][1]
 
@@ -78,9 +85,15 @@ class Epochs:
             row_multiple=self._supervised_multiple,
         ).epoch
 
-    def _recommender(self) -> Planner:
+    def choices(self) -> ChoiceTable | None:
+        """Return the choices that the current IDs leave, on the host; None where losses are over the vocabulary."""
+        if not self._config.over_catalogue:
+            return None
+        return choice_table(self._ids.renderer(max_history=self._config.data.max_history).choices)
+
+    def _recommender(self, *, is_causal: bool) -> Planner:
         training = self._config.training
-        renderer = self._ids.renderer(max_history=self._config.data.max_history)
+        renderer = self._ids.renderer(max_history=self._config.data.max_history, is_causal=is_causal)
         shared = {"seed": training.seed, "batch_size": training.recommender_batch_size}
         shape = training_shape(renderer, row_multiple=self._supervised_multiple, **shared)
         count = training.recommender_examples_per_epoch

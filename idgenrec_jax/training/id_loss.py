@@ -16,9 +16,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.data.id_batches import IdBatch
+from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.layers import DropoutKey
 from idgenrec_jax.models.t5 import T5
+from idgenrec_jax.training.choice_softmax import ChoiceTable, choice_cross_entropy
 from idgenrec_jax.training.segments import (
+    causal_mask,
+    count_targets,
     count_tokens,
     decode_targets,
     is_real,
@@ -46,6 +50,7 @@ def id_loss(
     no_embedding: Bool[Array, " vocab"],
     *,
     id_length: int,
+    choices: ChoiceTable | None = None,
     dropout_key: DropoutKey | None = None,
     block_size: int = DEFAULT_BLOCK_SIZE,
     chunks: int = 1,
@@ -53,9 +58,11 @@ def id_loss(
     """Return the recommender's loss on prompts whose history is spelled in the ID generator's soft IDs.
 
     Differentiable in the ID generator's parameters only. `no_embedding` marks the punctuation tokens, which leave no
-    trace in an ID. `id_length` is the longest ID in tokens, EOS included. `dropout_key` drops out in the ID generator's
-    differentiated pass; the greedy IDs and the recommender are deterministic. `chunks`, of which the rows of texts and
-    of prompts are a multiple, is how many parts of them are computed one after the other (see `rows_in_chunks`).
+    trace in an ID. `id_length` is the longest ID in tokens, EOS included. With `choices`, those of the catalogue, the
+    loss is the recommender's over the catalogue, in nats per item; without, over the vocabulary, per token.
+    `dropout_key` drops out in the ID generator's differentiated pass; the greedy IDs and the recommender are
+    deterministic. `chunks`, of which the rows of texts and of prompts are a multiple, is how many parts of them are
+    computed one after the other (see `rows_in_chunks`).
     """
     soft_ids = generate_soft_ids(
         id_generator,
@@ -69,7 +76,7 @@ def id_loss(
         block_size=block_size,
         chunks=chunks,
     )
-    return loss_of_soft_ids(recommender, soft_ids.embeddings, soft_ids.mask, batch, chunks=chunks)
+    return loss_of_soft_ids(recommender, soft_ids.embeddings, soft_ids.mask, batch, choices=choices, chunks=chunks)
 
 
 def generate_soft_ids(
@@ -119,30 +126,34 @@ def loss_of_soft_ids(
     mask: Bool[Array, "items length"],
     batch: IdBatch,
     *,
+    choices: ChoiceTable | None = None,
     chunks: int = 1,
 ) -> Float[Array, ""]:
     """Return the frozen recommender's cross-entropy of the targets, given the embeddings of the items' IDs.
 
-    With the recommender's own embedding rows as `embeddings` this is the loss of the discrete prompt.
+    With the recommender's own embedding rows as `embeddings` this is the loss of the discrete prompt. `choices` are
+    those of `id_loss`.
     """
     recommender = without_gradient(recommender)
 
-    def total_loss(prompts):
-        *tokens_and_slots, target_tokens, target_segments = prompts
+    def total_loss(rows: tuple[IdBatch, ...]) -> Float[Array, ""]:
+        (part,) = rows
+        slots = part.prompt_tokens, part.prompt_segments, part.slot_item, part.slot_position
         # [items, length, d_model] into the slots of [rows, source] -> [rows, source, d_model].
-        prompt, segments = place_ids(recommender, embeddings, mask, *tokens_and_slots)
-        encoded = recommender.encode(None, same_segment(segments, segments), embeddings=prompt)
-        # -> [rows, target, d_model]; its logits are read in chunks, so that [rows, target, vocab] is never stored.
-        hidden = decode_targets(recommender, encoded, segments, target_tokens, target_segments)
-        return weighted_cross_entropy(hidden, recommender.output_table, target_tokens, is_real(target_segments))
+        prompt, segments, items = place_ids(recommender, embeddings, mask, *slots, part.prompt_items)
+        encoded = recommender.encode(None, causal_mask(same_segment(segments, segments), items), embeddings=prompt)
+        placed = SupervisedBatch(part.prompt_tokens, segments, part.target_tokens, part.target_segments)
+        # -> [rows, target, d_model]
+        hidden = decode_targets(recommender, encoded, placed)
+        if choices is not None:
+            return choice_cross_entropy(hidden, recommender.output_table, choices, part.choices).sum()
+        # The logits are read in chunks, so that [rows, target, vocab] is never stored.
+        weights = is_real(part.target_segments)
+        return weighted_cross_entropy(hidden, recommender.output_table, part.target_tokens, weights)
 
-    prompts = (
-        jnp.asarray(batch.prompt_tokens),
-        jnp.asarray(batch.prompt_segments),
-        jnp.asarray(batch.slot_item),
-        jnp.asarray(batch.slot_position),
-        jnp.asarray(batch.target_tokens),
-        jnp.asarray(batch.target_segments),
-    )
-    total = sum_in_chunks(total_loss, prompts, chunks)
-    return mean_loss(total, count_tokens(jnp.asarray(batch.target_segments)))
+    batch = jax.tree.map(jnp.asarray, batch)
+    # The texts are packed into rows of their own.
+    prompts = batch._replace(item_tokens=None, item_segments=None, item_places=None)
+    total = sum_in_chunks(total_loss, (prompts,), chunks)
+    segments = batch.target_segments
+    return mean_loss(total, count_tokens(segments) if choices is None else count_targets(segments, None))

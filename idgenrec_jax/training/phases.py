@@ -8,15 +8,28 @@ from idgenrec_jax.ids.schemes import has_own_ids
 from idgenrec_jax.training.optimizer import warmup_linear_decay
 
 WARM_START, ID, RECOMMENDER = "warm_start", "id", "recommender"
+CAUSAL = "causal recommender"
+"""What epochs of a recommender phase are called whose histories are causal."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A stretch of training of one model; `round` counts from 1, the warm start is round 0."""
+    """A stretch of training of one model; `round` counts from 1, the warm start is round 0.
+
+    `is_causal`: a recommender phase on windows of causal histories. `is_validated`: the model is then as it will be
+    used.
+    """
 
     kind: str
     round: int
     epochs: int
+    is_causal: bool = False
+    is_validated: bool = True
+
+    @property
+    def epoch_kind(self) -> str:
+        """Which batches its epochs have."""
+        return CAUSAL if self.is_causal else self.kind
 
     @property
     def title(self) -> str:
@@ -34,7 +47,12 @@ def phases(config: Config, *, pretrained_id_generator: bool) -> tuple[Phase, ...
     result = [Phase(WARM_START, 0, training.warm_start_epochs if needs_words else 0)]
     for number in range(1, training.rounds + 1):
         id_phase = [Phase(ID, number, training.id_epochs)] if training.id_epochs else []
-        recommender_phase = [Phase(RECOMMENDER, number, training.recommender_epochs)]
+        causal, whole = config.data.history == "causal", training.whole_epochs
+        recommender_phase = [
+            Phase(RECOMMENDER, number, training.recommender_epochs, is_causal=causal, is_validated=not whole)
+        ]
+        if whole:
+            recommender_phase.append(Phase(RECOMMENDER, number, whole))
         first = training.order == "id_first"
         result += id_phase + recommender_phase if first else recommender_phase + id_phase
     return tuple(result)

@@ -8,13 +8,21 @@ output embeddings:
 The same loss teaches the ID generator to write words for an item's text in the warm start.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
-from idgenrec_jax.training.segments import count_tokens, decode_targets, is_real, mean_loss, same_segment, split_key
+from idgenrec_jax.training.segments import (
+    count_tokens,
+    decode_targets,
+    encode_prompts,
+    is_real,
+    mean_loss,
+    split_key,
+)
 from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entropy
 
 
@@ -32,16 +40,14 @@ def recommender_loss(
     the batch `whole`, the mean is over the tokens of that one: the parts' losses add up to its loss.
     """
     encoder_key, decoder_key = split_key(dropout_key)
-    prompt_tokens, prompts, target_tokens, targets = map(jnp.asarray, batch)
+    batch = jax.tree.map(jnp.asarray, batch)
     # [rows, source] -> [rows, source, d_model]
-    encoded = model.encode(prompt_tokens, same_segment(prompts, prompts), dropout_key=encoder_key, part=part)
+    encoded = encode_prompts(model, batch, dropout_key=encoder_key, part=part)
     # [rows, target] -> h: [rows, target, d_model]
-    h = decode_targets(
-        model, encoded, prompts, target_tokens, targets, dropout_key=decoder_key, part=part
-    )
+    h = decode_targets(model, encoded, batch, dropout_key=decoder_key, part=part)
     # -log softmax(h W)[token], summed; the logits [rows, target, vocab] are never stored at once.
-    total = weighted_cross_entropy(h, model.output_table, target_tokens, is_real(targets))
-    return mean_loss(total, count_tokens(targets if whole is None else jnp.asarray(whole.target_segments)))
+    total = weighted_cross_entropy(h, model.output_table, batch.target_tokens, is_real(batch.target_segments))
+    return mean_loss(total, count_tokens(jnp.asarray((batch if whole is None else whole).target_segments)))
 
 
 def target_loss(

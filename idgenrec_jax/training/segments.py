@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from idgenrec_jax.data.packing import CausalOrder, SupervisedBatch
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
 
@@ -27,37 +28,95 @@ def count_tokens(segments: Int[Array, "rows positions"]) -> Float[Array, ""]:
     return is_real(segments).sum()
 
 
+def first_of_target(
+    segments: Int[Array, "rows target"], order: CausalOrder | None
+) -> Bool[Array, "rows target"]:
+    """Tell where in a row's targets one begins."""
+    is_first = segments != shift_right(segments, 0)
+    if order is not None:
+        is_first |= order.target_numbers != shift_right(order.target_numbers, -1)
+    return is_first & (segments > 0)
+
+
+def count_targets(segments: Int[Array, "rows target"], order: CausalOrder | None) -> Float[Array, ""]:
+    """Return how many targets a batch has."""
+    return first_of_target(segments, order).astype(jnp.float32).sum()
+
+
+def encode_prompts(
+    model: T5,
+    batch: SupervisedBatch,
+    *,
+    dropout_key: DropoutKey | None = None,
+    part: BatchPart | None = None,
+) -> Float[Array, "rows source d_model"]:
+    """Return the encoded prompts of a batch.
+
+    Examples that share a row do not see each other. In a causal history an item sees itself and those before it, and
+    what stands behind the history sees all that its target reads.
+    """
+    mask, order = same_segment(batch.prompt_segments, batch.prompt_segments), batch.order
+    if order is None:
+        return model.encode(batch.prompt_tokens, mask, dropout_key=dropout_key, part=part)
+    mask = mask & _may_read(order.numbers, order.branches, order)
+    return model.encode(
+        batch.prompt_tokens, mask, positions=order.positions, dropout_key=dropout_key, part=part
+    )
+
+
 def decode_targets(
     model: T5,
     encoded: Float[Array, "rows source d_model"],
-    prompt_segments: Int[Array, "rows source"],
-    target_tokens: Int[Array, "rows target"],
-    target_segments: Int[Array, "rows target"],
+    batch: SupervisedBatch,
     *,
     dropout_key: DropoutKey | None = None,
     part: BatchPart | None = None,
 ) -> Float[Array, "rows target d_model"]:
-    """Return the hidden states that predict the target tokens, each given the encoded prompt of its own segment."""
-    start = model.config.decoder_start_token_id
-    is_first = target_segments != shift_right(target_segments, 0)
+    """Return the hidden states that predict the target tokens, each given the encoded prompt of its own."""
+    start, segments, order = model.config.decoder_start_token_id, batch.target_segments, batch.order
+    is_first = first_of_target(segments, order)
+    prompt_mask = same_segment(segments, batch.prompt_segments)
+    target_mask = same_segment(segments, segments)
+    if order is not None:
+        numbers = order.target_numbers
+        prompt_mask = prompt_mask & _may_read(numbers, numbers, order)
+        target_mask = target_mask & (numbers[:, :, None] == numbers[:, None, :])
     return model.decode(
-        jnp.where(is_first, start, shift_right(target_tokens, start)),
+        jnp.where(is_first, start, shift_right(batch.target_tokens, start)),
         encoded,
-        same_segment(target_segments, prompt_segments),
-        decoder_mask=same_segment(target_segments, target_segments),
+        prompt_mask,
+        decoder_mask=target_mask,
         dropout_key=dropout_key,
         part=part,
     )
 
 
+def _may_read(
+    numbers: Int[Array, "rows queries"], branches: Int[Array, "rows queries"], order: CausalOrder
+) -> Bool[Array, "rows queries source"]:
+    """Tell which tokens of a window one of this number and branch reads: no later item, and of branches its own."""
+    is_before = order.numbers[:, None, :] <= numbers[:, :, None]
+    return is_before & ((order.branches[:, None, :] == 0) | (order.branches[:, None, :] == branches[:, :, None]))
+
+
+def causal_mask(
+    mask: Bool[Array, "rows source source"], items: Int[Array, "rows source"] | None
+) -> Bool[Array, "rows source source"]:
+    """Return the mask of prompts of one target each, in which no item of a history sees a later one.
+
+    `items` are the numbers of the items that tokens belong to; None: all see all.
+    """
+    return mask if items is None else mask & (items[:, None, :] <= items[:, :, None])
+
+
 def mean_loss(total: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
-    """Return a summed cross-entropy per real target token; 0 where there is none."""
+    """Return a summed cross-entropy per real target token, or per target; 0 where there is none."""
     return total / jnp.where(count > 0, count, 1.0)
 
 
-def split_rows(rows: tuple[Array, ...], chunks: int) -> tuple[Array, ...]:
+def split_rows(rows: PyTree, chunks: int) -> PyTree:
     """Return arrays of rows [rows, ...] as [chunks, rows / chunks, ...], a device's rows spread over all chunks."""
-    return tuple(jnp.swapaxes(values.reshape(-1, chunks, *values.shape[1:]), 0, 1) for values in rows)
+    return jax.tree.map(lambda values: jnp.swapaxes(values.reshape(-1, chunks, *values.shape[1:]), 0, 1), rows)
 
 
 def join_rows(values: Array) -> Array:
@@ -91,7 +150,7 @@ def rows_in_chunks(
 
 
 def sum_in_chunks(
-    compute: Callable[[tuple[Array, ...]], Float[Array, ""]], rows: tuple[Array, ...], chunks: int
+    compute: Callable[[PyTree], Float[Array, ""]], rows: PyTree, chunks: int
 ) -> Float[Array, ""]:
     """Return `compute(rows)`, a sum over the rows, one chunk of them after the other, as in `rows_in_chunks`."""
     if chunks == 1:

@@ -118,8 +118,9 @@ def place_ids(
     prompt_segments: Int[Array, "rows source"],
     slot_item: Int[Array, "rows source"],
     slot_position: Int[Array, "rows source"],
-) -> tuple[Float[Array, "rows source d_model"], Int[Array, "rows source"]]:
-    """Embed the prompts with the ID embeddings in their slots, and return them with their segments.
+    prompt_items: Int[Array, "rows source"] | None = None,
+) -> tuple[Float[Array, "rows source d_model"], Int[Array, "rows source"], Int[Array, "rows source"] | None]:
+    """Embed the prompts with the ID embeddings in their slots, and return them with their segments and items.
 
     Slots that carry nothing move behind the kept positions, whose order stays: a discrete prompt has no holes, and the
     recommender's relative positions must equal the discrete prompt's.
@@ -137,7 +138,8 @@ def place_ids(
     soft_rows = embeddings[reorder(item), reorder(slot_position)]
     token_rows = recommender.embed(reorder(prompt_tokens))
     placed = jnp.where(reorder(is_slot)[..., None], soft_rows.astype(token_rows.dtype), token_rows)
-    return placed, reorder(jnp.where(kept, prompt_segments, 0))
+    items = None if prompt_items is None else reorder(prompt_items)
+    return placed, reorder(jnp.where(kept, prompt_segments, 0)), items
 
 
 def tokens_without_embedding(punctuation_ids: Iterable[int], vocab_size: int) -> Bool[np.ndarray, " vocab"]:

@@ -104,5 +104,9 @@ def check_finite(name: str, value: float, *, phase: str, where: str) -> None:
 
 
 def count_examples(batch: SupervisedBatch | IdBatch) -> int:
-    """Return how many examples share the rows of a batch, not yet on the device; a row numbers its own from 1."""
-    return int(np.max(batch.target_segments, axis=1).sum())
+    """Return how many targets share the rows of a batch, not yet on the device."""
+    segments = np.asarray(batch.target_segments)
+    is_first = np.diff(segments, axis=1, prepend=0) != 0
+    if isinstance(batch, SupervisedBatch) and batch.order is not None:
+        is_first |= np.diff(np.asarray(batch.order.target_numbers), axis=1, prepend=-1) != 0
+    return int((is_first & (segments > 0)).sum())

@@ -23,6 +23,7 @@ from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.sharding import parameter_shardings
+from idgenrec_jax.training.choice_softmax import ChoiceTable
 from idgenrec_jax.training.id_loss import id_loss
 from idgenrec_jax.training.optimizer import apply_gradients
 from idgenrec_jax.training.recommender_loss import recommender_loss
@@ -91,21 +92,22 @@ def make_supervised_step(
     state_sharding: PyTree = None,
     compiler_options: CompilerOptions = None,
 ) -> TrainStep:
-    """Return `supervised_step(state, batch: SupervisedBatch, learning_rate, seed_key) -> (state, metrics)`.
+    """Return `supervised_step(state, batch: SupervisedBatch, learning_rate, seed_key[, choices]) -> (state, metrics)`.
 
     It trains a T5 on (text, words) pairs: the recommender in its phases, the ID generator in the warm start. `loss` is
-    one of `losses.SUPERVISED_LOSSES`. The state is donated. Metrics: `loss` (before the step) and `gradient_norm`
-    (before clipping), float32. Inputs are read where the caller has placed them; `state_sharding`, a pytree prefix of
-    the state, keeps the new state where the old one was. The rows of a batch, a multiple of `accumulation`, are
-    computed in so many parts whose gradients are added up: it is the same step, dropout included, up to rounding.
-    `compiler_options` are those of `jax.jit`.
+    one of `losses.SUPERVISED_LOSSES`; that over the catalogue is given its `choices`. The state is donated. Metrics:
+    `loss` (before the step) and `gradient_norm` (before clipping), float32. Inputs are read where the caller has placed
+    them; `state_sharding`, a pytree prefix of the state, keeps the new state where the old one was. The rows of a
+    batch, a multiple of `accumulation`, are computed in so many parts whose gradients are added up: it is the same
+    step, dropout included, up to rounding. `compiler_options` are those of `jax.jit`.
     """
 
-    def supervised_step(state, batch: SupervisedBatch, learning_rate, key):
+    def supervised_step(state, batch: SupervisedBatch, learning_rate, key, choices: ChoiceTable | None = None):
         dropout_key = jax.random.fold_in(key, state.step) if dropout else None
+        further = {} if choices is None else {"choices": choices}
 
         def loss_of(params, rows=batch, **part):
-            return loss(nnx.merge(graphdef, params), rows, dropout_key, **part)
+            return loss(nnx.merge(graphdef, params), rows, dropout_key, **further, **part)
 
         def accumulated(params):
             def add(total, rows):
@@ -115,7 +117,7 @@ def make_supervised_step(
 
             zero = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params)
             # [rows, ..] -> [accumulation, rows / accumulation, ..]
-            parts = SupervisedBatch(*split_rows(batch, accumulation))
+            parts = split_rows(batch, accumulation)
             return jax.lax.scan(add, zero, (jnp.arange(accumulation), parts))[0]
 
         differentiated = jax.value_and_grad(loss_of) if accumulation == 1 else accumulated
@@ -138,13 +140,18 @@ def make_id_step(
     state_sharding: PyTree = None,
     compiler_options: CompilerOptions = None,
 ) -> TrainStep:
-    """Return `id_step(state, recommender_params, batch: IdBatch, learning_rate, seed_key) -> (state, metrics)`.
+    """Return `id_step(state, recommender_params, batch: IdBatch, learning_rate, seed_key[, choices])`.
+
+    It returns (state, metrics).
 
     `state` is the ID generator's and is donated; `recommender_params` are read only. `dropout` is the ID generator's,
-    `chunks` that of `id_loss`. Metrics, `state_sharding` and `compiler_options` are those of `make_supervised_step`.
+    `choices` and `chunks` are those of `id_loss`. Metrics, `state_sharding` and `compiler_options` are those of
+    `make_supervised_step`.
     """
 
-    def id_step(state, recommender_params, batch: IdBatch, learning_rate, key):
+    def id_step(
+        state, recommender_params, batch: IdBatch, learning_rate, key, choices: ChoiceTable | None = None
+    ):
         dropout_key = jax.random.fold_in(key, state.step) if dropout else None
         recommender = nnx.merge(recommender_graphdef, recommender_params)
 
@@ -155,6 +162,7 @@ def make_id_step(
                 batch,
                 no_embedding,
                 id_length=id_length,
+                choices=choices,
                 dropout_key=dropout_key,
                 chunks=chunks,
             )

@@ -8,9 +8,10 @@ import pytest
 from flax import nnx
 
 from idgenrec_jax.config import preset
-from idgenrec_jax.data.batches import held_out_batches, recommender_epoch, training_shape
+from idgenrec_jax.data.batches import held_out_batches
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
+from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds

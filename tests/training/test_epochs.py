@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from idgenrec_jax.data.batches import recommender_epoch
+from idgenrec_jax.data.recommender_batches import recommender_epoch
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import make_epochs, train
 from idgenrec_jax.run_files import LATEST_CHECKPOINTS

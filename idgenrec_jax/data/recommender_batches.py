@@ -1,0 +1,232 @@
+"""Batches of a recommender phase: a pure function of (seed, epoch, step).
+
+An epoch is packed (see packing.py), of prompts with a target each, or of windows with the targets of several prompts.
+Batches are planned from lengths alone: a prompt is rendered when its batch is asked for.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from idgenrec_jax.data.batches import PromptRenderer, place_choices
+from idgenrec_jax.data.choices import TargetChoices
+from idgenrec_jax.data.examples import Examples, draw_training_examples
+from idgenrec_jax.data.packing import (
+    WIDTH_MULTIPLE,
+    CausalOrder,
+    PackedBatches,
+    SupervisedBatch,
+    TokenLists,
+    concatenate,
+    plan_shape,
+    round_up,
+    stratified,
+)
+from idgenrec_jax.data.row_packing import PackedShape, pack
+from idgenrec_jax.data.windows import Windows, draw_windows
+from idgenrec_jax.errors import InputError
+
+# A seed apart from those of the epochs.
+_PLAN = 3
+PLANNED_EXAMPLES = 20_000
+
+
+class _Prompts:
+    """Examples of one target each."""
+
+    def __init__(self, renderer: PromptRenderer, examples: Examples):
+        self._renderer, self._templates = renderer, examples.templates
+        self._items = renderer.target_items(examples)
+        self.prompts, self.targets = renderer.prompts(examples), renderer.targets(examples)
+
+    def choice_counts(self) -> Int[np.ndarray, " examples"]:
+        """Return how many choices the target of each example has."""
+        return self._renderer.choices.counts()[self._renderer.ways(self._items, self._templates)]
+
+    def items(self, example: int) -> tuple[list[int], int]:
+        """Return the targets of one example, and its template."""
+        return [int(self._items[example])], int(self._templates[example])
+
+
+class _Windows:
+    """Windows as examples, each of several targets."""
+
+    def __init__(self, renderer: PromptRenderer, windows: Windows):
+        self._renderer, self.windows = renderer, windows
+        lengths = renderer.sums_over_targets(windows, renderer.way_lengths)
+        self.prompts = TokenLists(
+            renderer.window_lengths(windows), lambda window: renderer.window(windows, window).tokens
+        )
+        self.targets = TokenLists(lengths, self._target)
+
+    def choice_counts(self) -> Int[np.ndarray, " windows"]:
+        """Return how many choices the targets of each window have together."""
+        return self._renderer.sums_over_targets(self.windows, self._renderer.choices.counts())
+
+    def items(self, window: int) -> tuple[list[int], int]:
+        """Return the targets of one window, and its template."""
+        return self._renderer.window_targets(self.windows, window).tolist(), int(self.windows.templates[window])
+
+    def first_number(self, window: int) -> int:
+        """Return how many items stand before the first target of a window."""
+        return int(self.windows.targets[window] - self.windows.starts[window])
+
+    def _target(self, window: int) -> list[int]:
+        items, template = self.items(window)
+        return [token for item in items for token in self._renderer.decoded(item, template)]
+
+
+class RecommenderBatches:
+    """The batches of a recommender epoch, each target in one of them, in random order."""
+
+    def __init__(
+        self,
+        renderer: PromptRenderer,
+        source: _Prompts | _Windows,
+        *,
+        shape: PackedShape,
+        batch_size: int,
+        rng: np.random.Generator,
+    ):
+        """Plan the batches of at most `batch_size` examples of `source`."""
+        self._renderer, self._source, self._shape = renderer, source, shape
+        self._packed = PackedBatches(source.prompts, source.targets, shape=shape, batch_size=batch_size, rng=rng)
+        if renderer.over_catalogue:
+            most = int(self._packed.most_in_a_row(source.choice_counts()))
+            # A choice is made at a position of its own, so that a row of targets has room for all.
+            self._choices = shape.choices if most <= shape.choices else shape.target
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self._packed)
+
+    @property
+    def padding_shares(self) -> tuple[float, float]:
+        """Shares of the positions of prompts and of targets, over all batches, that hold no token."""
+        return self._packed.padding_shares
+
+    def examples(self, step: int) -> list[tuple[Sequence[int], Sequence[int]]]:
+        """Return the (prompt, target) pairs that batch `step` holds, row by row; of windows those of all targets."""
+        return self._packed.examples(step)
+
+    def batch(self, step: int) -> SupervisedBatch:
+        """Return batch `step`."""
+        rows, shape = self._packed.rows(step), self._shape
+        order = None
+        if isinstance(self._source, _Windows):
+            source, lengths = self._source, self._renderer.way_lengths
+            windows = {window: self._renderer.window(source.windows, window) for row in rows for window in row}
+            target_numbers = {}
+            for window in windows:
+                items, template = source.items(window)
+                ways = [self._renderer.way(item, template) for item in items]
+                first = source.first_number(window)
+                numbers = np.arange(first, first + len(items))
+                target_numbers[window] = np.repeat(numbers, lengths[ways]).tolist()
+
+            def of_windows(field: str) -> tuple[Int[np.ndarray, "rows source"], Int[np.ndarray, "rows source"]]:
+                lists = {window: getattr(made, field) for window, made in windows.items()}
+                return concatenate(rows, lists, shape.rows, shape.source)
+
+            prompts = of_windows("tokens")
+            order = CausalOrder(
+                *(of_windows(field)[0] for field in ("numbers", "branches", "positions")),
+                concatenate(rows, target_numbers, shape.rows, shape.target)[0],
+            )
+        else:
+            prompts = concatenate(rows, self._source.prompts, shape.rows, shape.source)
+        targets = concatenate(rows, self._source.targets, shape.rows, shape.target)
+        return SupervisedBatch(*prompts, *targets, choices=self._choices_of(rows), order=order)
+
+    def _choices_of(self, rows: Sequence[Sequence[int]]) -> TargetChoices | None:
+        renderer = self._renderer
+        if not renderer.over_catalogue:
+            return None
+        ways, lengths = [], renderer.way_lengths
+        for row in rows:
+            targets = [(item, template) for items, template in map(self._source.items, row) for item in items]
+            of_row = [renderer.way(*target) for target in targets]
+            ways.append(list(zip(lengths[of_row].tolist(), of_row, strict=True)))
+        return place_choices(renderer.choices, ways, self._shape.rows, self._choices)
+
+
+def windows_per_batch(renderer: PromptRenderer, windows: Windows, batch_size: int) -> int:
+    """Return how many windows have about `batch_size` targets."""
+    return max(1, round(batch_size * len(windows) / max(1, int(windows.num_targets().sum()))))
+
+
+def training_shape(renderer: PromptRenderer, *, seed: int, batch_size: int, row_multiple: int = 1) -> PackedShape:
+    """Return the shape of every recommender batch with these IDs, whatever the epoch.
+
+    A batch has `batch_size` targets; about so many where several share a window.
+
+    Raises:
+        InputError: no sequence has two items to train on.
+    """
+    rng = np.random.default_rng([seed, _PLAN])
+    source: _Prompts | _Windows
+    if renderer.is_causal:
+        windows = renderer.windows
+        size = windows_per_batch(renderer, windows, batch_size) if len(windows) else batch_size
+        source = _Windows(renderer, draw_windows(windows, len(renderer.templates), PLANNED_EXAMPLES, rng))
+    else:
+        size = batch_size
+        drawn = draw_training_examples(renderer.dataset, len(renderer.templates), PLANNED_EXAMPLES, rng)
+        source = _Prompts(renderer, drawn)
+    if not len(source.prompts):
+        raise InputError(
+            f"the data {renderer.dataset.name!r} has nothing for training: expected sequences of at least four items "
+            "(or of two, which are not evaluated)"
+        )
+    prompts, targets = source.prompts.lengths, source.targets.lengths
+    longest = longest_example(renderer) if renderer.is_causal else (renderer.longest_prompt(), renderer.target_width())
+    shape = plan_shape(
+        prompts,
+        targets,
+        batch_size=size,
+        longest_prompt=longest[0],
+        longest_target=longest[1],
+        row_multiple=row_multiple,
+    )
+    if not renderer.over_catalogue:
+        return shape
+    planned = pack(stratified(prompts, size, np.random.default_rng(0)), prompts, targets, shape)
+    most = int(planned.tokens_per_row(source.choice_counts()).max())
+    return shape._replace(choices=min(shape.target, round_up(most + 1, WIDTH_MULTIPLE)))
+
+
+def longest_example(renderer: PromptRenderer) -> tuple[int, int]:
+    """Return the most tokens that the prompts and the targets of a window have, under any template."""
+    windows = renderer.windows
+    prompts = targets = 0
+    for template in range(len(renderer.templates)):
+        templates = np.full(len(windows), template, np.min_scalar_type(template))
+        under = Windows(windows.users, windows.starts, windows.ends, windows.targets, templates)
+        prompts = max(prompts, int(renderer.window_lengths(under).max(initial=0)))
+        targets = max(targets, int(renderer.sums_over_targets(under, renderer.way_lengths).max(initial=0)))
+    return prompts, targets
+
+
+def recommender_epoch(
+    renderer: PromptRenderer, *, seed: int, epoch: int, batch_size: int, num_examples: int, shape: PackedShape
+) -> RecommenderBatches:
+    """Return the training batches of one recommender epoch; `num_examples` targets, 0: all of them.
+
+    `shape` is that of `training_shape` for the same renderer and batch size.
+
+    Every position of every training sequence but the first is a target once. Templates are drawn anew each epoch, for
+    every prompt or, in a causal epoch, for every window.
+    """
+    rng = np.random.default_rng([seed, 1, epoch])
+    source: _Prompts | _Windows
+    if renderer.is_causal:
+        windows = renderer.windows
+        size = windows_per_batch(renderer, windows, batch_size)
+        source = _Windows(renderer, draw_windows(windows, len(renderer.templates), num_examples, rng))
+    else:
+        size = batch_size
+        source = _Prompts(
+            renderer, draw_training_examples(renderer.dataset, len(renderer.templates), num_examples, rng)
+        )
+    return RecommenderBatches(renderer, source, shape=shape, batch_size=size, rng=rng)
