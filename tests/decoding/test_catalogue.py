@@ -11,7 +11,8 @@ from flax import nnx
 from test_trie import random_sequences
 
 from idgenrec_jax.decoding import catalogue
-from idgenrec_jax.decoding.catalogue import catalogue_plan, score_items
+from idgenrec_jax.decoding.catalogue import score_items
+from idgenrec_jax.decoding.catalogue_plan import catalogue_plan
 from idgenrec_jax.models import row_parts
 from idgenrec_jax.models.t5 import T5, T5Config, shift_right
 
@@ -27,7 +28,7 @@ MASKS = {"right": np.arange(6) < [[6], [4], [1]], "left": np.arange(6) >= [[0], 
 
 
 def make_plan(sequences, **settings):
-    return catalogue_plan(sequences, vocab_size=VOCAB_SIZE, eos_token_id=1, start_token_id=0, **settings)
+    return catalogue_plan(sequences, vocab_size=VOCAB_SIZE, eos_token_id=1, **settings)
 
 
 @partial(jax.jit, static_argnames="graphdef")
