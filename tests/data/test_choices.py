@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tests.data.test_prefix_tree import CASES, EOS, children_of, random_sequences
 
 from idgenrec_jax.data.batches import place_choices
 from idgenrec_jax.data.choices import find_choices
 from idgenrec_jax.errors import InputError
+from tests.data.test_prefix_tree import CASES, EOS, children_of, random_sequences
 
 # What stands around an ID under each target text; the tokens occur in IDs, too.
 TEXTS = [((), ()), ((41, 5), ()), ((), (0,)), ((6,), (97, 97))]
