@@ -58,6 +58,7 @@ class Experiment:
             vocab_size=self.recommender.config.vocab_size,
             pad_token_id=self.inputs.tokenizer.pad_id,
             layout=self.config.evaluation.trie_layout,
+            over_catalogue=self.config.over_catalogue,
         )
 
 
@@ -82,7 +83,7 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     ids = RoundIds(
         config, dataset, tokenizer, inputs.prompts, graphdef=id_generator.graphdef, folder=workdir, mesh=mesh
     )
-    ranker = Ranker(recommender.graphdef, config.evaluation, place_batch=place_batch)
+    ranker = Ranker(recommender.graphdef, config, place_batch=place_batch)
     return Experiment(config, inputs, mesh, id_generator, recommender, ids, ranker, place_batch)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from idgenrec_jax.compilation_cache import use_compilation_cache
-from idgenrec_jax.data.batches import PromptRenderer, pad_rows
+from idgenrec_jax.data.batches import PromptRenderer, pad_rows, power_of_two
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.packing import WIDTH_MULTIPLE, round_up
 from idgenrec_jax.decoding.trie import Trie
@@ -31,6 +31,7 @@ BATCH_SIZES = (1, 8, 32)
 """Histories of one call of a compiled program, where --config.evaluation.batch_size allows and before rounding up to
 the devices that split a batch."""
 NARROWEST_PROMPT = 32
+NARROWEST_SEEN = 32
 _MOST_NAMED = 5
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Recommender:
         self._params = self._run.params["recommender"]
         self._ranker = Ranker(
             self._run.graphdefs["recommender"],
-            self.config.evaluation,
+            self.config,
             place_batch=partial(put, sharding=batch_sharding(self._run.mesh)),
         )
         self._renderer = evaluation_renderer(self._run, self._ids)
@@ -115,7 +116,7 @@ class Recommender:
         """Return the `count` best items for each history, a list of item names, oldest first; fewer items: all of them.
 
         Of a history the last `--config.data.max_history` items count. An empty one gives what the recommender writes
-        after a prompt without items.
+        after a prompt without items. With `--config.evaluation.seen_items=remove` no item of a history is returned.
 
         Raises:
             InputError: an item that the catalogue does not have, something that is not a list of lists of names, a
@@ -125,16 +126,24 @@ class Recommender:
         numbered = self._numbered(histories)
         if self._renderer.user_ids is not None:
             raise InputError("this run was trained with user IDs, which new histories have not; use evaluate")
-        prompts = [self._renderer.prompt(0, history, 0) for history in numbered]
+        # Of each prompt, its tokens and the number of the history item that each belongs to.
+        prompts = [self._renderer.numbered_prompt(0, history, 0) for history in numbered]
         results: list[list[Recommendation]] = [[] for _ in prompts]
         # Sorted by length, so that a long history does not widen the batches of short ones.
-        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row][0]))
         for start, size in plan_batches(len(order), self._batch_sizes):
             rows = order[start : start + size]
-            width = next(width for width in self._widths if width >= len(prompts[rows[-1]]))
-            batch = pad_rows([prompts[row] for row in rows], size, width)
+            width = next(width for width in self._widths if width >= len(prompts[rows[-1]][0]))
+            batch = pad_rows([prompts[row][0] for row in rows], size, width)
+            prompt_items = seen = None
+            if self._renderer.is_causal:
+                prompt_items, _ = pad_rows([prompts[row][1] for row in rows], size, width)
+            if self.config.evaluation.seen_items == "remove":
+                seen = seen_items([numbered[row] for row in rows], size)
             # Both are [size, beams]; the rows beyond `rows` are padding.
-            items, scores = self._ranker.search(self._params, *batch, self._trie)
+            items, scores = self._ranker.search(
+                self._params, *batch, self._trie, prompt_items=prompt_items, seen=seen
+            )
             for place, row in enumerate(rows):
                 results[row] = [
                     Recommendation(self.items[item], self.ids.texts[item], float(score))
@@ -207,6 +216,12 @@ def plan_batches(count: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
         batches.append((start, size))
         start += size
     return batches
+
+
+def seen_items(histories: Sequence[Int[np.ndarray, " _"]], count: int) -> Int[np.ndarray, "count seen"]:
+    """Return the items of each history once, as `count` rows filled up with -1; widths are powers of two from 32 on."""
+    distinct = [np.unique(history).tolist() for history in histories]
+    return pad_rows(distinct, count, power_of_two(max([NARROWEST_SEEN, *map(len, distinct)])), fill=-1)[0]
 
 
 def longest_prompt(renderer: PromptRenderer) -> int:

@@ -179,6 +179,7 @@ def evaluation_trie(run: TrainedRun, renderer: PromptRenderer) -> Trie:
         vocab_size=run.vocab_size,
         pad_token_id=run.tokenizer.pad_id,
         layout=run.config.evaluation.trie_layout,
+        over_catalogue=run.config.over_catalogue,
     )
 
 

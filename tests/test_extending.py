@@ -111,7 +111,7 @@ def test_a_metric_is_in_every_ranking(added, monkeypatch):
         users=np.array([0, 1], np.int32),
         targets=np.array([4, 2], np.int32),
         items=items,
-        scores=np.zeros(items.shape, np.float32),
+        scores=-np.arange(5, dtype=np.float32) * np.ones((2, 1), np.float32),
         loss=0.0,
     )
     assert ranking.metrics()["rbp@5"] == pytest.approx((0.2 + 0.128) / 2)

@@ -45,6 +45,7 @@ def workdir(tmp_path_factory):
             "training.id_epochs": 0, "training.rounds": 1, "training.recommender_epochs": 1,
             "training.recommender_batch_size": 32,
             "evaluation.num_beams": BEAMS, "evaluation.batch_size": 8, "evaluation.length_penalty": 1.0,
+            "training.softmax": "vocabulary", "data.history": "whole",
         }
     )  # fmt: skip
     train(config, folder / "run")
@@ -56,18 +57,39 @@ def recommender(workdir):
     return Recommender(workdir)
 
 
+def reconfigured(workdir, copy, **sections):
+    """The run with other values of some fields, freshly loaded."""
+    shutil.copytree(workdir, copy)
+    described = json.loads((workdir / "config.json").read_text())
+    for section, values in sections.items():
+        described["config"][section] |= values
+    (copy / "config.json").write_text(json.dumps(described))
+    return Recommender(copy)
+
+
 @pytest.fixture
 def long_recommender(workdir, tmp_path):
-    """The run with histories of up to 6 items, freshly loaded."""
-    shutil.copytree(workdir, tmp_path / "run")
-    described = json.loads((workdir / "config.json").read_text())
-    described["config"]["data"]["max_history"] = 6
-    (tmp_path / "run" / "config.json").write_text(json.dumps(described))
-    return Recommender(tmp_path / "run")
+    """The run with histories of up to 6 items."""
+    return reconfigured(workdir, tmp_path / "run", data={"max_history": 6})
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_recommendations_are_those_of_the_evaluation(recommender, split):
+@pytest.fixture(scope="module")
+def causal_recommender(workdir, tmp_path_factory):
+    """The run with causal histories, the softmax over the catalogue, and without seen items."""
+    return reconfigured(
+        workdir,
+        tmp_path_factory.mktemp("causal") / "run",
+        data={"history": "causal"},
+        training={"softmax": "catalogue"},
+        evaluation={"seen_items": "remove", "length_penalty": 0.0},
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "split"), [("recommender", "validation"), ("recommender", "test"), ("causal_recommender", "test")]
+)
+def test_recommendations_are_those_of_the_evaluation(kind, split, request):
+    recommender = request.getfixturevalue(kind)
     dataset, ranking = recommender.dataset, recommender.evaluate(split)
     assert len(ranking.users) == NUM_USERS
     histories = []
@@ -94,6 +116,16 @@ def test_recommendations_are_items_of_the_catalogue_none_twice_best_first(recomm
         assert all(one.text == texts[one.item] for one in row)
         scores = [one.score for one in row]
         assert scores == sorted(scores, reverse=True) and scores[0] < 0
+
+
+def test_items_of_the_whole_history_are_removed_where_the_run_says_so(recommender, causal_recommender):
+    # The first six are older than the history that a prompt holds.
+    histories = [[f"item{number}" for number in range(10)], [f"item{number}" for number in range(NUM_ITEMS - 3)], []]
+    rows = [{one.item for one in row} for row in causal_recommender.recommend(histories, count=BEAMS)]
+    assert all(not row & set(history) for row, history in zip(rows, histories, strict=True))
+    assert [len(row) for row in rows] == [BEAMS, 3, BEAMS]
+    kept = recommender.recommend(histories, count=BEAMS)
+    assert any(one.item in history for row, history in zip(kept, histories, strict=True) for one in row)
 
 
 def test_fewer_recommendations_are_the_first_of_more(recommender):

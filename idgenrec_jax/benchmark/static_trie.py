@@ -42,17 +42,18 @@ class StaticTrie:
             words = self.rows[states]
             bits = (words[..., None] >> jnp.arange(_WORD_BITS, dtype=jnp.uint32)) & 1
             return bits.astype(bool).reshape(*states.shape, -1)[..., :vocab]
-        tokens, _, is_child = self.trie.children(states, self.fanouts[level])
+        edges, is_child = self.trie.child_edges(states, self.fanouts[level])
         batch, beam = (indices[..., None] for indices in jnp.indices(states.shape))
         mask = jnp.zeros((*states.shape, vocab), bool)
-        return mask.at[batch, beam, jnp.where(is_child, tokens, vocab)].set(True, mode="drop")
+        return mask.at[batch, beam, jnp.where(is_child, self.trie.edge_tokens[edges], vocab)].set(True, mode="drop")
 
     def next_states(
         self, states: Int[Array, "batch chosen"], tokens: Int[Array, "batch chosen"], level: int
     ) -> Int[Array, "batch chosen"]:
         """Return the state that each token leads to from states of `level`, -1 where it is not allowed."""
-        children, next_states, is_child = self.trie.children(states, self.fanouts[level])
-        return jnp.where(is_child & (children == tokens[..., None]), next_states, -1).max(-1)
+        edges, is_child = self.trie.child_edges(states, self.fanouts[level])
+        is_next = is_child & (self.trie.edge_tokens[edges] == tokens[..., None])
+        return jnp.where(is_next, self.trie.edge_states[edges], -1).max(-1)
 
 
 def static_trie(trie: Trie) -> StaticTrie:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt
 
-from idgenrec_jax.data.choices import Choices, TargetChoices, find_choices
+from idgenrec_jax.data.choices import Choices, TargetChoices, find_choices, place_choices
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.examples import Examples, held_out_examples, ragged_ranges, training_positions
 from idgenrec_jax.data.packing import TARGET_MULTIPLE, WIDTH_MULTIPLE, TokenLists, lengths_of, round_up
@@ -148,6 +148,12 @@ class PromptRenderer:
             ],
             eos_token_id=self.eos_id,
         )
+
+    @cached_property
+    def most_choices(self) -> tuple[int, int]:
+        """The most wide and the most narrow choices of any target."""
+        wide, narrow = (int(self.choices.counts(narrow=narrow).max(initial=0)) for narrow in (False, True))
+        return wide, narrow
 
     @cached_property
     def way_lengths(self) -> Int[np.ndarray, " ways"]:
@@ -346,7 +352,6 @@ class BucketedBatches:
         lengths = renderer.prompts(examples).lengths
         # [examples]: the widths of what came before the targets, in powers of two, so that few programs are compiled.
         self._seen_width = power_of_two(int(examples.positions.max(initial=1))) if with_seen else 0
-        self._most_choices = int(renderer.choices.counts().max(initial=0)) if renderer.over_catalogue else 0
         buckets = np.searchsorted(np.asarray(widths), lengths)
         if len(lengths) and lengths.max() > widths[-1]:
             raise ValueError(f"a prompt of {lengths.max()} tokens does not fit the widest bucket, {widths[-1]}")
@@ -383,7 +388,7 @@ class BucketedBatches:
                 [(0, renderer.way(int(self._target_items[row]), template))]
                 for row, (_, _, template) in zip(rows.tolist(), examples, strict=True)
             ]
-            choices = place_choices(renderer.choices, ways, size, self._most_choices)
+            choices = place_choices(renderer.choices, ways, size, renderer.most_choices)
         return HeldOutBatch(
             *pad_rows([tokens for tokens, _ in numbered], size, width),
             *pad_rows([self._targets[row] for row in rows.tolist()], size, renderer.target_width()),
@@ -393,23 +398,6 @@ class BucketedBatches:
             if self._seen_width
             else None,
         )
-
-
-def place_choices(
-    choices: Choices, rows: Sequence[Sequence[tuple[int, int]]], num_rows: int, width: int
-) -> TargetChoices:
-    """Return the choices of the targets in each row, one after the other, given as (tokens decoded, way)."""
-    positions, nodes, tokens = np.zeros((3, num_rows, width), np.int32)
-    nodes -= 1
-    for row, targets in enumerate(rows):
-        start = end = 0
-        for length, way in targets:
-            found = choices.way(way)
-            first, end = end, end + len(found[0])
-            positions[row, first:end], nodes[row, first:end], tokens[row, first:end] = found
-            positions[row, first:end] += start
-            start += length
-    return TargetChoices(positions, nodes, tokens)
 
 
 def power_of_two(value: int) -> int:

@@ -6,26 +6,33 @@ the tokens that may follow there. Everything else of a target is forced: it has 
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Bool, Int, UInt32
 
 from idgenrec_jax.data.prefix_tree import PrefixTree, prefix_tree
 
 WORD_BITS = 32
+MASK_LIMIT_BYTES = 64 * 2**20
+"""The largest mask of all choices that is made; above it, narrow choices have lists of their children instead."""
+NARROW_CHILDREN = 32
+"""The most children of a narrow choice."""
 
 
 class TargetChoices(NamedTuple):
     """The choices on the way to the targets of each row, in a few places a row; a free place has node -1.
 
     `positions` is where in the row's targets a chosen token stands, `nodes` the number of its choice, `tokens` what is
-    chosen there, as its place in `Choices.tokens`.
+    chosen there, as its place in `Choices.tokens`. The choices of few tokens stand apart, in `narrow`, where a
+    catalogue has them apart.
     """
 
     positions: Int[Array | np.ndarray, "rows choices"]
     nodes: Int[Array | np.ndarray, "rows choices"]
     tokens: Int[Array | np.ndarray, "rows choices"]
+    narrow: "TargetChoices | None" = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Choices:
     nodes: Int[np.ndarray, " steps"]
     chosen: Int[np.ndarray, " steps"]
     num_items: int
+    mask_limit_bytes: int = MASK_LIMIT_BYTES
 
     @property
     def num_choices(self) -> int:
@@ -58,22 +66,32 @@ class Choices:
         np.maximum.at(lengths, self._way_of_step(), self.positions + 1)
         return lengths
 
-    def counts(self) -> Int[np.ndarray, " ways"]:
-        """Return how many choices each way has."""
-        return np.diff(self.starts)
+    @cached_property
+    def is_narrow(self) -> Bool[np.ndarray, " choices"]:
+        """Which choices have so few tokens that these are listed: none, where a mask of all choices is small enough."""
+        if self.num_choices * len(self.tokens) <= 8 * self.mask_limit_bytes:
+            return np.zeros(self.num_choices, bool)
+        return np.diff(self.offsets) <= NARROW_CHILDREN
 
-    def way(self, way: int) -> tuple[list[int], list[int], list[int]]:
-        """Return positions, nodes and chosen tokens of one way."""
+    def counts(self, *, narrow: bool = False) -> Int[np.ndarray, " ways"]:
+        """Return how many wide choices, or narrow ones, each way has."""
+        chosen = self.is_narrow[self.nodes] == narrow
+        before = np.concatenate([np.zeros(1, np.int32), np.cumsum(chosen, dtype=np.int32)])
+        return np.diff(before[self.starts])
+
+    def way(self, way: int) -> list[tuple[int, int, int, bool]]:
+        """Return position, node, chosen token, and whether it is narrow, of every choice of one way."""
         some = slice(self.starts[way], self.starts[way + 1])
-        return self.positions[some].tolist(), self.nodes[some].tolist(), self.chosen[some].tolist()
+        nodes = self.nodes[some]
+        columns = self.positions[some], nodes, self.chosen[some], self.is_narrow[nodes]
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
-    def mask(self, rows: Int[np.ndarray, " rows"] | None = None) -> UInt32[np.ndarray, "rows words"]:
-        """Return one bit for every (choice, token): set where the token may follow; `rows` are some choices."""
-        rows = np.arange(self.num_choices) if rows is None else rows
-        return bit_mask(self.offsets, self.children, rows, len(self.tokens))
+    def mask(self) -> UInt32[np.ndarray, "wide words"]:
+        """Return one bit for every wide choice and token: set where the token may follow."""
+        return bit_mask(self.offsets, self.children, np.flatnonzero(~self.is_narrow), len(self.tokens))
 
     def _way_of_step(self) -> Int[np.ndarray, " steps"]:
-        return np.repeat(np.arange(len(self.starts) - 1), self.counts())
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
 
 def bit_mask(
@@ -93,7 +111,31 @@ def bit_mask(
     return mask
 
 
-def find_choices(targets: Sequence[Sequence[Sequence[int]]], *, eos_token_id: int) -> Choices:
+def place_choices(
+    choices: Choices, rows: Sequence[Sequence[tuple[int, int]]], num_rows: int, room: tuple[int, int]
+) -> TargetChoices:
+    """Return the choices of the targets in each row, one after the other, given as (tokens decoded, way).
+
+    A row has `room` for so many wide and narrow choices.
+    """
+    # Of wide and of narrow choices: positions, nodes, tokens.
+    placed = [np.zeros((3, num_rows, width), np.int32) for width in room]
+    for arrays in placed:
+        arrays[1] -= 1
+    for row, targets in enumerate(rows):
+        start, ends = 0, [0, 0]
+        for length, way in targets:
+            for position, node, token, is_narrow in choices.way(way):
+                placed[is_narrow][:, row, ends[is_narrow]] = start + position, node, token
+                ends[is_narrow] += 1
+            start += length
+    wide, narrow = (TargetChoices(*arrays) for arrays in placed)
+    return wide._replace(narrow=narrow) if room[1] else wide
+
+
+def find_choices(
+    targets: Sequence[Sequence[Sequence[int]]], *, eos_token_id: int, mask_limit_bytes: int = MASK_LIMIT_BYTES
+) -> Choices:
     """Return the choices of the targets of all items, given for each target text, without EOS.
 
     Raises:
@@ -120,7 +162,7 @@ def find_choices(targets: Sequence[Sequence[Sequence[int]]], *, eos_token_id: in
         array.astype(np.int32)
         for array in (tokens, offsets, np.concatenate(children), starts, positions, nodes, chosen)
     )
-    return Choices(*integers, num_items=num_items)
+    return Choices(*integers, num_items=num_items, mask_limit_bytes=mask_limit_bytes)
 
 
 def _ways(

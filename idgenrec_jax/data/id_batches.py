@@ -10,12 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from idgenrec_jax.data.batches import PromptRenderer, place_choices
-from idgenrec_jax.data.choices import TargetChoices
+from idgenrec_jax.data.batches import PromptRenderer
+from idgenrec_jax.data.choices import TargetChoices, place_choices
 from idgenrec_jax.data.examples import Examples, draw_training_examples, ragged_ranges, training_positions
 from idgenrec_jax.data.packing import (
     PLANNED_BATCHES,
-    WIDTH_MULTIPLE,
     cheapest_shape,
     concatenate,
     enough_for,
@@ -24,7 +23,7 @@ from idgenrec_jax.data.packing import (
     round_up,
     stratified,
 )
-from idgenrec_jax.data.recommender_batches import PLANNED_EXAMPLES
+from idgenrec_jax.data.recommender_batches import PLANNED_EXAMPLES, choice_room, with_choice_room
 from idgenrec_jax.data.row_packing import Packed, PackedShape, as_table, joined, pack
 
 # A seed apart from those of the epochs.
@@ -127,15 +126,15 @@ def id_shape(
         row_multiple=row_multiple,
     )
     if renderer.over_catalogue:
-        counts = renderer.choices.counts()[renderer.ways(renderer.target_items(drawn), drawn.templates)]
+        ways = renderer.ways(renderer.target_items(drawn), drawn.templates)
+        counts = [renderer.choices.counts(narrow=narrow)[ways] for narrow in (False, True)]
         planned = pack(
             stratified(measured.prompt_lengths, size, np.random.default_rng(0)),
             measured.prompt_lengths,
             measured.target_lengths,
             prompts,
         )
-        most = int(planned.tokens_per_row(counts).max())
-        prompts = prompts._replace(choices=min(prompts.target, round_up(most + 1, WIDTH_MULTIPLE)))
+        prompts = with_choice_room(prompts, [int(planned.tokens_per_row(of_kind).max()) for of_kind in counts])
     distinct = _planned_items(measured, size)
     items = enough_for([min(len(of_batch), items_per_batch) for of_batch in distinct], _SHARE_WITH_ROOM)
     items = max(longest_history, items)
@@ -198,12 +197,9 @@ class IdBatches:
         self._prompts, self._texts = map(joined, zip(*plans, strict=True))
         if renderer.over_catalogue:
             ways = renderer.ways(renderer.target_items(self._examples), self._examples.templates)
-            # [batches, rows]
-            in_rows = self._prompts.tokens_per_row(renderer.choices.counts()[ways])
-            most = int(in_rows.max(initial=0))
-            # A choice is made at a position of its own, so that a row of targets has room for all.
-            planned = shape.prompts.choices
-            self._choices = planned if most <= planned else shape.prompts.target
+            counts = [renderer.choices.counts(narrow=narrow)[ways] for narrow in (False, True)]
+            most = [int(self._prompts.tokens_per_row(of_kind).max(initial=0)) for of_kind in counts]
+            self._room = choice_room(shape.prompts, most)
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -238,7 +234,7 @@ class IdBatches:
         choices = None
         if self._renderer.over_catalogue:
             placed = [[(len(targets[example]), ways[example]) for example in row] for row in rows]
-            choices = place_choices(self._renderer.choices, placed, prompts.rows, self._choices)
+            choices = place_choices(self._renderer.choices, placed, prompts.rows, self._room)
         return IdBatch(
             *concatenate(item_rows, self._text_tokens, texts.rows, texts.source),
             item_places,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from idgenrec_jax.data.batches import PromptRenderer, place_choices
-from idgenrec_jax.data.choices import TargetChoices
+from idgenrec_jax.data.batches import PromptRenderer
+from idgenrec_jax.data.choices import TargetChoices, place_choices
 from idgenrec_jax.data.examples import Examples, draw_training_examples
 from idgenrec_jax.data.packing import (
     WIDTH_MULTIPLE,
@@ -40,9 +40,10 @@ class _Prompts:
         self._items = renderer.target_items(examples)
         self.prompts, self.targets = renderer.prompts(examples), renderer.targets(examples)
 
-    def choice_counts(self) -> Int[np.ndarray, " examples"]:
-        """Return how many choices the target of each example has."""
-        return self._renderer.choices.counts()[self._renderer.ways(self._items, self._templates)]
+    def choice_counts(self, *, narrow: bool) -> Int[np.ndarray, " examples"]:
+        """Return how many wide or narrow choices the target of each example has."""
+        counts = self._renderer.choices.counts(narrow=narrow)
+        return counts[self._renderer.ways(self._items, self._templates)]
 
     def items(self, example: int) -> tuple[list[int], int]:
         """Return the targets of one example, and its template."""
@@ -60,9 +61,9 @@ class _Windows:
         )
         self.targets = TokenLists(lengths, self._target)
 
-    def choice_counts(self) -> Int[np.ndarray, " windows"]:
-        """Return how many choices the targets of each window have together."""
-        return self._renderer.sums_over_targets(self.windows, self._renderer.choices.counts())
+    def choice_counts(self, *, narrow: bool) -> Int[np.ndarray, " windows"]:
+        """Return how many wide or narrow choices the targets of each window have together."""
+        return self._renderer.sums_over_targets(self.windows, self._renderer.choices.counts(narrow=narrow))
 
     def items(self, window: int) -> tuple[list[int], int]:
         """Return the targets of one window, and its template."""
@@ -93,9 +94,9 @@ class RecommenderBatches:
         self._renderer, self._source, self._shape = renderer, source, shape
         self._packed = PackedBatches(source.prompts, source.targets, shape=shape, batch_size=batch_size, rng=rng)
         if renderer.over_catalogue:
-            most = int(self._packed.most_in_a_row(source.choice_counts()))
-            # A choice is made at a position of its own, so that a row of targets has room for all.
-            self._choices = shape.choices if most <= shape.choices else shape.target
+            self._room = choice_room(
+                shape, [self._packed.most_in_a_row(source.choice_counts(narrow=narrow)) for narrow in (False, True)]
+            )
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -148,7 +149,23 @@ class RecommenderBatches:
             targets = [(item, template) for items, template in map(self._source.items, row) for item in items]
             of_row = [renderer.way(*target) for target in targets]
             ways.append(list(zip(lengths[of_row].tolist(), of_row, strict=True)))
-        return place_choices(renderer.choices, ways, self._shape.rows, self._choices)
+        return place_choices(renderer.choices, ways, self._shape.rows, self._room)
+
+
+def with_choice_room(shape: PackedShape, most: Sequence[int]) -> PackedShape:
+    """Return the shape with room for somewhat more wide and narrow choices a row than a plan has at most."""
+    wide, narrow = (min(shape.target, round_up(count + 1, WIDTH_MULTIPLE)) if count else 0 for count in most)
+    return shape._replace(choices=wide, narrow_choices=narrow)
+
+
+def choice_room(shape: PackedShape, most: Sequence[int]) -> tuple[int, int]:
+    """Return the room for wide and narrow choices a row: that of the shape, where an epoch's rows have no more.
+
+    A choice is made at a position of its own, so that a row of targets has room for all elsewhere.
+    """
+    planned = shape.choices, shape.narrow_choices
+    wide, narrow = (room if count <= room else shape.target for room, count in zip(planned, most, strict=True))
+    return wide, narrow
 
 
 def windows_per_batch(renderer: PromptRenderer, windows: Windows, batch_size: int) -> int:
@@ -192,8 +209,8 @@ def training_shape(renderer: PromptRenderer, *, seed: int, batch_size: int, row_
     if not renderer.over_catalogue:
         return shape
     planned = pack(stratified(prompts, size, np.random.default_rng(0)), prompts, targets, shape)
-    most = int(planned.tokens_per_row(source.choice_counts()).max())
-    return shape._replace(choices=min(shape.target, round_up(most + 1, WIDTH_MULTIPLE)))
+    counts = (source.choice_counts(narrow=narrow) for narrow in (False, True))
+    return with_choice_room(shape, [int(planned.tokens_per_row(of_kind).max()) for of_kind in counts])
 
 
 def longest_example(renderer: PromptRenderer) -> tuple[int, int]:

@@ -16,7 +16,7 @@ _FEW_BATCHES = 16
 class PackedShape(NamedTuple):
     """The shape of every batch: its rows, the most examples in one, and the tokens of prompts and targets in one.
 
-    `choices` is how many choices of targets a row has room for, where they are asked for.
+    `choices` and `narrow_choices` are how many choices of targets a row has room for, where they are asked for.
     """
 
     rows: int
@@ -24,6 +24,7 @@ class PackedShape(NamedTuple):
     source: int
     target: int
     choices: int = 0
+    narrow_choices: int = 0
 
 
 class Packed(NamedTuple):

@@ -4,6 +4,9 @@ The constrained search gives the items, order and scores of transformers' `gener
 `num_beams`, `prefix_allowed_tokens_fn`, `do_sample=False` and `early_stopping=False`, except that only items are
 ever returned. A beam is a state of the trie and a score. No token sequence is kept: a finished beam's state is its
 item.
+
+A trie over the catalogue makes the same search one over choices: the log-probability of a continuation is over the
+children of the beam's node, 0 where there is one, and a beam past its last choice is an item.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +22,11 @@ from idgenrec_jax.decoding.top_k import blockwise_top_k
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
 
-# (tokens [batch, beams], position, cache) -> (logits [batch, beams, vocab], written). What the beams have written goes
-# into the cache by its method `extend(written, position, beams)`, where `beams` [batch, beams] says which beam each
-# continues (None: itself). A call may have fewer beams than the cache, its first ones; `written.widened(beams)` is then
-# of the shape of a call with all.
-Step = Callable[[Int[Array, "batch beams"], Int[Array, ""], Any], tuple[Float[Array, "batch beams vocab"], Any]]
+# (tokens [batch, beams], position, cache) -> (logits [batch, beams, columns], written). The columns are those of the
+# trie: the vocabulary, or the tokens of its choices. What the beams have written goes into the cache by its method
+# `extend(written, position, beams)`, where `beams` [batch, beams] says which beam each continues (None: itself). A call
+# may have fewer beams than the cache, its first ones; `written.widened(beams)` is then of the shape of a call with all.
+Step = Callable[[Int[Array, "batch beams"], Int[Array, ""], Any], tuple[Float[Array, "batch beams columns"], Any]]
 
 
 MODEL_WIDTH_OF_NARROW_STEPS = 128
@@ -45,7 +48,8 @@ class BeamResult(NamedTuple):
     """The best items of each user, best first: `items` int32 [batch, results], `scores` float32 [batch, results].
 
     Where there are fewer items than results, the rest are item -1 with score -inf. A score is the sum of the
-    log-probabilities of the item's tokens, EOS included, over (their number) ** length_penalty.
+    log-probabilities of the item's tokens, EOS included, over (their number) ** length_penalty; over the catalogue, of
+    its choices.
     """
 
     items: Int[Array, "batch results"]
@@ -99,12 +103,15 @@ def constrained_beam_search(
     length_penalty: float | Float[Array, ""] = 0.0,
     max_length: int | None = None,
     narrow: Sequence[int] = (),
+    seen: Int[Array, "batch seen"] | None = None,
 ) -> BeamResult:
-    """Return the `num_results` items that the model finds most likely, none twice.
+    """Return the `num_results` items that the model finds most likely, none twice and none of `seen` (-1: no item).
 
-    Log-probabilities are over the full vocabulary. The trie then forbids tokens, without renormalising. `cache` must
-    have room for `trie.depth - 1` positions (or `max_length - 2`). `max_length` counts the start token, as in
-    transformers; items that do not fit are never returned. By default all fit. `narrow` holds numbers of beams,
+    Log-probabilities are over the full vocabulary. The trie then forbids tokens, without renormalising. With a trie
+    over the catalogue they are over the children of a node; `length_penalty` must be 0 then.
+
+    `cache` must have room for `trie.depth - 1` positions (or `max_length - 2`). `max_length` counts the start token, as
+    in transformers; items that do not fit are never returned. By default all fit. `narrow` holds numbers of beams,
     ascending. A position is decoded with the smallest of them that no user's running beams exceed, otherwise with all.
 
     Raises:
@@ -137,12 +144,12 @@ def constrained_beam_search(
     def continue_beams(search: _Search, count: int) -> tuple[Candidates, Any]:
         # [batch, beams] -> [batch, count]
         tokens, states, scores = (array[:, :count] for array in (search.tokens, search.states, search.scores))
-        # [batch, count] -> [batch, count, vocab]
+        # [batch, count] -> [batch, count, columns]
         logits, written = step(tokens, search.position, search.cache)
         if count < num_beams:
             written = written.widened(num_beams)
-        # [batch, count, vocab] -> [batch, 2 * beams]
-        return best_candidates(trie, logits, states, scores, 2 * num_beams), written
+        # [batch, count, columns] -> [batch, 2 * beams]
+        return best_candidates(trie, logits, states, scores, 2 * num_beams, seen=seen), written
 
     def advance(search: _Search) -> _Search:
         # Beams are sorted by score: those that do not run are the last. [batch, beams] -> [batch] -> []
@@ -158,44 +165,93 @@ def constrained_beam_search(
 
 def best_candidates(
     trie: Trie,
-    logits: Float[Array, "batch beams vocab"],
+    logits: Float[Array, "batch beams columns"],
     states: Int[Array, "batch beams"],
     scores: Float[Array, "batch beams"],
     num_candidates: int,
+    *,
+    seen: Int[Array, "batch seen"] | None = None,
 ) -> Candidates:
     """Return the `num_candidates` best continuations that the trie allows; ties go to the first beam, lowest token.
 
-    `states` and `scores` are those of the beams. A beam with score -inf has no continuation.
+    `states` and `scores` are those of the beams. A beam with score -inf has no continuation. None ends in an item of
+    `seen`.
     """
     logits = logits.astype(jnp.float32)
-    # A log-probability is a logit minus the log of the sum; log_softmax would write the whole table once more.
-    # [batch, beams, vocab] -> [batch, beams, 1]
-    log_sums = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    if trie.layout == "dense":
-        # [batch, beams, vocab] + [batch, beams, 1]
-        totals = (logits - log_sums) + scores[..., None]
-        totals = jnp.where(trie.allowed_tokens(states), totals, -jnp.inf)
-        # [batch, beams, vocab] -> [batch, candidates]; an index is beam * vocab + token.
-        best, indices = _padded_top_k(totals, num_candidates)
-        beams, tokens = indices // trie.vocab_size, indices % trie.vocab_size
-        return Candidates(best, beams, tokens, trie.next_states(_take(states, beams), tokens))
+    # As many items as were seen may have to be left out.
+    count = num_candidates if seen is None else num_candidates + seen.shape[1]
+    best_edges = _best_by_mask if trie.layout == "dense" else _best_by_children
+    best, beams, edges = best_edges(trie, logits, states, scores, count)
+    found = Candidates(best, beams, trie.edge_tokens[edges], trie.edge_states[edges])
+    if seen is None:
+        return found
+    items = found.states - trie.counts[0]
+    # [batch, count, 1] and [batch, 1, seen] -> [batch, count]
+    is_seen = ((items[..., None] == seen[:, None]) & (items >= 0)[..., None]).any(-1)
+    # [batch, count] -> [batch, candidates]
+    best, kept = blockwise_top_k(jnp.where(is_seen, -jnp.inf, found.scores), num_candidates)
+    return Candidates(best, *(_take(array, kept) for array in found[1:]))
 
-    def gather(width: int) -> Candidates:
+
+Best = tuple[Float[Array, "batch count"], Int[Array, "batch count"], Int[Array, "batch count"]]
+"""Scores, beams and edges of the best continuations; -inf marks none."""
+
+
+def _best_by_mask(
+    trie: Trie,
+    logits: Float[Array, "batch beams columns"],
+    states: Int[Array, "batch beams"],
+    scores: Float[Array, "batch beams"],
+    count: int,
+) -> Best:
+    """Return the `count` best among all columns of all beams, by the mask tensor."""
+    # [batch, beams] -> [batch, beams, columns]
+    allowed = trie.allowed_columns(states)
+    log_sums = _log_sums(jnp.where(allowed, logits, -jnp.inf) if trie.over_catalogue else logits)
+    # [batch, beams, columns] + [batch, beams, 1]
+    totals = (logits - log_sums) + scores[..., None]
+    # [batch, beams, columns] -> [batch, count]; an index is beam * columns + column.
+    best, indices = _padded_top_k(jnp.where(allowed, totals, -jnp.inf), count)
+    beams, columns = indices // trie.num_columns, indices % trie.num_columns
+    return best, beams, jnp.maximum(trie.edges(_take(states, beams), columns), 0)
+
+
+def _best_by_children(
+    trie: Trie,
+    logits: Float[Array, "batch beams columns"],
+    states: Int[Array, "batch beams"],
+    scores: Float[Array, "batch beams"],
+    count: int,
+) -> Best:
+    """Return the `count` best among the children of all beams, by gathering these."""
+    # [batch, beams, vocab] -> [batch, beams, 1]
+    log_sums = None if trie.over_catalogue else _log_sums(logits)
+
+    def gather(width: int) -> Best:
         # [batch, beams] -> [batch, beams, width]
-        tokens, next_states, is_child = trie.children(states, width)
-        # [batch, beams, vocab] -> [batch, beams, width]
-        totals = (jnp.take_along_axis(logits, tokens, axis=-1) - log_sums) + scores[..., None]
-        # [batch, beams, width] -> [batch, candidates]; an index is beam * width + child.
-        best, indices = _padded_top_k(jnp.where(is_child, totals, -jnp.inf), num_candidates)
-        # [batch, beams, width] -> [batch, beams * width]
-        flat_tokens, flat_states = (array.reshape(array.shape[0], -1) for array in (tokens, next_states))
-        return Candidates(best, indices // width, _take(flat_tokens, indices), _take(flat_states, indices))
+        edges, is_child = trie.child_edges(states, width)
+        # [batch, beams, columns] -> [batch, beams, width]
+        chosen = jnp.take_along_axis(logits, trie.columns[edges], axis=-1)
+        sums = _log_sums(jnp.where(is_child, chosen, -jnp.inf)) if log_sums is None else log_sums
+        totals = (chosen - sums) + scores[..., None]
+        # [batch, beams, width] -> [batch, count]; an index is beam * width + child.
+        best, indices = _padded_top_k(jnp.where(is_child, totals, -jnp.inf), count)
+        # [batch, beams, width] -> [batch, beams * width] -> [batch, count]
+        return best, indices // width, _take(edges.reshape(edges.shape[0], -1), indices)
 
     # Large families are few and near the root: most steps gather far fewer children than the largest family has.
     # [batch, beams] -> []
     most = jnp.where(scores > -jnp.inf, trie.num_children(states), 0).max()
     branches = [lambda width=width: gather(width) for width in trie.widths]
     return lax.switch((most > jnp.asarray(trie.widths)).sum(), branches)
+
+
+def _log_sums(logits: Float[Array, "batch beams width"]) -> Float[Array, "batch beams 1"]:
+    """Return the log of the sum; a log-probability is a logit minus it.
+
+    log_softmax would write the whole table once more.
+    """
+    return jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
 
 def _padded_top_k(

@@ -4,15 +4,23 @@ from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.decoding.trie import Trie, build_trie
 
 
-def catalogue_trie(renderer: PromptRenderer, *, vocab_size: int, pad_token_id: int, layout: str) -> Trie:
+def catalogue_trie(
+    renderer: PromptRenderer, *, vocab_size: int, pad_token_id: int, layout: str, over_catalogue: bool
+) -> Trie:
     """Return the trie of every item's target under the first template of `renderer`, which ends with EOS.
 
-    `vocab_size` counts the rows of the recommender's table; `layout` is one of `decoding.trie.LAYOUTS`.
+    `vocab_size` counts the rows of the recommender's table; `layout` is one of `decoding.trie.LAYOUTS`;
+    `over_catalogue` says whether the recommender's softmax is over the catalogue.
 
     Raises:
         InputError: two items have the same target, or a target holds padding or EOS before its end.
     """
     targets = [renderer.target(item, 0)[:-1] for item in range(len(renderer.item_ids))]
     return build_trie(
-        targets, vocab_size=vocab_size, eos_token_id=renderer.eos_id, pad_token_id=pad_token_id, layout=layout
+        targets,
+        vocab_size=vocab_size,
+        eos_token_id=renderer.eos_id,
+        pad_token_id=pad_token_id,
+        layout=layout,
+        over_catalogue=over_catalogue,
     )

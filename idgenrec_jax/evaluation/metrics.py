@@ -49,12 +49,18 @@ METRICS: dict[str, Metric] = {
 
 
 def target_ranks(
-    items: Int[np.ndarray, "users results"], targets: Int[np.ndarray, " users"]
+    items: Int[np.ndarray, "users results"],
+    scores: Float[np.ndarray, "users results"],
+    targets: Int[np.ndarray, " users"],
 ) -> Int[np.ndarray, " users"]:
-    """Return each target's place in its user's ranking, from 0; -1 where it was not recommended."""
+    """Return each target's place in its user's ranking, from 0; -1 where it was not recommended.
+
+    Ties count against the target: it comes after all others of its score.
+    """
     # [users, results] -> [users]
     is_target = items == targets[:, None]
-    return np.where(is_target.any(axis=1), is_target.argmax(axis=1), -1)
+    target_scores = np.where(is_target, scores, np.inf).min(axis=1)
+    return np.where(is_target.any(axis=1), (scores >= target_scores[:, None]).sum(axis=1) - 1, -1)
 
 
 def ranking_metrics(ranks: Int[np.ndarray, " users"], num_results: int) -> dict[str, float]:

@@ -9,14 +9,12 @@ from idgenrec_jax.evaluation.metrics import ranking_metrics
 def popularity_metrics(dataset: Dataset, split: str, *, num_results: int) -> dict[str, float]:
     """Return the metrics of recommending everyone the `num_results` items most frequent in training.
 
-    Items of equal frequency stand in the order of the catalogue.
+    Ties count against the target: it comes after all other items of its frequency.
     """
     counts = np.zeros(len(dataset.items), np.int64)
     for user in range(len(dataset.users)):
         np.add.at(counts, dataset.training_sequence(user), 1)
-    order = np.argsort(-counts, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    users = dataset.evaluation_users
-    ranks = np.asarray([place[dataset.held_out(int(user), split)[1]] for user in users], np.int64)
+    targets = [dataset.held_out(int(user), split)[1] for user in dataset.evaluation_users]
+    # The items at least as frequent as each target, less the target itself.
+    ranks = len(counts) - np.searchsorted(np.sort(counts), counts[targets], side="left") - 1
     return ranking_metrics(np.where(ranks < num_results, ranks, -1), num_results)

@@ -5,15 +5,16 @@ The catalogue comes as a trie (`catalogue_trie`), which the caller builds once f
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from idgenrec_jax.config import EvaluationConfig
+from idgenrec_jax.config import Config
 from idgenrec_jax.data.batches import PromptRenderer, held_out_batches
+from idgenrec_jax.data.choices import TargetChoices
 from idgenrec_jax.data.packing import round_up
 from idgenrec_jax.decoding.beam import (
     MODEL_WIDTH_OF_NARROW_STEPS,
@@ -24,9 +25,12 @@ from idgenrec_jax.decoding.beam import (
 )
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.evaluation.metrics import ranking_metrics, target_ranks
+from idgenrec_jax.models.t5 import T5
 from idgenrec_jax.processes import put, readable
 from idgenrec_jax.progress import Progress
-from idgenrec_jax.sharding import replicated_beside
+from idgenrec_jax.sharding import constrain, replicated_beside
+from idgenrec_jax.training.catalogue_loss import held_out_losses
+from idgenrec_jax.training.choice_softmax import ChoiceTable, choice_table
 from idgenrec_jax.training.recommender_loss import target_loss
 
 NUM_BUCKETS = 4
@@ -39,7 +43,7 @@ class Ranking:
 
     `users` and `targets` are indices, `items` the recommended item indices best first (-1: fewer items than results),
     `scores` their log-probabilities divided by length**length_penalty. `loss` is the mean cross-entropy of the targets'
-    tokens in nats.
+    tokens in nats; over the catalogue, of the targets in nats per item.
     """
 
     users: Int[np.ndarray, " users"]
@@ -54,7 +58,28 @@ class Ranking:
 
     def ranks(self) -> Int[np.ndarray, " users"]:
         """Return the place of each user's target, from 0; -1 where it was not recommended."""
-        return target_ranks(self.items, self.targets)
+        return target_ranks(self.items, self.scores, self.targets)
+
+
+class Prompts(NamedTuple):
+    """What users are ranked by, one a row.
+
+    `items` is the number of the history item that each token belongs to: 0 before the history, 1 and so on for its
+    items, one more than the last behind it. It is given where the recommender reads a history causally, otherwise None.
+    `seen` holds the numbers of items that are left out of the ranking, -1 in free places; None: there are none.
+    """
+
+    tokens: Int[Array | np.ndarray, "batch source"]
+    mask: Bool[Array | np.ndarray, "batch source"]
+    items: Int[Array | np.ndarray, "batch source"] | None = None
+    seen: Int[Array | np.ndarray, "batch seen"] | None = None
+
+    def encoder_mask(self) -> Bool[Array, "batch source"] | Bool[Array, "batch source source"]:
+        """Return which tokens, or for each token which others, the encoder looks at."""
+        if self.items is None:
+            return self.mask
+        # No item looks at a later one. [batch, 1, source] and [batch, source, 1] -> [batch, source, source]
+        return self.mask[:, None, :] & (self.items[:, None, :] <= self.items[:, :, None])
 
 
 class Ranker:
@@ -63,7 +88,7 @@ class Ranker:
     def __init__(
         self,
         graphdef: nnx.GraphDef,
-        config: EvaluationConfig,
+        config: Config,
         *,
         place_batch: Callable[[Any], Any] = jax.device_put,
     ):
@@ -72,29 +97,31 @@ class Ranker:
         `place_batch` puts a tree of numpy arrays on the devices.
         """
         self._config, self._place_batch = config, place_batch
+        num_beams, length_penalty = config.evaluation.num_beams, config.evaluation.length_penalty
 
-        def search(params, prompt_tokens, prompt_mask, targets, trie: Trie, cache_length: int):
+        def search(params, prompts: Prompts, targets, trie: Trie, choices: ChoiceTable | None, cache_length: int):
             model = nnx.merge(graphdef, params)
-            encoded = model.encode(prompt_tokens, prompt_mask)
-            loss = None if targets is None else target_loss(model, encoded, prompt_mask, *targets)
-            cache = model.start_decoding(
-                encoded, prompt_mask, num_beams=config.num_beams, max_length=cache_length
-            )
+            encoded = model.encode(prompts.tokens, prompts.encoder_mask())
+            loss = None if targets is None else _mean_loss(model, encoded, prompts.mask, *targets, choices)
+            cache = model.start_decoding(encoded, prompts.mask, num_beams=num_beams, max_length=cache_length)
+            # Once, before the loop. [vocab, d_model] -> [columns, d_model]
+            table = None if trie.tokens is None else constrain(model.output_table[trie.tokens], "rows width")
 
             def step(tokens, position, cache):
                 hidden, written = model.decode_step(tokens, position, cache)
-                return model.logits(hidden), written
+                return model.logits(hidden, table), written
 
             found = constrained_beam_search(
                 step,
                 cache,
                 trie,
-                batch_size=prompt_tokens.shape[0],
-                num_beams=config.num_beams,
-                num_results=config.num_beams,
+                batch_size=prompts.tokens.shape[0],
+                num_beams=num_beams,
+                num_results=num_beams,
                 start_token_id=model.config.decoder_start_token_id,
-                length_penalty=config.length_penalty,
-                narrow=narrow_steps(config.num_beams) if model.config.d_model >= MODEL_WIDTH_OF_NARROW_STEPS else (),
+                length_penalty=length_penalty,
+                narrow=narrow_steps(num_beams) if model.config.d_model >= MODEL_WIDTH_OF_NARROW_STEPS else (),
+                seen=prompts.seen,
             )
             return found, loss
 
@@ -106,10 +133,17 @@ class Ranker:
         prompt_tokens: Int[Array | np.ndarray, "batch source"],
         prompt_mask: Bool[Array | np.ndarray, "batch source"],
         trie: Trie,
+        *,
+        prompt_items: Int[Array | np.ndarray, "batch source"] | None = None,
+        seen: Int[Array | np.ndarray, "batch seen"] | None = None,
     ) -> tuple[Int[np.ndarray, "batch results"], Float[np.ndarray, "batch results"]]:
-        """Return the items recommended after each prompt, best first, and their scores."""
+        """Return the items recommended after each prompt, best first, and their scores.
+
+        `prompt_items` and `seen` are those of `Prompts`. The first is needed where the recommender is causal. The
+        second is needed where seen items are removed.
+        """
         trie = put(trie, replicated_beside(params))
-        found, _ = self._run(params, (prompt_tokens, prompt_mask), None, trie)
+        found, _ = self._run(params, Prompts(prompt_tokens, prompt_mask, prompt_items, seen), None, trie, None)
         return jax.device_get((found.items, found.scores))
 
     def traced_search(
@@ -118,15 +152,38 @@ class Ranker:
         prompt_tokens: Int[Array, "batch source"],
         prompt_mask: Bool[Array, "batch source"],
         trie: Trie,
+        *,
+        prompt_items: Int[Array, "batch source"] | None = None,
+        seen: Int[Array, "batch seen"] | None = None,
     ) -> tuple[Int[Array, "batch results"], Float[Array, "batch results"]]:
         """`search` as part of a traced program; `trie` is a concrete one."""
-        found, _ = self._search(params, prompt_tokens, prompt_mask, None, trie, _cache_length(trie))
+        prompts = self._checked(Prompts(prompt_tokens, prompt_mask, prompt_items, seen), trie)
+        found, _ = self._search(params, prompts, None, trie, None, _cache_length(trie))
         return found.items, found.scores
 
-    def _run(self, params: Any, prompts: Any, targets: Any, trie: Trie) -> tuple[BeamResult, Array | None]:
-        """The search, and the mean loss of the targets' tokens where targets are given."""
-        prompts, targets = self._place_batch(prompts), self._place_batch(targets)
-        return readable(self._search(params, *prompts, targets, trie, _cache_length(trie)))
+    def _run(
+        self, params: Any, prompts: Prompts, targets: Any, trie: Trie, choices: ChoiceTable | None
+    ) -> tuple[BeamResult, Array | None]:
+        """The search, and the mean loss of the targets where targets are given."""
+        prompts, targets = self._place_batch(self._checked(prompts, trie)), self._place_batch(targets)
+        return readable(self._search(params, prompts, targets, trie, choices, _cache_length(trie)))
+
+    def _checked(self, prompts: Prompts, trie: Trie) -> Prompts:
+        """The prompts, if they and the trie are what the configuration asks for; otherwise the ranking would be wrong.
+
+        Raises:
+            ValueError: they are not.
+        """
+        config = self._config
+        wanted = {
+            "a trie over the catalogue": (trie.over_catalogue, config.over_catalogue),
+            "the items of prompts": (prompts.items is not None, config.is_causal),
+            "the items seen": (prompts.seen is not None, config.evaluation.seen_items == "remove"),
+        }
+        for name, (found, expected) in wanted.items():
+            if found != expected:
+                raise ValueError(f"{name}: {'not ' if expected else ''}given, which is not as the run is configured")
+        return prompts
 
     def rank(
         self,
@@ -145,29 +202,56 @@ class Ranker:
         `check_stop` is called between batches and may raise to end the work.
         """
         batches, users, targets = held_out_batches(
-            renderer, split, template=0, batch_size=self._config.batch_size, num_buckets=NUM_BUCKETS
+            renderer,
+            split,
+            template=0,
+            batch_size=self._config.evaluation.batch_size,
+            num_buckets=NUM_BUCKETS,
+            with_seen=self._config.evaluation.seen_items == "remove",
         )
-        available_results(trie, self._config.num_beams)
+        available_results(trie, self._config.evaluation.num_beams)
         trie = put(trie, replicated_beside(params))
-        items = np.full((len(users), self._config.num_beams), -1, np.int32)
-        scores = np.full((len(users), self._config.num_beams), -np.inf, np.float32)
+        choices = put(choice_table(renderer.choices), replicated_beside(params)) if trie.over_catalogue else None
+        items = np.full((len(users), self._config.evaluation.num_beams), -1, np.int32)
+        scores = np.full((len(users), self._config.evaluation.num_beams), -np.inf, np.float32)
         progress = Progress(title, len(users), "user")
-        done, losses, tokens = 0, 0.0, 0
+        done, losses, counted = 0, 0.0, 0
         for step in range(len(batches)):
             batch, rows = batches.batch(step), batches.rows(step)
             # One program, so that the loss has its encoder states from the search.
             found, loss = self._run(
-                params, (batch.prompt_tokens, batch.prompt_mask), (batch.target_tokens, batch.target_mask), trie
+                params,
+                Prompts(batch.prompt_tokens, batch.prompt_mask, batch.prompt_items, batch.seen),
+                (batch.target_tokens, batch.target_mask, batch.choices),
+                trie,
+                choices,
             )
             found, loss = jax.device_get((found, loss))
             items[rows], scores[rows] = found.items[: len(rows)], found.scores[: len(rows)]
-            count = int(batch.target_mask.sum())
-            losses, tokens = losses + float(loss) * count, tokens + count
+            count = len(rows) if trie.over_catalogue else int(batch.target_mask.sum())
+            losses, counted = losses + float(loss) * count, counted + count
             done += len(rows)
             progress.update(done)
             check_stop()
         progress.close()
-        return Ranking(users.astype(np.int32), targets, items, scores, losses / tokens)
+        return Ranking(users.astype(np.int32), targets, items, scores, losses / counted)
+
+
+def _mean_loss(
+    model: T5,
+    encoded: Float[Array, "batch source d_model"],
+    prompt_mask: Bool[Array, "batch source"],
+    target_tokens: Int[Array, "batch target"],
+    target_mask: Bool[Array, "batch target"],
+    target_choices: TargetChoices | None,
+    choices: ChoiceTable | None,
+) -> Float[Array, ""]:
+    """The mean loss of the targets' tokens or, over the catalogue, of the targets."""
+    if choices is None:
+        return target_loss(model, encoded, prompt_mask, target_tokens, target_mask)
+    losses = held_out_losses(model, encoded, prompt_mask, target_tokens, target_choices, choices)
+    # Rows that only fill up the batch have no choices, and no loss. [batch] -> []
+    return losses.sum() / target_mask.any(axis=1).sum()
 
 
 def _cache_length(trie: Trie) -> int:

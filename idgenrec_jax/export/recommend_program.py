@@ -63,7 +63,7 @@ def export_program(
             f"{workdir}: trained with --config.data.user_ids={config.data.user_ids}, which new histories have not; "
             "expected a run with user IDs none"
         )
-    ranker = Ranker(run.graphdefs["recommender"], config.evaluation)
+    ranker = Ranker(run.graphdefs["recommender"], config)
     trie = evaluation_trie(run, renderer)
     # On the host: weights and trie become constants of the program, whatever mesh they were on.
     weights = jax.device_get(run.params["recommender"])

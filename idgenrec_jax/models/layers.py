@@ -273,7 +273,7 @@ class Attention(nnx.Module):
 
     def __call__(
         self,
-        inputs: Float[Array, "batch queries d_model"],
+        inputs: Float[Array, "#batch queries d_model"],
         keys: Float[Array, "batch heads keys d_kv"],
         values: Float[Array, "batch heads keys d_kv"],
         *,
@@ -283,7 +283,8 @@ class Attention(nnx.Module):
     ) -> Float[Array, "batch queries d_model"]:
         """What each query gathers from the allowed keys; `mask` is True where a query may look.
 
-        The queries may be positions of one sequence or beams of one user: keys and values are never repeated.
+        The queries may be positions of one sequence or beams of one user: keys and values are never repeated. One row
+        of queries may serve all keys.
         """
         queries = self._split_heads(self.query(inputs))
         scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)

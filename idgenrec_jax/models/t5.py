@@ -35,6 +35,9 @@ FEED_FORWARDS = ("relu", "gated-gelu")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 REMATERIALISE = ("none", "layers")
 
+KeysValues = tuple[Float[Array, "batch heads source d_kv"], Float[Array, "batch heads source d_kv"]]
+"""Keys and values that an encoding offers to the cross-attention of one decoder block."""
+
 
 @dataclass(frozen=True)
 class T5Config:
@@ -159,8 +162,8 @@ class DecoderBlock(EncoderBlock):
 
     def decode(
         self,
-        hidden: Float[Array, "batch target d_model"],
-        encoded: Float[Array, "batch source d_model"],
+        hidden: Float[Array, "#batch target d_model"],
+        encoded: Float[Array, "batch source d_model"] | KeysValues,
         mask: Bool[Array, "#batch 1 #target target"],
         encoder_mask: Bool[Array, "batch 1 #target source"],
         bias: Float[Array, "#batch heads target target"],
@@ -168,12 +171,12 @@ class DecoderBlock(EncoderBlock):
     ) -> Float[Array, "batch target d_model"]:
         """The residual stream after the whole block, all positions at once."""
         hidden = self.attend_self(hidden, mask, bias, dropout)
-        keys, values = self.cross_attention.keys_values(encoded)
+        keys, values = encoded if isinstance(encoded, tuple) else self.cross_attention.keys_values(encoded)
         return self.feed(self.attend_encoder(hidden, keys, values, encoder_mask, dropout), dropout)
 
     def attend_encoder(
         self,
-        hidden: Float[Array, "batch queries d_model"],
+        hidden: Float[Array, "#batch queries d_model"],
         keys: Float[Array, "batch heads source d_kv"],
         values: Float[Array, "batch heads source d_kv"],
         mask: Bool[Array, "batch 1 #queries source"],
@@ -303,11 +306,11 @@ class T5(nnx.Module):
 
     def decode(
         self,
-        decoder_tokens: Int[Array, "batch target"],
-        encoded: Float[Array, "batch source d_model"],
+        decoder_tokens: Int[Array, "#batch target"],
+        encoded: Float[Array, "batch source d_model"] | list[KeysValues],
         encoder_mask: Bool[Array, "batch source"] | Bool[Array, "batch target source"],
         *,
-        decoder_mask: Bool[Array, "batch target"] | Bool[Array, "batch target target"] | None = None,
+        decoder_mask: Bool[Array, "#batch target"] | Bool[Array, "#batch target target"] | None = None,
         positions: Int[Array, "#batch target"] | None = None,
         dropout_key: DropoutKey | None = None,
         part: BatchPart | None = None,
@@ -317,28 +320,40 @@ class T5(nnx.Module):
         Normed, and when the tables are tied already scaled by d_model**-0.5. `decoder_mask` is True at real
         positions and is needed only when padding comes before real tokens, or when a row holds several sequences:
         both masks are then given for pairs of positions, as in `encode`. No token looks at one after it in its row
-        anyway. `positions` and `part` are those of `encode`.
+        anyway. `positions` and `part` are those of `encode`. `encoded` may be what `encoder_keys_values` made of it.
+        One row of tokens may serve all encodings.
         """
         dropout = Dropout(self.config.dropout_rate, dropout_key, part)
         hidden = dropout(self.embed(decoder_tokens))
-        encoded = encoded.astype(self.config.dtype)
+        if not isinstance(encoded, list):
+            encoded = [encoded.astype(self.config.dtype)] * len(self.decoder.blocks)
         length = decoder_tokens.shape[1]
         mask = jnp.tril(jnp.ones((1, 1, length, length), bool))
         if decoder_mask is not None:
             mask = mask & _mask_of_heads(decoder_mask)
         encoder_mask = _mask_of_heads(encoder_mask)
         bias = self.decoder.bias(length, positions)
-        for block in self.decoder.blocks:
-            hidden = self._layer(block.decode, hidden, encoded, mask, encoder_mask, bias, dropout)
+        for block, of_block in zip(self.decoder.blocks, encoded, strict=True):
+            hidden = self._layer(block.decode, hidden, of_block, mask, encoder_mask, bias, dropout)
         return self._scale(dropout(self.decoder.final_norm(hidden)))
 
-    def logits(self, hidden: Float[Array, "batch positions d_model"]) -> Float[Array, "batch positions vocab"]:
-        """Float32 logits over the whole vocabulary from the final states of `decode` or `decode_step`."""
+    def logits(
+        self, hidden: Float[Array, "batch positions d_model"], table: Float[Array, "vocab d_model"] | None = None
+    ) -> Float[Array, "batch positions vocab"]:
+        """Float32 logits over the whole vocabulary from the final states of `decode` or `decode_step`.
+
+        A `table` of some rows of `output_table` gives the logits of these.
+        """
         dtype = self.config.dtype
-        table = self.output_table.astype(dtype)
+        table = (self.output_table if table is None else table).astype(dtype)
         logits = jnp.einsum("...d,vd->...v", hidden.astype(dtype), table, preferred_element_type=jnp.float32)
         # Whole rows: a search takes the best of a row, for which XLA would gather it anyway.
         return constrain(logits, "batch positions vocab")
+
+    def encoder_keys_values(self, encoded: Float[Array, "batch source d_model"]) -> list[KeysValues]:
+        """What every block's cross-attention takes from an encoding: computed once, however often it is decoded."""
+        encoded = encoded.astype(self.config.dtype)
+        return [block.cross_attention.keys_values(encoded) for block in self.decoder.blocks]
 
     def start_decoding(
         self,
@@ -356,10 +371,7 @@ class T5(nnx.Module):
         each beam which positions are its own.
         """
 
-        def keys_values(encoded):
-            return [block.cross_attention.keys_values(encoded) for block in self.decoder.blocks]
-
-        pairs = in_parts(keys_values, encoded.astype(self.config.dtype))
+        pairs = in_parts(self.encoder_keys_values, encoded)
         return empty_cache(
             pairs, encoder_mask, num_beams=num_beams, group_size=group_size or num_beams, max_length=max_length
         )
@@ -392,8 +404,8 @@ class T5(nnx.Module):
     def _layer(
         self,
         layer: Callable[..., Float[Array, "batch length d_model"]],
-        hidden: Float[Array, "batch length d_model"],
-        *rest: Array | Dropout,
+        hidden: Float[Array, "#batch length d_model"],
+        *rest: Array | KeysValues | Dropout,
     ) -> Float[Array, "batch length d_model"]:
         """`layer(hidden, *rest)`, computed again in the backward pass where the configuration wants it."""
         if self.config.rematerialise == "none":

@@ -56,4 +56,4 @@ def held_out_losses(
     """Return the negative log-probability of each row's target given its encoded prompt, in nats."""
     decoder_inputs = shift_right(target_tokens, model.config.decoder_start_token_id)
     hidden = model.decode(decoder_inputs, encoded, encoder_mask)
-    return choice_cross_entropy(hidden, model.output_table, choices, target_choices).sum(axis=1)
+    return choice_cross_entropy(hidden, model.output_table, choices, target_choices)

@@ -46,15 +46,57 @@ def random_memory(seed, batch_size, num_beams):
     return Memory(jnp.asarray(table, jnp.float32), jnp.zeros((batch_size, num_beams, VOCAB_SIZE)))
 
 
-def log_probability(table, sequence):
-    """The sum of log-probabilities of a sequence and EOS, in numpy."""
+def log_probability(table, sequence, children=None):
+    """The sum of log-probabilities of a sequence and EOS, in numpy.
+
+    They are over `children`, {prefix: tokens that may follow}, where it is given, otherwise over the vocabulary.
+    """
     total, sums, last = 0.0, np.zeros(VOCAB_SIZE), PAD
     for position, token in enumerate((*sequence, EOS)):
         sums = 0.7 * sums + table[last]
         logits = sums + 0.1 * position
-        total += logits[token] - np.log(np.exp(logits).sum())
+        among = logits if children is None else logits[sorted(children[tuple(sequence[:position])])]
+        total += logits[token] - np.log(np.exp(among).sum())
         last = token
     return total
+
+
+def children_of(sequences):
+    """{prefix: the tokens that may follow it}."""
+    children = {}
+    for sequence in sequences:
+        for position, token in enumerate((*sequence, EOS)):
+            children.setdefault(tuple(sequence[:position]), set()).add(token)
+    return children
+
+
+def plain_search(table, sequences, num_beams, seen):
+    """[(score, item)], best first: the search over choices, in lists and dictionaries."""
+    children = children_of(sequences)
+    below = {}
+    for item, sequence in enumerate(sequences):
+        for length in range(len(sequence) + 1):
+            below.setdefault(tuple(sequence[:length]), []).append(item)
+        below[(*sequence, EOS)] = [item]
+    running, finished, position = [(0.0, (), np.zeros(VOCAB_SIZE))], [], 0
+    while running:
+        candidates = []
+        for score, prefix, sums in running:
+            sums = 0.7 * sums + table[prefix[-1] if prefix else PAD]
+            logits = sums + 0.1 * position
+            tokens = sorted(children[prefix])
+            log_sum = np.log(np.exp(logits[tokens]).sum())
+            candidates += [(score + logits[token] - log_sum, (*prefix, token), sums) for token in tokens]
+        candidates = [(*found, below[found[1]][0] if len(below[found[1]]) == 1 else None) for found in candidates]
+        candidates = sorted((found for found in candidates if found[3] not in seen), key=lambda found: -found[0])
+        candidates = candidates[: 2 * num_beams]
+        finished += [(score, item) for score, _, _, item in candidates[:num_beams] if item is not None]
+        finished = sorted(finished, key=lambda found: -found[0])[:num_beams]
+        worst = finished[-1][0] if len(finished) == num_beams else -np.inf
+        running = [found[:3] for found in candidates if found[3] is None][:num_beams]
+        running = [found for found in running if found[0] > worst]
+        position += 1
+    return finished
 
 
 def random_sequences(seed, count):
@@ -63,27 +105,69 @@ def random_sequences(seed, count):
     return list(found)[:count]
 
 
-def search(cache, trie, num_beams, num_results, length_penalty=0.0, max_length=None, narrow=()):
+def search(cache, trie, num_beams, num_results, length_penalty=0.0, max_length=None, narrow=(), seen=None):
+    def step_of_columns(tokens, position, cache):
+        logits, written = step(tokens, position, cache)
+        return logits if trie.tokens is None else logits[..., trie.tokens], written
+
     return constrained_beam_search(
-        step, cache, trie, batch_size=cache.table.shape[0], num_beams=num_beams, num_results=num_results,
+        step_of_columns, cache, trie, batch_size=cache.table.shape[0], num_beams=num_beams, num_results=num_results,
         start_token_id=PAD, length_penalty=length_penalty, max_length=max_length,
-        narrow=narrow,
-    )
+        narrow=narrow, seen=seen,
+    )  # fmt: skip
 
 
+@pytest.mark.parametrize("with_seen", [False, True])
+@pytest.mark.parametrize("over_catalogue", [False, True])
 @pytest.mark.parametrize("layout", ["csr", "dense"])
-def test_with_a_beam_per_item_the_ranking_is_exhaustive(layout):
+def test_with_a_beam_per_item_the_ranking_is_exhaustive(layout, over_catalogue, with_seen):
     sequences = random_sequences(0, 30)
-    trie = build_trie(sequences, vocab_size=VOCAB_SIZE, eos_token_id=EOS, layout=layout)
+    trie = build_trie(
+        sequences, vocab_size=VOCAB_SIZE, eos_token_id=EOS, layout=layout, over_catalogue=over_catalogue
+    )
     cache = random_memory(1, 3, 32)
+    seen = [[4, 29, 0, -1, 17], [-1] * 5, [-1, 2, 2, 5, -1]]
     # 30 items, 32 beams: nothing is pruned, so the search must equal the scores of all items, sorted.
-    result = search(cache, trie, 32, 32)
+    result = search(cache, trie, 32, 32, seen=jnp.asarray(seen) if with_seen else None)
+    children = children_of(sequences) if over_catalogue else None
     for row in range(3):
-        totals = np.array([log_probability(np.asarray(cache.table[row], np.float64), ids) for ids in sequences])
-        order = np.argsort(-totals)
-        np.testing.assert_array_equal(np.asarray(result.items[row]), [*order, -1, -1])
-        np.testing.assert_allclose(np.asarray(result.scores[row, :30]), totals[order], atol=1e-4)
-        assert np.isneginf(np.asarray(result.scores[row, 30:])).all()
+        table = np.asarray(cache.table[row], np.float64)
+        totals = np.array([log_probability(table, ids, children) for ids in sequences])
+        if over_catalogue:
+            assert np.exp(totals).sum() == pytest.approx(1.0, rel=0, abs=1e-5)
+        order = [item for item in np.argsort(-totals).tolist() if not with_seen or item not in seen[row]]
+        np.testing.assert_array_equal(np.asarray(result.items[row]), order + [-1] * (32 - len(order)))
+        np.testing.assert_allclose(np.asarray(result.scores[row, : len(order)]), totals[order], atol=1e-4)
+        assert np.isneginf(np.asarray(result.scores[row, len(order) :])).all()
+
+
+def test_over_the_catalogue_200_searches_equal_a_plain_one():
+    rng = np.random.default_rng(12)
+    run = jax.jit(lambda cache, trie, seen: search(cache, trie, 5, 5, narrow=(1, 3), seen=seen))
+    compared = pruned = 0
+    for case, count in enumerate([*([1, 2, 5, 8, 20, 40, 70] * 7), 2000]):
+        sequences = random_sequences(100 + case, count)
+        seen = rng.integers(-1, count, (4, 6)) if case % 2 else np.full((4, 6), -1)
+        cache = random_memory(case, 4, 5)
+        found = [
+            run(
+                cache,
+                build_trie(sequences, vocab_size=VOCAB_SIZE, eos_token_id=EOS, layout=layout, over_catalogue=True),
+                jnp.asarray(seen),
+            )
+            for layout in ("dense", "csr")
+        ]
+        np.testing.assert_array_equal(found[0].items, found[1].items)
+        np.testing.assert_allclose(found[0].scores, found[1].scores, atol=1e-5)
+        for row in range(4):
+            removed = set(seen[row].tolist()) - {-1}
+            expected = plain_search(np.asarray(cache.table[row], np.float64), sequences, 5, removed)
+            scores, items = zip(*expected, strict=True) if expected else ((), ())
+            items_found, scores_found = np.asarray(found[0].items[row]), np.asarray(found[0].scores[row])
+            np.testing.assert_array_equal(items_found, [*items, *[-1] * (5 - len(items))])
+            np.testing.assert_allclose(scores_found[: len(items)], scores, atol=1e-4)
+            compared, pruned = compared + 1, pruned + (count - len(removed) > 5)
+    assert compared == 200 and pruned > 80
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])

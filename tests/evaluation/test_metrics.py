@@ -14,7 +14,8 @@ def test_metrics_are_those_of_a_plain_computation():
     items = np.stack([rng.permutation(40)[:20] for _ in range(200)]).astype(np.int32)
     targets = rng.integers(0, 40, 200).astype(np.int32)
     items[:20, 5:] = -1
-    ranking = Ranking(np.arange(200, dtype=np.int32), targets, items, np.zeros((200, 20), np.float32), 0.5)
+    scores = np.tile(-np.arange(20, dtype=np.float32), (200, 1))
+    ranking = Ranking(np.arange(200, dtype=np.int32), targets, items, scores, 0.5)
     expected = plain_metrics(items.tolist(), targets.tolist(), (1, 5, 10, 20), (5, 10, 20), 20)
     assert ranking.metrics() == pytest.approx(expected, abs=1e-12)
     assert list(ranking.metrics()) == list(expected)
@@ -22,12 +23,20 @@ def test_metrics_are_those_of_a_plain_computation():
 
 
 def test_metrics_of_known_places():
-    ranks = target_ranks(np.array([[4, 2, 3], [1, 2, 3], [7, 8, 9], [5, 6, -1]]), np.array([4, 3, 1, 5]))
-    assert ranks.tolist() == [0, 2, -1, 0]
+    items = np.array([[4, 2, 3], [1, 2, 3], [7, 8, 9], [5, 6, -1]])
+    scores = np.array([[-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0], [-1.0, -2.0, -np.inf]])
+    assert target_ranks(items, scores, np.array([4, 3, 1, 5])).tolist() == [0, 2, -1, 0]
     metrics = ranking_metrics(np.array([0, 9, 10, -1]), 20)
     assert metrics["hr@1"] == 0.25 and metrics["hr@10"] == 0.5 and metrics["hr@20"] == 0.75
     assert metrics["ndcg@10"] == pytest.approx((1 + 1 / np.log2(11)) / 4)
     assert metrics["mrr@20"] == pytest.approx((1 + 0.1 + 1 / 11) / 4)
+
+
+def test_ties_count_against_the_target():
+    items = np.array([[4, 2, 3, 5], [4, 2, 3, 5], [4, 2, 3, 5], [4, 2, 3, 5], [4, 2, -1, -1]])
+    scores = np.array([[-1.0, -2.0, -2.0, -3.0]] * 3 + [[-1.0] * 4, [-1.0, -1.0, -np.inf, -np.inf]])
+    # After a tie with 3; alone in first place; after a tie with 2; after all others; after 2, before the missing.
+    assert target_ranks(items, scores, np.array([2, 4, 3, 4, 4])).tolist() == [2, 0, 2, 3, 1]
 
 
 def test_cut_offs_above_the_number_of_results_are_not_reported():

@@ -1,6 +1,5 @@
 """Rankings against brute force."""
 
-import dataclasses
 from functools import cache, partial
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from idgenrec_jax.config import EvaluationConfig
+from idgenrec_jax.config import Config
 from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens
@@ -41,7 +40,7 @@ def make_dataset(num_items=NUM_ITEMS, num_users=7, seed=0):
     )
 
 
-def make_renderer(target_text="{target}"):
+def make_renderer(target_text="{target}", **fields):
     template = PromptTemplate("sequential", "seen", "after {history} comes", target_text)
     return PromptRenderer(
         dataset=make_dataset(),
@@ -51,18 +50,27 @@ def make_renderer(target_text="{target}"):
         eos_id=TOKENIZER.eos_id,
         max_history=2,
         max_prompt_length=64,
+        **fields,
     )
 
 
 @cache
-def make_ranker(**fields):
-    config = dataclasses.replace(EvaluationConfig(num_beams=NUM_BEAMS, batch_size=4), **fields)
-    return Ranker(GRAPHDEF, config)
+def make_ranker(*, softmax="vocabulary", history="whole", **fields):
+    """`fields` are those of EvaluationConfig."""
+    evaluation = {"num_beams": NUM_BEAMS, "batch_size": 4, **fields}
+    chosen = {"training.softmax": softmax, "data.history": history}
+    return Ranker(
+        GRAPHDEF, Config().override(chosen | {f"evaluation.{name}": value for name, value in evaluation.items()})
+    )
 
 
-def make_trie(renderer, layout):
+def make_trie(renderer, layout, over_catalogue=False):
     return catalogue_trie(
-        renderer, vocab_size=CONFIG.vocab_size, pad_token_id=TOKENIZER.pad_id, layout=layout
+        renderer,
+        vocab_size=CONFIG.vocab_size,
+        pad_token_id=TOKENIZER.pad_id,
+        layout=layout,
+        over_catalogue=over_catalogue,
     )
 
 
@@ -127,15 +135,15 @@ def test_the_ranking_is_that_of_scoring_every_item(split, target_text, fields):
 def test_a_ranking_does_not_depend_on_layout_or_batch_size_and_cut_offs_end_at_the_beams():
     renderer = make_renderer()
     rankings = [
-        make_ranker(num_beams=6, trie_layout=layout, batch_size=size).rank(
+        make_ranker(num_beams=10, trie_layout=layout, batch_size=size).rank(
             PARAMS, renderer, make_trie(renderer, layout), "test", title="test"
         )
         for layout, size in (("csr", 5), ("dense", 3))
     ]
     np.testing.assert_array_equal(rankings[0].items, rankings[1].items)
     np.testing.assert_allclose(rankings[0].scores, rankings[1].scores, atol=1e-5)
-    assert rankings[0].items.shape == (5, 6) and (rankings[0].items >= 0).all()
-    assert set(rankings[0].metrics()) == {"hr@1", "hr@5", "ndcg@5", "mrr@6"}
+    assert rankings[0].items.shape == (5, 10) and (rankings[0].items >= 0).all()
+    assert set(rankings[0].metrics()) == {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr@10"}
 
 
 @pytest.mark.slow
@@ -156,3 +164,83 @@ def test_ranking_can_be_stopped_between_batches():
             PARAMS, renderer, make_trie(renderer, "csr"), "test", title="test", check_stop=check_stop
         )
     assert len(calls) == 2
+
+
+@jax.jit
+def logits_after(prompt, encoder_mask, is_real, targets):
+    """The logits at every position of all targets after one prompt, teacher-forced."""
+    model = nnx.merge(GRAPHDEF, PARAMS)
+    encoded = model.encode(prompt[None], encoder_mask[None])
+    encoded = jnp.broadcast_to(encoded, (len(targets), *encoded.shape[1:]))
+    mask = jnp.broadcast_to(is_real, encoded.shape[:2])
+    return model.logits(model.decode(shift_right(targets, 0), encoded, mask))
+
+
+def choice_scores(prompt, encoder_mask):
+    """The log-probability of every item after one prompt: the sum over choices of those among their children."""
+    children = {}
+    targets = [(*ids, TOKENIZER.eos_id) for ids in ITEM_IDS]
+    for target in targets:
+        for position, token in enumerate(target):
+            children.setdefault(target[:position], set()).add(token)
+    missing = (0, 24 - len(prompt))
+    is_real = np.pad(np.ones(len(prompt), bool), missing)
+    mask = np.pad(encoder_mask, (missing, missing))
+    logits = np.asarray(logits_after(np.pad(prompt, missing), mask, is_real, padded(targets, 8)[0]), np.float64)
+    scores = np.zeros(NUM_ITEMS)
+    for item, target in enumerate(targets):
+        for position, token in enumerate(target):
+            among = logits[item, position, sorted(children[target[:position]])]
+            scores[item] += logits[item, position, token] - np.log(np.exp(among).sum())
+    return scores
+
+
+@pytest.mark.parametrize("layout", ["dense", "csr"])
+def test_over_the_catalogue_a_causal_ranking_without_seen_items_is_that_of_scoring_every_item(layout):
+    ranker = make_ranker(softmax="catalogue", history="causal", seen_items="remove", trie_layout=layout)
+    trie = make_trie(make_renderer(), layout, over_catalogue=True)
+    rng = np.random.default_rng(5)
+    tokens = rng.integers(3, 60, (2, 8)).astype(np.int32)
+    items = np.array([[0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 1, 1, 1, 2, 3, 4]], np.int32)
+    seen = np.array([[3, -1, 7], [-1, -1, -1]], np.int32)
+    found, scores = ranker.search(PARAMS, tokens, np.ones((2, 8), bool), trie, prompt_items=items, seen=seen)
+    for row in range(2):
+        expected = choice_scores(tokens[row], items[row][None, :] <= items[row][:, None])
+        assert np.exp(expected).sum() == pytest.approx(1.0, rel=0, abs=1e-5)
+        order = [item for item in np.argsort(-expected).tolist() if item not in seen[row]]
+        np.testing.assert_array_equal(found[row, : len(order)], order)
+        np.testing.assert_allclose(scores[row, : len(order)], expected[order], atol=1e-4, rtol=0)
+        assert (found[row, len(order) :] == -1).all()
+        whole = choice_scores(tokens[row], np.ones((8, 8), bool))
+        assert np.abs(whole - expected).max() > 1e-3, "the order of items must matter for this to show that it is used"
+
+
+def test_the_loss_over_the_catalogue_is_the_mean_over_targets_and_what_came_before_them_is_not_ranked():
+    renderer = make_renderer(over_catalogue=True, is_causal=True)
+    ranker = make_ranker(softmax="catalogue", history="causal", seen_items="remove", batch_size=3)
+    ranking = ranker.rank(PARAMS, renderer, make_trie(renderer, "auto", over_catalogue=True), "test", title="test")
+    losses = []
+    for row, user in enumerate(ranking.users):
+        history, target = renderer.dataset.held_out(int(user), "test")
+        prompt, items = map(np.array, renderer.numbered_prompt(int(user), history, 0))
+        expected = choice_scores(prompt, items[None, :] <= items[:, None])
+        losses.append(-expected[target])
+        left = [item for item in np.argsort(-expected).tolist() if item not in history]
+        np.testing.assert_array_equal(ranking.items[row, : len(left)], left)
+        assert (ranking.items[row, len(left) :] == -1).all()
+    assert ranking.loss == pytest.approx(np.mean(losses), rel=0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("softmax", "history", "seen_items", "message"),
+    [
+        ("vocabulary", "whole", "keep", "a trie over the catalogue: given"),
+        ("catalogue", "causal", "keep", "the items of prompts: not given"),
+        ("catalogue", "whole", "remove", "the items seen: not given"),
+    ],
+)
+def test_what_the_configuration_does_not_ask_for_is_refused(softmax, history, seen_items, message):
+    trie = make_trie(make_renderer(), "csr", over_catalogue=True)
+    ranker = make_ranker(softmax=softmax, history=history, seen_items=seen_items)
+    with pytest.raises(ValueError, match=message):
+        ranker.search(PARAMS, np.ones((1, 8), np.int32), np.ones((1, 8), bool), trie)
