@@ -26,6 +26,8 @@ def _field(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+SEARCHES = ("beam", "exact")
+
 CATALOGUE = "catalogue"
 """The name of the softmax over what continues an ID of the catalogue."""
 
@@ -195,7 +197,7 @@ class EvaluationConfig:
     search: str = _field(
         "beam",
         "how the best items are found: beam (constrained beam search) or exact (every item of the catalogue is scored)",
-        choices=("beam", "exact"),
+        choices=SEARCHES,
     )
     seen_items: str = _field(
         "keep",

@@ -77,47 +77,50 @@ print("\\n".join(names[:{count}]))
 ```
 """
 
-_TEXT_INPUTS = """{history}tokenizer = AutoTokenizer.from_pretrained(".")
+_TEXT_INPUTS = """tokenizer = AutoTokenizer.from_pretrained(".")
 prompt = {prompt!r}
 inputs = tokenizer(prompt, return_tensors="pt")"""
 
-# The prompt's tokens, and of each the number of the item that it belongs to.
 _PIECE_INPUTS = """tokens_of = {{item["item"]: item["tokens"] for item in items}}
-{history}prompt = {before}
+history = {history!r}
+prompt = {before}
+for number, name in enumerate(history):
+    prompt += {separator} * (number > 0) + tokens_of[name]
+prompt += {after}
+inputs = {{"input_ids": torch.tensor([prompt]), "attention_mask": torch.ones(1, len(prompt), dtype=torch.long)}}"""
+
+_CAUSAL_INPUTS = """tokens_of = {{item["item"]: item["tokens"] for item in items}}
+history = {history!r}
+# The tokens, and of each the number of its item: 0 before the history, 1 for the first item, and so on.
+prompt = {before}
 numbers = [0] * len(prompt)
 for number, name in enumerate(history, start=1):
     prompt += {separator} * (number > 1) + tokens_of[name]
     numbers += [number] * (len(prompt) - len(numbers))
 prompt += {after}
-numbers += [len(history) + 1] * (len(prompt) - len(numbers))
-input_ids = torch.tensor([prompt])
-attention_mask = torch.ones_like(input_ids)
+numbers = torch.tensor([numbers + [len(history) + 1] * (len(prompt) - len(numbers))])
+# A token sees those of its own number and of lower ones. [batch, 1, tokens, tokens]
+sees = numbers[:, None, None, :] <= numbers[:, None, :, None]
+inputs = {{
+    "encoder_outputs": model.encoder(input_ids=torch.tensor([prompt]), attention_mask=sees),
+    "attention_mask": torch.ones_like(numbers),
+}}"""
+
+_CATALOGUE_NOTE = """**Softmax over the catalogue.** The model was trained with a softmax over the tokens that continue
+an ID of the catalogue, not over its whole vocabulary. `renormalize_logits=True` makes it, behind the mask. The score of
+an item is then its log-probability.
 """
 
-_WHOLE = """inputs = {"input_ids": input_ids, "attention_mask": attention_mask}"""
-
-_CAUSAL = """# Which tokens each token sees: those of its own item, of items before it, and of the text before the history.
-sees = torch.tensor(numbers)[None, :] <= torch.tensor(numbers)[:, None]
-inputs = {
-    "encoder_outputs": model.encoder(input_ids=input_ids, attention_mask=sees[None, None]),
-    "attention_mask": attention_mask,
-}"""
-
-_CATALOGUE_NOTE = """**Softmax over the catalogue.** The model was trained with a softmax over the tokens that continue an ID of the
-catalogue, not over its whole vocabulary. `renormalize_logits=True` makes it behind the mask. A score is then the
-log-probability of an item.
+_CAUSAL_NOTE = """**Causal history.** In training no item of a history saw a later one. The code gives the encoder the
+mask that says so, which needs transformers 5. Without it the model reads what it never learned to read.
 """
 
-_CAUSAL_NOTE = """**Causal history.** In training no item of a history saw a later one. The code gives the encoder the mask that says
-so, which needs transformers 5. Without it the model reads what it was not trained on.
+_SEEN_NOTE = """**Items of the history are left out.** The code asks for as many more beams, and drops these items from
+what is found. So all scores are what they would be with them.
 """
 
-_SEEN_NOTE = """**Items of the history are left out.** The code asks for as many more beams and drops them from what is found. To
-forbid them in the search would change the probabilities of other items.
-"""
-
-_SEARCH_NOTE = """**Search.** The metrics below come from exact scores of all items. The code searches with beams, which may miss an
-item.
+_SEARCH_NOTE = """**Search.** The metrics below are of exact scores of all items. The code searches with beams, which
+may miss an item.
 """
 
 _GENERATOR = """## Use
@@ -168,16 +171,14 @@ def recommender_card(
         joined = f"the tokens {ids.template.separator} between them"
         imports = "T5ForConditionalGeneration"
         before, after = _sides(ids, renderer)
-        inputs = _PIECE_INPUTS.format(
-            history=f"history = {names!r}\n", separator=ids.template.separator, before=before, after=after
-        )
-        inputs += _CAUSAL if run.config.is_causal else _WHOLE
+        form = _CAUSAL_INPUTS if run.config.is_causal else _PIECE_INPUTS
+        inputs = form.format(history=names, separator=ids.template.separator, before=before, after=after)
     else:
         joined = f"with `{separator}` between them"
         imports = "AutoTokenizer, T5ForConditionalGeneration"
-        inputs = _TEXT_INPUTS.format(
-            history=f"history = {names!r}\n" if removes else "", prompt=_prompt_text(run, ids, history, separator)
-        )
+        inputs = _TEXT_INPUTS.format(prompt=_prompt_text(run, ids, history, separator))
+        if removes:
+            inputs = f"history = {names!r}\n{inputs}"
     notes = {
         _CATALOGUE_NOTE: run.config.over_catalogue,
         _CAUSAL_NOTE: run.config.is_causal,
@@ -289,9 +290,9 @@ def _metrics(run: TrainedRun) -> str:
     measured = protocol(run.config)
     leak = "leak into" if measured["leaks_held_out_items"] else "leave no trace in"
     words = (
-        f"{measured['split']}; {measured['ranking']} ranked; {measured['search']} search; {measured['num_beams']} beams, "
-        f"length penalty {measured['length_penalty']}; softmax over the {measured['softmax']}; history: "
-        f"{measured['history']}; items of the history: {measured['seen_items']}; selection: {measured['selection']}; user "
-        f"IDs: {measured['user_ids']}. Held-out items {leak} the prompts."
+        f"{measured['split']}; {measured['ranking']} ranked by {measured['search']} search, items seen before: "
+        f"{measured['seen_items']}; {measured['num_beams']} beams, length penalty {measured['length_penalty']}; "
+        f"softmax over the {measured['softmax']}; history: {measured['history']}; selection: {measured['selection']}; "
+        f"user IDs: {measured['user_ids']}. Held-out items {leak} the prompts."
     )
     return _METRICS.format(protocol=words, table=results_table(described_results(run.workdir)))

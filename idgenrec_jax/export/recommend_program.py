@@ -1,6 +1,8 @@
 """The recommend function of a run (encoder, constrained beam search, trie, weights) as one file, by way of jax.export.
 
-It searches with beams, whatever search the run was measured with. The file holds StableHLO, which JAX, also one up to six months newer, compiles for the platform it runs on; nothing of
+It searches with beams, whatever search the run was measured with.
+
+The file holds StableHLO, which JAX, also one up to six months newer, compiles for the platform it runs on; nothing of
 this package is needed.
 """
 
