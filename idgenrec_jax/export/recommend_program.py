@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation.ranker import Ranker
@@ -70,6 +71,8 @@ def export_program(
             f"{workdir}: trained with --config.data.user_ids={config.data.user_ids}, which new histories have not; "
             "expected a run with user IDs none"
         )
+    if config.evaluation.search == "exact":
+        logging.warning("%s: its metrics are of exact search; the exported function searches with beams", workdir)
     ranker = Ranker(run.graphdefs["recommender"], config)
     trie = evaluation_trie(run, renderer)
     # On the host: weights and trie become constants of the program, whatever mesh they were on.

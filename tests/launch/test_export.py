@@ -205,7 +205,8 @@ def test_the_card_of_a_causal_run_finds_what_we_find_without_seen_items(causal, 
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     monkeypatch.chdir(causal / "out" / "recommender")
     recommender = Recommender(causal)
-    for history in ([*re.findall(r"item\d+", re.search(r"^history = (.*)$", code, re.MULTILINE)[1])], ["item7", "item7"]):
+    example = re.findall(r"item\d+", re.search(r"^history = .*$", code, re.MULTILINE)[0])
+    for history in (example, ["item7", "item7"]):
         exec(re.sub(r"^history = .*$", f"history = {history!r}", code, flags=re.MULTILINE), {})
         found = capsys.readouterr().out.split()
         assert found == [one.item for one in recommender.recommend([history], count=COUNT)[0]]
