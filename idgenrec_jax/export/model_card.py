@@ -46,8 +46,7 @@ Prompts follow the template
 where `{{history}}` is the IDs of the user's items, oldest first, {joined}. The answer is held to the IDs of the
 catalogue, in `../item_ids.jsonl`.
 
-{notes}
-```python
+{notes}```python
 import json, torch
 from transformers import {imports}
 

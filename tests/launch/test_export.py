@@ -183,12 +183,15 @@ def test_the_compiled_function_recommends_without_this_package(programs, finishe
 
 @pytest.fixture(scope="module")
 def causal(finished, programs):
-    """A copy of the run that reads histories causally and leaves out seen items; its weights were not trained so."""
+    """A copy of the run that reads histories causally, leaves out seen items and ranks by exact scores.
+
+    Its weights were not trained so.
+    """
     workdir = programs.folder / "causal"
     shutil.copytree(finished.workdir, workdir)
     described = json.loads((workdir / "config.json").read_text())
     described["config"]["data"]["history"] = "causal"
-    described["config"]["evaluation"]["seen_items"] = "remove"
+    described["config"]["evaluation"] |= {"seen_items": "remove", "search": "exact"}
     (workdir / "config.json").write_text(json.dumps(described))
     return workdir
 
@@ -201,7 +204,7 @@ def test_the_card_of_a_causal_run_finds_what_we_find_without_seen_items(causal, 
     generation = json.loads((causal / "out" / "recommender" / "generation_config.json").read_text())
     assert generation["renormalize_logits"] is True
     card = (causal / "out" / "recommender" / "README.md").read_text()
-    assert "history: causal" in card and "items seen before: remove" in card
+    assert "history: causal" in card and "by exact search, items seen before: remove" in card and "**Search.**" in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     monkeypatch.chdir(causal / "out" / "recommender")
     recommender = Recommender(causal)
@@ -209,17 +212,18 @@ def test_the_card_of_a_causal_run_finds_what_we_find_without_seen_items(causal, 
     for history in (example, ["item7", "item7"]):
         exec(re.sub(r"^history = .*$", f"history = {history!r}", code, flags=re.MULTILINE), {})
         found = capsys.readouterr().out.split()
-        assert found == [one.item for one in recommender.recommend([history], count=COUNT)[0]]
+        assert found == [one.item for one in recommender.recommend([history], count=COUNT, search="beam")[0]]
         assert not set(found) & set(history)
 
 
-def test_the_compiled_function_of_a_causal_run_leaves_out_seen_items(causal, tmp_path):
+def test_the_compiled_function_of_a_causal_run_leaves_out_seen_items(causal, tmp_path, caplog):
     export_program(causal, tmp_path / "out", most_seen=2)
+    assert "its metrics are of exact search; the exported function searches with beams" in caplog.text
     script = runpy.run_path(str(tmp_path / "out" / "recommend.py"))
     recommender = Recommender(causal)
     for history in (["item3", "item4"], ["item9", "item1", "item9", "item1", "item9", "item1"], ["item2"]):
         found = script["recommend"](tmp_path / "out", history)
-        expected = recommender.recommend([history], count=COUNT)[0]
+        expected = recommender.recommend([history], count=COUNT, search="beam")[0]
         assert [(item, text) for item, text, _ in found] == [(one.item, one.text) for one in expected]
         np.testing.assert_allclose([row[2] for row in found], [one.score for one in expected], atol=1e-4)
     # Of a history of more items than the search leaves out, the rest is dropped from what it finds.
