@@ -28,6 +28,7 @@ from idgenrec_jax.models.create import abstract_model, described_config
 from idgenrec_jax.models.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.sharding import batch_devices, batch_sharding, check_heads, make_mesh, place_shapes, replicated
+from idgenrec_jax.training.choice_softmax import ChoiceTable
 from idgenrec_jax.training.epochs import Epochs
 from idgenrec_jax.training.phases import CAUSAL, ID, RECOMMENDER
 from idgenrec_jax.training.run_steps import configured_optimizer, make_steps
@@ -66,9 +67,13 @@ class CompiledStep:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedStep:
-    """A step of one phase: its batch as shapes, its operations by part, and what its program needs where compiled."""
+    """A step of one phase: its batch as shapes, its operations by part, and what its program needs where compiled.
+
+    `choices` are those of the catalogue as shapes; None where losses are over the vocabulary.
+    """
 
     batch: Any
+    choices: ChoiceTable | None
     operations: dict[str, int | float]
     compiled: CompiledStep | None = None
 
@@ -163,6 +168,7 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
         places=jax.tree.map(lambda leaf: leaf.sharding, states),
     )
     choices = _shapes_on(epochs.choices(), replicated(mesh))
+    columns = None if choices is None else choices.tokens.shape[0]
     steps: dict[str, PlannedStep] = {}
     arguments: tuple[Any, ...]
     if config.training.id_epochs:
@@ -173,13 +179,14 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
             batch,
             id_length=config.ids.soft_length,
             chunks=config.training.id_chunks,
+            columns=columns,
         )
         arguments = id_generator.state, recommender.state.params, batch
         steps[ID] = _planned_step(
             train_steps[ID], arguments, operations, title=_STEPS[ID], choices=choices, compiled=compiled
         )
     batch = _first_batch(epochs, CAUSAL if config.data.history == "causal" else RECOMMENDER, mesh)
-    operations = recommender_step_operations(recommender.config, batch)
+    operations = recommender_step_operations(recommender.config, batch, columns)
     arguments = recommender.state, batch
     steps[RECOMMENDER] = _planned_step(
         train_steps[RECOMMENDER],
@@ -226,6 +233,8 @@ def step_bytes(plan: Plan, kind: str) -> dict[str, int]:
         found[f"{_MODELS[name]}, parameters"] = bytes_per_device(state.params)
         found[f"{_MODELS[name]}, moments"] = bytes_per_device((state.optimizer_state, state.step))
     found["batch"] = bytes_per_device(step.batch)
+    if step.choices is not None:
+        found["choices of the catalogue"] = bytes_per_device(step.choices)
     if step.compiled is None:
         return found | {"gradients": _gradient_bytes(plan, kind)}
     return found | {"temporaries": step.compiled.temporaries, "outputs": step.compiled.outputs}
@@ -319,11 +328,11 @@ def _planned_step(
     operations: Mapping[str, int | float],
     *,
     title: str,
-    choices: Any,
+    choices: ChoiceTable | None,
     compiled: bool,
 ) -> PlannedStep:
     """`arguments` are those of the step up to its batch, the last of them."""
-    planned = PlannedStep(arguments[-1], dict(operations))
+    planned = PlannedStep(arguments[-1], choices, dict(operations))
     if not compiled:
         return planned
     logging.info("compiling the %s", title)

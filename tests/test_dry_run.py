@@ -38,18 +38,22 @@ sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_decoder_lay
 small = {f"{model}.{name}": value for model in ("recommender", "id_generator") for name, value in sizes.items()}
 config = preset("sample").override(
     {**small, "mesh.data": 1, "mesh.fsdp": 2, "mesh.tensor": 2, "ids.soft_length": 3,
-     "training.id_batch_size": 16, "training.id_items_per_batch": 32})
+     "data.history": "causal", "training.id_batch_size": 16, "training.id_items_per_batch": 32})
 simulate_devices(config.mesh)
 plan = plan_run(config)
 id_generator, recommender = plan.models["id_generator"], plan.models["recommender"]
+
+def read(step):
+    return step.batch, step.choices
+
 print(report(plan))
 print(json.dumps({
     "devices": plan.mesh.size,
     "allocated": sum(array.nbytes for array in jax.live_arrays()),
     "compiled": {kind: step.compiled.arguments for kind, step in plan.steps.items()},
     "counted": {
-        "id": bytes_per_device((id_generator.state, recommender.state.params, plan.steps["id"].batch)),
-        "recommender": bytes_per_device((recommender.state, plan.steps["recommender"].batch)),
+        "id": bytes_per_device((id_generator.state, recommender.state.params, *read(plan.steps["id"]))),
+        "recommender": bytes_per_device((recommender.state, *read(plan.steps["recommender"]))),
     },
     "whole": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(recommender.state)),
     "placed": bytes_per_device(recommender.state),

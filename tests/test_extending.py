@@ -174,7 +174,7 @@ def test_a_loss_trains_the_recommender(added, monkeypatch):
                                                 tokens, targets * kept * (targets == segment))))  # fmt: skip
 
     # In two parts, of which the first has two targets.
-    config = Config().override({"training.loss": "per_target", "training.gradient_accumulation": 2})
+    config = Config().override({"training.softmax": "per_target", "training.gradient_accumulation": 2})
     optimizer = make_optimizer()
     step = make_steps(
         config, optimizer, id_generator=graphdef, recommender=graphdef, no_embedding=jnp.zeros(24, bool),

@@ -144,22 +144,23 @@ def find_choices(
     vocab_size = 1 + max(eos_token_id, max(max(target) for of_kind in targets for target in of_kind))
     trees = [prefix_tree(of_kind, vocab_size=vocab_size, eos_token_id=eos_token_id, prune=True) for of_kind in targets]
     tokens = np.unique(np.concatenate([tree.tokens[tree.num_children[tree.parents] > 1] for tree in trees]))
-    offsets, children, ways, first = [np.zeros(1, np.int64)], [], [], 0
+    fanouts, children, ways, first = [], [], [], 0
     for kind, tree in enumerate(trees):
         counts = tree.num_children
         is_choice = counts > 1
         number = first + np.cumsum(is_choice) - 1
         at_choice = is_choice[tree.parents]
-        offsets.append(offsets[-1][-1] + np.cumsum(counts[is_choice]))
+        fanouts.append(counts[is_choice])
         children.append(np.searchsorted(tokens, tree.tokens[at_choice]))
         ways.append(_ways(tree, kind, number, tokens))
         first += int(is_choice.sum())
     way, positions, nodes, chosen = (np.concatenate(parts) for parts in zip(*ways, strict=True))
     num_items = len(targets[0])
     starts = np.searchsorted(way, np.arange(len(targets) * num_items + 1))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(fanouts))])
     integers = (
         array.astype(np.int32)
-        for array in (tokens, np.concatenate(offsets), np.concatenate(children), starts, positions, nodes, chosen)
+        for array in (tokens, offsets, np.concatenate(children), starts, positions, nodes, chosen)
     )
     return Choices(*integers, num_items=num_items, mask_limit_bytes=mask_limit_bytes)
 

@@ -34,9 +34,9 @@ def decoder_operations(config: T5Config, tokens: int | float, length: int | floa
     return config.num_decoder_layers * tokens * one
 
 
-def output_operations(config: T5Config, tokens: int | float) -> int | float:
-    """Return the operations of the logits over the whole vocabulary for `tokens` positions."""
-    return tokens * 2 * config.d_model * config.vocab_size
+def output_operations(config: T5Config, tokens: int | float, columns: int | None = None) -> int | float:
+    """Return the operations of the logits of `columns` vocabulary entries (None: all) for `tokens` positions."""
+    return tokens * 2 * config.d_model * (config.vocab_size if columns is None else columns)
 
 
 def decoding_bytes(config: T5Config, *, steps: int | float, users: int, source: int | float) -> int | float:

@@ -4,6 +4,8 @@ Only matrix products count, as in `operations`, which counts the work itself. Th
 dictionary add up to the step; they are for all devices together.
 """
 
+import math
+
 from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models import operations
@@ -14,17 +16,31 @@ from idgenrec_jax.models.t5 import T5Config
 _SOFT_KEYS, _SOFT_VALUES = 4, 2
 
 
-def recommender_step_operations(config: T5Config, batch: SupervisedBatch) -> dict[str, int | float]:
-    """Return the operations of a recommender or warm-start step on a batch of this shape."""
+def recommender_step_operations(
+    config: T5Config, batch: SupervisedBatch, columns: int | None = None
+) -> dict[str, int | float]:
+    """Return the operations of a recommender or warm-start step on a batch of this shape.
+
+    `columns` is how many tokens of the catalogue are chosen between; None: the loss is over the vocabulary.
+    """
     (rows, source), target = batch.prompt_tokens.shape, batch.target_tokens.shape[1]
     blocks = _blocks(config, rows * source, source, rows * target, target, again=False, trained=True)
-    return {"layers": blocks, "output table": operations.TRAINING * operations.output_operations(config, rows * target)}
+    return {"layers": blocks, "output table": operations.TRAINING * _output_operations(config, batch, columns)}
 
 
 def id_step_operations(
-    id_generator: T5Config, recommender: T5Config, batch: IdBatch, *, id_length: int, chunks: int
+    id_generator: T5Config,
+    recommender: T5Config,
+    batch: IdBatch,
+    *,
+    id_length: int,
+    chunks: int,
+    columns: int | None = None,
 ) -> dict[str, int | float]:
-    """Return the operations of an ID step on a batch of this shape; arguments as of `id_loss`."""
+    """Return the operations of an ID step on a batch of this shape.
+
+    `columns` is that of a recommender step, the other arguments are those of `id_loss`.
+    """
     (rows, text), places = batch.item_tokens.shape, batch.item_places.shape[1]
     written = rows * places * id_length
     one_token = operations.decoder_operations(
@@ -47,8 +63,14 @@ def id_step_operations(
         "recommender, layers": _blocks(
             recommender, prompt_rows * source, source, targets, target, again=again, trained=False
         ),
-        "recommender, output table": (operations.FROZEN + again) * operations.output_operations(recommender, targets),
+        "recommender, output table": (operations.FROZEN + again) * _output_operations(recommender, batch, columns),
     }
+
+
+def _output_operations(config: T5Config, batch: SupervisedBatch | IdBatch, columns: int | None) -> int | float:
+    """The operations of a batch's logits: of every target token, or, between so many columns, of every choice."""
+    places = batch.target_tokens if columns is None or batch.choices is None else batch.choices.nodes
+    return operations.output_operations(config, math.prod(places.shape), columns)
 
 
 def _blocks(

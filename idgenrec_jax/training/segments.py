@@ -43,6 +43,15 @@ def count_targets(segments: Int[Array, "rows target"], order: CausalOrder | None
     return first_of_target(segments, order).astype(jnp.float32).sum()
 
 
+def same_target(batch: SupervisedBatch) -> Bool[Array, "rows target target"]:
+    """Tell which pairs of a row's target tokens belong to one target."""
+    segments, order = batch.target_segments, batch.order
+    mask = same_segment(segments, segments)
+    if order is None:
+        return mask
+    return mask & (order.target_numbers[:, :, None] == order.target_numbers[:, None, :])
+
+
 def encode_prompts(
     model: T5,
     batch: SupervisedBatch,
@@ -76,16 +85,13 @@ def decode_targets(
     start, segments, order = model.config.decoder_start_token_id, batch.target_segments, batch.order
     is_first = first_of_target(segments, order)
     prompt_mask = same_segment(segments, batch.prompt_segments)
-    target_mask = same_segment(segments, segments)
     if order is not None:
-        numbers = order.target_numbers
-        prompt_mask = prompt_mask & _may_read(numbers, numbers, order)
-        target_mask = target_mask & (numbers[:, :, None] == numbers[:, None, :])
+        prompt_mask = prompt_mask & _may_read(order.target_numbers, order.target_numbers, order)
     return model.decode(
         jnp.where(is_first, start, shift_right(batch.target_tokens, start)),
         encoded,
         prompt_mask,
-        decoder_mask=target_mask,
+        decoder_mask=same_target(batch),
         dropout_key=dropout_key,
         part=part,
     )

@@ -5,6 +5,7 @@ import hashlib
 import tracemalloc
 from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 
@@ -95,7 +96,8 @@ def all_batches(batches):
 def assert_same_batches(left, right):
     assert len(left) == len(right) > 0
     for a, b in zip(left, right, strict=True):
-        for values, others in zip(a, b, strict=True):
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        for values, others in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
             assert values.dtype == others.dtype
             np.testing.assert_array_equal(values, others)
 
@@ -104,7 +106,7 @@ def differ(left, right):
     return len(left) != len(right) or any(
         values.shape != others.shape or not np.array_equal(values, others)
         for a, b in zip(left, right, strict=True)
-        for values, others in zip(a, b, strict=True)
+        for values, others in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
 
 
@@ -215,16 +217,29 @@ def test_all_epochs_with_the_same_ids_have_one_shape():
     assert shape.rows < 8, "the case must have rows with several examples"
 
 
+def prompts_of(lengths):
+    """A renderer and examples whose prompts have these lengths: the ID of one item each, and EOS."""
+    count = len(lengths)
+    names = tuple(map(str, range(count)))
+    sequences = tuple(np.array([item, item], np.int32) for item in range(count))
+    renderer = make_renderer(
+        Dataset("shop", names, names, names, sequences), user_ids=None, templates=[template_of("{history}")]
+    )
+    renderer = dataclasses.replace(renderer, item_ids=tuple((ITEM,) * (length - 1) for length in lengths))
+    users = np.arange(count, dtype=np.int32)
+    return renderer, Examples(users, np.ones(count, np.int32), np.zeros(count, np.uint8))
+
+
 def test_a_bucket_passes_its_remainder_to_the_next_wider_one():
-    prompts = [[1] * length for length in (3, 4, 5, 9, 10, 11, 12)]
-    batches = BucketedBatches(prompts, [[1]] * 7, widths=(8, 16), target_width=1, batch_size=2)
+    prompts = prompts_of((3, 4, 5, 9, 10, 11, 12))
+    batches = BucketedBatches(*prompts, widths=(8, 16), batch_size=2)
     assert [batch.prompt_tokens.shape[1] for batch in all_batches(batches)] == [8, 16, 16, 16]
     assert [batches.rows(step).tolist() for step in range(4)] == [[0, 1], [2, 3], [4, 5], [6]]
 
 
 def test_a_prompt_wider_than_every_bucket_is_refused():
     with pytest.raises(ValueError, match="a prompt of 9 tokens does not fit the widest bucket, 8"):
-        BucketedBatches([[1] * 9], [[1]], widths=(8,), target_width=1, batch_size=2)
+        BucketedBatches(*prompts_of([9]), widths=(8,), batch_size=2)
 
 
 @pytest.mark.parametrize("num_buckets", [1, 2, 5])
@@ -360,6 +375,10 @@ def read_id_examples(batch, id_length=3):
     return found
 
 
+def shapes(batch):
+    return jax.tree.map(np.shape, batch)
+
+
 # Batches of six examples rarely have as few as six distinct items.
 @pytest.mark.parametrize("items_per_batch", [16, 6])
 @pytest.mark.parametrize("row_multiple", [1, 3])
@@ -374,7 +393,7 @@ def test_id_batches_hold_every_example_once_with_slots_on_its_items(items_per_ba
     batches = id_batches(renderer, shape=shape)
     found = []
     for step, batch in enumerate(all_batches(batches)):
-        assert [values.shape for values in batch] == [values.shape for values in batches.batch(0)]
+        assert shapes(batch) == shapes(batches.batch(0))
         assert len(batch.prompt_tokens) % row_multiple == len(batch.item_tokens) % row_multiple == 0
         assert 1 <= len(read_id_examples(batch)) == len(batches.examples(step)) <= shape.examples
         assert (batch.item_places > 0).sum() <= shape.items
@@ -422,7 +441,7 @@ def test_what_an_id_batch_holds_is_counted_before_it_is_made():
     counted = zip(*renderer.slots_lengths(examples, 3), strict=True)
     cut = 0
     for (user, position, template), (kept_items, length) in zip(examples, counted, strict=True):
-        tokens, _, _, kept = renderer.slots(user, renderer.dataset.sequences[user][:position], template, 3)
+        tokens, _, _, _, kept = renderer.slots(user, renderer.dataset.sequences[user][:position], template, 3)
         assert (kept_items, length) == (len(kept), len(tokens))
         cut += len(kept) < min(position, 6)
     assert cut, "some prompts must be cut"
@@ -471,8 +490,8 @@ def test_a_prompt_without_room_is_refused_from_lengths_as_it_is_when_rendered():
 
 
 def test_no_prompt_is_rendered_before_its_batch_is_asked_for(monkeypatch):
-    rendered, render = [], PromptTokens.render_input
-    monkeypatch.setattr(PromptTokens, "render_input", lambda *given: rendered.append(given) or render(*given))
+    rendered, render = [], PromptTokens.render_numbered
+    monkeypatch.setattr(PromptTokens, "render_numbered", lambda *given: rendered.append(given) or render(*given))
     renderer = make_renderer(make_dataset())
     held_out_batches(renderer, "test", template=0, batch_size=4, num_buckets=2)
     batches = recommender_batches(renderer)
@@ -506,13 +525,14 @@ def test_slots_stand_where_ids_of_that_length_would_stand():
     for user, position in training_examples(dataset):
         history = dataset.training_sequence(user)[:position]
         for number in (0, 4, 7):
-            tokens, slot_item, slot_position, kept = renderer.slots(user, history, number, id_length)
+            tokens, slot_item, slot_position, numbers, kept = renderer.slots(user, history, number, id_length)
             dropped += len(kept) < min(len(history), 6)
             filled = [
                 token if item < 0 else full_ids[kept[item]][place]
                 for token, item, place in zip(tokens, slot_item, slot_position, strict=True)
             ]
             assert filled == renderer.prompt(user, history, number)
+            assert (filled, numbers) == renderer.numbered_prompt(user, history, number)
     assert dropped, "some prompts must be cut"
 
 
@@ -576,7 +596,7 @@ def digest(batches):
     """A short digest of every array of the batches."""
     found = hashlib.sha256()
     for batch in all_batches(batches):
-        for values in batch:
+        for values in jax.tree.leaves(batch):
             found.update(f"{values.dtype} {values.shape}".encode() + values.tobytes())
     return found.hexdigest()[:16]
 

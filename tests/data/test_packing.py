@@ -33,10 +33,11 @@ def make_batches(prompts, targets, *, batch_size, shape=None, seed=1):
 
 
 def read(batch):
-    """The (prompt, target) pairs of a batch."""
+    """The (prompt, target) pairs of a batch of prompts with a target each."""
+    assert batch.choices is None and batch.order is None
     return [
         (tokens[segments == segment].tolist(), target_tokens[target_segments == segment].tolist())
-        for tokens, segments, target_tokens, target_segments in zip(*batch, strict=True)
+        for tokens, segments, target_tokens, target_segments in zip(*batch[:4], strict=True)
         for segment in range(1, segments.max() + 1)
     ]
 

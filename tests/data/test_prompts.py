@@ -143,7 +143,7 @@ def test_slots_filled_with_ids_give_the_discrete_prompt(with_user_ids, max_lengt
         prompt = PromptTokens(template, sample_tokenizer(), "sample")
         if len(prompt.render_input([], user_id, 100)) > max_length:
             continue
-        tokens, slot_item, slot_position = prompt.render_slots(len(history), 4, user_id, max_length)
+        tokens, slot_item, slot_position, numbers = prompt.render_slots(len(history), 4, user_id, max_length)
         assert len(tokens) == len(slot_item) == len(slot_position) <= max_length
         kept = history[len(history) - 1 - max(slot_item) :]
         filled = [
@@ -151,6 +151,7 @@ def test_slots_filled_with_ids_give_the_discrete_prompt(with_user_ids, max_lengt
             for token, item, position in zip(tokens, slot_item, slot_position, strict=True)
         ]
         assert filled == prompt.render_input(history, user_id, max_length)
+        assert (filled, numbers) == prompt.render_numbered(history, user_id, max_length)
         assert all(token == 0 for token, item in zip(tokens, slot_item, strict=True) if item >= 0)
         assert all(position == 0 for position, item in zip(slot_position, slot_item, strict=True) if item < 0)
 

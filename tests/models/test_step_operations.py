@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from idgenrec_jax.data.choices import TargetChoices
 from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.models.t5 import T5Config
+from idgenrec_jax.training.choice_softmax import ChoiceTable, choice_cross_entropy
 from idgenrec_jax.training.id_loss import id_loss
 from idgenrec_jax.training.recommender_loss import recommender_loss
 from idgenrec_jax.training.steps import compiler_options
@@ -47,6 +49,29 @@ def test_a_recommender_step_needs_what_xla_counts():
     counted = sum(recommender_step_operations(config, batch).values())
     found = operations_of_xla(loss, params, batch, rematerialise="layers")
     assert found == pytest.approx(counted, rel=TOLERANCE)
+
+
+def test_over_the_catalogue_logits_are_those_of_choices():
+    """Of wide rows and few layers, so that logits are most of the work."""
+    columns, rows, places = 2048, 8, 12
+    table, positions = jax.ShapeDtypeStruct((4096, 96), jnp.float32), jax.ShapeDtypeStruct((rows, places), jnp.int32)
+    choices = ChoiceTable(
+        jax.ShapeDtypeStruct((columns,), jnp.int32), jax.ShapeDtypeStruct((256, columns // 32), jnp.uint32)
+    )
+    hidden = jax.ShapeDtypeStruct((*TARGETS.shape, CONFIG.d_model), jnp.float32)
+    places = TargetChoices(positions, positions, positions)
+    batch = SupervisedBatch(INTEGERS, INTEGERS, TARGETS, TARGETS, places)
+
+    def loss(both, choices, places):
+        return choice_cross_entropy(*both, choices, places).sum()
+
+    counted = recommender_step_operations(CONFIG, batch, columns)["output table"]
+    found = operations_of_xla(loss, (hidden, table), choices, places)
+    # The mask and the softmax are a few operations of each column, where products have 3 x 192.
+    assert counted < found < 1.1 * counted
+    whole = recommender_step_operations(CONFIG, batch)
+    assert whole["layers"] == recommender_step_operations(CONFIG, batch, columns)["layers"]
+    assert whole["output table"] == counted * (16 * 512) / (12 * 2048)
 
 
 @pytest.mark.slow

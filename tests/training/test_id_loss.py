@@ -345,7 +345,7 @@ def test_punctuation_and_nothing_else_has_no_embedding():
 def test_masked_slots_close_up_and_the_kept_positions_stay_in_order():
     recommender = make_model(3)
     vectors = jnp.arange(2 * 3 * 16, dtype=jnp.float32).reshape(2, 3, 16)
-    placed, segments = place_ids(
+    placed, segments, items = place_ids(
         recommender,
         vectors,
         mask=jnp.asarray([[True, False, True], [False, False, False]]),
@@ -353,7 +353,9 @@ def test_masked_slots_close_up_and_the_kept_positions_stay_in_order():
         prompt_segments=jnp.asarray([[1] * 5 + [2] * 4 + [0]]),
         slot_item=jnp.asarray([[-1, 0, 0, 0, -1, 1, 1, 1, -1, -1]]),
         slot_position=jnp.asarray([[0, 0, 1, 2, 0, 0, 1, 2, 0, 0]]),
+        prompt_items=jnp.asarray([[0, 1, 1, 1, 2, 1, 1, 1, 3, 0]]),
     )
+    assert items[0, :5].tolist() == [0, 1, 1, 2, 3]
     assert segments.tolist() == [[1] * 4 + [2] + [0] * 5]
     table = recommender.shared.table[...]
     expected = jnp.stack([table[7], vectors[0, 0], vectors[0, 2], table[8], table[9]])

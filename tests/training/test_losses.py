@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from idgenrec_jax.config import Config
+from idgenrec_jax.config import CATALOGUE, Config
 from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.training.catalogue_loss import catalogue_loss
 from idgenrec_jax.training.losses import SUPERVISED_LOSSES, supervised_loss
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START
@@ -26,12 +27,14 @@ def doubled(model, batch, dropout_key=None, *, part=None, whole=None):
 '''
 
 
-def test_the_default_is_the_softmax_over_the_vocabulary():
-    assert supervised_loss(Config().training.loss) is recommender_loss
+def test_the_default_is_the_softmax_over_the_catalogue():
+    assert supervised_loss(Config().training.softmax) is catalogue_loss
+    assert list(SUPERVISED_LOSSES) == [CATALOGUE, "vocabulary"]
+    assert supervised_loss("vocabulary") is recommender_loss
 
 
 def test_an_unknown_loss_is_one_line_that_names_the_nearest():
-    with pytest.raises(InputError, match="--config.training.loss: found 'vocabluary', .*nearest: vocabulary"):
+    with pytest.raises(InputError, match="--config.training.softmax: found 'vocabluary', .*nearest: vocabulary"):
         supervised_loss("vocabluary")
 
 
@@ -48,7 +51,7 @@ def test_a_loss_is_added_by_a_file_and_a_line(tmp_path, monkeypatch, accumulatio
     batch = SupervisedBatch(tokens, segments, tokens, segments)
 
     def first_losses(name):
-        config = Config().override({"training.loss": name, "training.gradient_accumulation": accumulation})
+        config = Config().override({"training.softmax": name, "training.gradient_accumulation": accumulation})
         optimizer = make_optimizer()
         steps = make_steps(
             config, optimizer, id_generator=graphdef, recommender=graphdef, no_embedding=jnp.zeros(24, bool),
