@@ -49,7 +49,7 @@ def main() -> None:
     if config.evaluation.search == "exact":
         beam = recommender.evaluate(split, "beam")
         share = shared_share(ranking.items, beam.items, TOP)
-        rows[f"{split}, beam search"] = beam.metrics()
+        rows = {f"{split}, exact search": metrics, f"{split}, beam search": beam.metrics()}
         beside = {"beam": beam.metrics(), f"share_of_exact_top_{TOP}": share}
         notes.append(f"beam search finds {share:.2%} of the exact top {TOP}, mean over users")
     popularity = popularity_metrics(recommender.dataset, split, num_results=recommender.config.evaluation.num_beams)

@@ -44,7 +44,7 @@ def test_exact_search_stands_beside_the_same_beam_search_on_moved_and_renamed_da
     assert written["protocol"] == finished.results["protocol"] | {"search": "exact"}
     assert written["test"].keys() == written["beam"].keys()
     starts = [line.split("  ")[0] for line in result.stdout.splitlines()]
-    assert {"test", "test, beam search", "popularity, test"} <= set(starts)
+    assert {"test, exact search", "test, beam search", "popularity, test"} <= set(starts)
     share = written["share_of_exact_top_10"]
     assert 0 < share <= 1 and f"beam search finds {share:.2%} of the exact top 10" in result.stdout
 
