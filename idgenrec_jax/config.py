@@ -26,6 +26,8 @@ def _field(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+SEARCHES = ("beam", "exact")
+
 CATALOGUE = "catalogue"
 """The name of the softmax over what continues an ID of the catalogue."""
 
@@ -99,6 +101,12 @@ class IdsConfig:
     num_groups: int = _field(10, "groups of diverse beam search, one beam each", low=1)
     max_penalty: int = _field(9, "diversity penalties 1, 2, .. up to this are tried for a unique ID", low=1)
     num_lengths: int = _field(2, "minimum lengths 1, 11, 21, .. tried for a unique ID", low=1)
+    no_repeat_ngram_size: int = _field(
+        0,
+        "so many tokens the ID generator never writes twice in the same order, and a word that recurs is left out of "
+        "an ID; 0: both may recur (published)",
+        low=0,
+    )
     soft_length: int = _field(9, "tokens of a soft ID in the ID phase (published: 10 with the start token)", low=1)
     fallback: str = _field(
         "suffix",
@@ -189,7 +197,7 @@ class EvaluationConfig:
     search: str = _field(
         "beam",
         "how the best items are found: beam (constrained beam search) or exact (every item of the catalogue is scored)",
-        choices=("beam", "exact"),
+        choices=SEARCHES,
     )
     seen_items: str = _field(
         "keep",

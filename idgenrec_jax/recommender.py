@@ -1,7 +1,7 @@
 """The public API: a trained run that recommends, again and again, and is evaluated.
 
 Prompts are put into batches of few sizes and few widths, so that few programs are compiled; these are kept on disk. The
-trie of the catalogue is built once and stays on the devices.
+catalogue's form for a search is made once and stays on the devices.
 """
 
 import operator
@@ -15,9 +15,11 @@ import numpy as np
 from jaxtyping import Int
 
 from idgenrec_jax.compilation_cache import use_compilation_cache
+from idgenrec_jax.config import SEARCHES
 from idgenrec_jax.data.batches import PromptRenderer, pad_rows, power_of_two
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.packing import WIDTH_MULTIPLE, round_up
+from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation.metrics import SPLITS
@@ -25,7 +27,7 @@ from idgenrec_jax.evaluation.ranker import Ranker, Ranking
 from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.processes import put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, replicated
-from idgenrec_jax.trained_run import evaluation_renderer, evaluation_trie, load_ids, load_run, load_run_data
+from idgenrec_jax.trained_run import evaluation_catalogue, evaluation_renderer, load_ids, load_run, load_run_data
 
 BATCH_SIZES = (1, 8, 32)
 """Histories of one call of a compiled program, where --config.evaluation.batch_size allows and before rounding up to
@@ -80,6 +82,7 @@ class Recommender:
         self._index = {name: number for number, name in enumerate(self.items)}
         self._batch_sizes = batch_sizes(self.config.evaluation.batch_size, batch_devices(self._run.mesh))
         self._widths = prompt_widths(longest_prompt(self._renderer))
+        self._catalogues: dict[str, Trie | CataloguePlan] = {}
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -100,28 +103,37 @@ class Recommender:
         """
         return load_run_data(self._run, self._data)
 
-    def evaluate(self, split: str) -> Ranking:
+    def evaluate(self, split: str, search: str | None = None) -> Ranking:
         """Rank the whole catalogue for every user of a split, "validation" or "test".
 
+        `search` is "beam" (constrained beam search) or "exact" (every item is scored). None: as the run is configured.
+
         Raises:
-            InputError: the data of the run cannot be read, or has items the run has no IDs for; or another split.
+            InputError: the data of the run cannot be read, or has items the run has no IDs for; or another split or
+                search.
         """
+        search = self._checked_search(search)
         if split not in SPLITS:
             raise InputError(f"split: found {split!r:.40}, expected one of {', '.join(SPLITS)}")
         # The data set may list its items in another order.
         renderer = evaluation_renderer(self._run, load_ids(self._run, self.dataset), self.dataset)
-        return self._ranker.rank(self._params, renderer, evaluation_trie(self._run, renderer), split, title=split)
+        catalogue = evaluation_catalogue(self._run, renderer, search)
+        return self._ranker.rank(self._params, renderer, catalogue, split, title=f"{split}, {search} search")
 
-    def recommend(self, histories: Histories, count: Count = 10) -> list[list[Recommendation]]:
+    def recommend(
+        self, histories: Histories, count: Count = 10, search: str | None = None
+    ) -> list[list[Recommendation]]:
         """Return the `count` best items for each history, a list of item names, oldest first; fewer items: all of them.
 
         Of a history the last `--config.data.max_history` items count. An empty one gives what the recommender writes
         after a prompt without items. With `--config.evaluation.seen_items=remove` no item of a history is returned.
+        `search` is that of `evaluate`.
 
         Raises:
             InputError: an item that the catalogue does not have, something that is not a list of lists of names, a
-                count that is not between 1 and the beams, or a run that was trained with user IDs.
+                count that is not between 1 and the beams, another search, or a run that was trained with user IDs.
         """
+        search = self._checked_search(search)
         count = self._checked_count(count)
         numbered = self._numbered(histories)
         if self._renderer.user_ids is not None:
@@ -142,7 +154,7 @@ class Recommender:
                 seen = seen_items([numbered[row] for row in rows], size)
             # Both are [size, beams]; the rows beyond `rows` are padding.
             items, scores = self._ranker.search(
-                self._params, *batch, self._trie, prompt_items=prompt_items, seen=seen
+                self._params, *batch, self._catalogue(search), prompt_items=prompt_items, seen=seen
             )
             for place, row in enumerate(rows):
                 results[row] = [
@@ -152,9 +164,18 @@ class Recommender:
                 ]
         return results
 
-    @cached_property
-    def _trie(self) -> Trie:
-        return put(evaluation_trie(self._run, self._renderer), replicated(self._run.mesh))
+    def _catalogue(self, search: str) -> Trie | CataloguePlan:
+        if search not in self._catalogues:
+            catalogue = evaluation_catalogue(self._run, self._renderer, search)
+            self._catalogues[search] = put(catalogue, replicated(self._run.mesh))
+        return self._catalogues[search]
+
+    def _checked_search(self, search: Any) -> str:
+        if search is None:
+            return self.config.evaluation.search
+        if search not in SEARCHES:
+            raise InputError(f"search: found {search!r:.40}, expected one of {', '.join(SEARCHES)}")
+        return search
 
     def _checked_count(self, count: Any) -> int:
         beams = self.config.evaluation.num_beams

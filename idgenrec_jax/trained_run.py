@@ -22,9 +22,10 @@ from idgenrec_jax.data.lines import parse_json, read_lines
 from idgenrec_jax.data.packing import round_up
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, exact_catalogue
 from idgenrec_jax.files import expand_home
 from idgenrec_jax.ids.table import IdTable, load_table
 from idgenrec_jax.inputs import load_data, load_prompts
@@ -179,6 +180,22 @@ def evaluation_trie(run: TrainedRun, renderer: PromptRenderer) -> Trie:
         vocab_size=run.vocab_size,
         pad_token_id=run.tokenizer.pad_id,
         layout=run.config.evaluation.trie_layout,
+        over_catalogue=run.config.over_catalogue,
+    )
+
+
+def evaluation_catalogue(run: TrainedRun, renderer: PromptRenderer, search: str) -> Trie | CataloguePlan:
+    """Return what the ranker needs of the IDs that `renderer` holds: for "beam" their trie, for "exact" their plan.
+
+    Raises:
+        InputError: two items have the same target.
+    """
+    if search == "beam":
+        return evaluation_trie(run, renderer)
+    return exact_catalogue(
+        renderer,
+        vocab_size=run.vocab_size,
+        pad_token_id=run.tokenizer.pad_id,
         over_catalogue=run.config.over_catalogue,
     )
 

@@ -60,6 +60,10 @@ def protocol(config: Config) -> dict[str, Any]:
         "leaks_held_out_items": config.data.user_ids == "published",
         "max_history": config.data.max_history,
         "eval_prompt": config.data.eval_prompt,
+        "history": "causal" if config.is_causal else "whole",
+        "softmax": config.training.softmax,
+        "search": config.evaluation.search,
+        "seen_items": config.evaluation.seen_items,
         "num_beams": config.evaluation.num_beams,
         "length_penalty": config.evaluation.length_penalty,
     }

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from idgenrec_jax.config import EvaluationConfig, MeshConfig, preset
+from idgenrec_jax.config import Config, MeshConfig, preset
 from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
@@ -145,16 +145,31 @@ class OnMesh:
         with jax.transfer_guard("disallow"):
             return generation.generate(self.id_generator.params, data.items, data.item_texts)
 
-    def ranking(self, renderer):
-        ranker = Ranker(
-            self.recommender_graphdef, EvaluationConfig(num_beams=10, batch_size=16),
-            place_batch=lambda batch: jax.device_put(batch, batch_sharding(self.mesh)),
-        )  # fmt: skip
-        with jax.transfer_guard("disallow"):
-            trie = catalogue_trie(
-                renderer, vocab_size=SIZES["vocab_size"], pad_token_id=TOKENIZER.pad_id, layout="auto"
-            )
-            return ranker.rank(self.recommender.params, renderer, trie, "test", title="test")
+    def rankings(self, renderer):
+        """Over the vocabulary, and over the catalogue with causal prompts and without seen items."""
+        kinds = {
+            "": {"training.softmax": "vocabulary", "data.history": "whole"},
+            "catalogue ": {
+                "training.softmax": "catalogue", "data.history": "causal", "evaluation.seen_items": "remove"
+            },
+        }  # fmt: skip
+        found = {}
+        for kind, fields in kinds.items():
+            config = Config().override({"evaluation.num_beams": 10, "evaluation.batch_size": 16} | fields)
+            ranker = Ranker(
+                self.recommender_graphdef, config,
+                place_batch=lambda batch: jax.device_put(batch, batch_sharding(self.mesh)),
+            )  # fmt: skip
+            with jax.transfer_guard("disallow"):
+                trie = catalogue_trie(
+                    renderer, vocab_size=SIZES["vocab_size"], pad_token_id=TOKENIZER.pad_id, layout="auto",
+                    over_catalogue=config.over_catalogue,
+                )  # fmt: skip
+                prompts = replace(renderer, over_catalogue=config.over_catalogue, is_causal=config.is_causal)
+                ranking = ranker.rank(self.recommender.params, prompts, trie, "test", title="test")
+            values = ranking.items.tolist(), ranking.scores.tolist(), ranking.loss
+            found |= dict(zip([f"{kind}items", f"{kind}scores", f"{kind}ranking loss"], values, strict=True))
+        return found
 
 
 def moved(tree, places):
@@ -255,8 +270,7 @@ def main(folder):
             results["run"] = run_of_a_phase(folder, data, first)
         found = {"first ids": first.texts} | on_mesh.train_both(*prepared)
         found["ids"] = on_mesh.ids(data).texts
-        ranking = on_mesh.ranking(replace(renderer, templates=templates[:1]))
-        found |= {"items": ranking.items.tolist(), "scores": ranking.scores.tolist(), "ranking loss": ranking.loss}
+        found |= on_mesh.rankings(replace(renderer, templates=templates[:1]))
         states = (on_mesh.id_generator, on_mesh.recommender)
         found["bytes"], found["all bytes"] = bytes_per_device(states)
         found["whole"] = whole_on_a_device(states)

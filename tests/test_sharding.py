@@ -76,14 +76,18 @@ def test_ids_before_and_after_training_are_those_of_one_device(measured, mesh):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["", "catalogue "])
 @pytest.mark.parametrize("mesh", MESHES)
-def test_rankings_by_the_trained_recommender_are_those_of_one_device(measured, mesh):
-    one = measured["one"]
+def test_rankings_by_the_trained_recommender_are_those_of_one_device(measured, mesh, kind):
+    found, one = (
+        {name: of[f"{kind}{name}"] for name in ("items", "scores", "ranking loss")}
+        for of in (measured[mesh], measured["one"])
+    )
     assert len({tuple(items) for items in one["items"]}) > 1
-    assert measured[mesh]["items"] == one["items"]
+    assert found["items"] == one["items"]
     # Scores are sums of up to ten log-probabilities near -7: 1e-4 is 13 units in their last place.
-    assert np.asarray(measured[mesh]["scores"]) == pytest.approx(np.asarray(one["scores"]), rel=0, abs=1e-4)
-    assert measured[mesh]["ranking loss"] == pytest.approx(one["ranking loss"], rel=0, abs=1e-5)
+    assert np.asarray(found["scores"]) == pytest.approx(np.asarray(one["scores"]), rel=0, abs=1e-4)
+    assert found["ranking loss"] == pytest.approx(one["ranking loss"], rel=0, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -78,12 +78,11 @@ class _Search(NamedTuple):
     cache: Any
 
 
-def available_results(trie: Trie, num_results: int) -> int:
+def available_results(num_items: int, num_results: int) -> int:
     """Return how many of `num_results` the catalogue can give; log a warning when that is fewer.
 
     It is called once, outside jit. The search itself fills the missing places with item -1.
     """
-    num_items = trie.num_items
     if num_results > num_items:
         logging.warning(
             "%d results were asked for, but the catalogue has %d items: every item is returned", num_results, num_items

@@ -1,7 +1,8 @@
 """Diverse beam search inside lax.while_loop: groups of beams that avoid one another's tokens.
 
 Gives the sequences, order and scores of transformers' group beam search (4.56.2, the last release that has it
-built in) with `num_beam_groups`, `diversity_penalty`, `min_length`, `do_sample=False` and `early_stopping=False`.
+built in) with `num_beam_groups`, `diversity_penalty`, `no_repeat_ngram_size`, `min_length`, `do_sample=False` and
+`early_stopping=False`.
 The method is of Vijayakumar et al., "Diverse Beam Search", AAAI 2018, with Hamming diversity.
 """
 
@@ -75,6 +76,7 @@ def diverse_beam_search(
     pad_token_id: int,
     start_token_id: int,
     length_penalty: float | Float[Array, ""] = 1.0,
+    no_repeat_ngram_size: int = 0,
     peel_first: bool = True,
 ) -> DiverseResult:
     """Returns `num_beams` sequences per row, `num_beams / num_groups` of each group.
@@ -83,11 +85,15 @@ def diverse_beam_search(
     `diversity_penalty` (0 or more) for every beam of an earlier group that has just chosen it. `min_length` and
     `max_length` count the start token: EOS is forbidden while there are fewer than `min_length` tokens. `cache` must
     have room for `max_length - 2` positions. `diversity_penalty` and `min_length` may be traced, and may be arrays
-    [batch]: each row then gives what it gives with its own two numbers. `peel_first` decodes the first token on one
-    beam, outside the loop. Raises InputError when the beams cannot be divided into the groups.
+    [batch]: each row then gives what it gives with its own two numbers. No sequence of
+    `no_repeat_ngram_size` tokens comes twice in a beam, whose start token counts (0: it may). `peel_first`
+    decodes the first token on one beam, outside the loop. Raises InputError when the beams cannot be divided into the
+    groups, or for a negative `no_repeat_ngram_size`.
     """
     if num_groups < 1 or num_beams % num_groups:
         raise InputError(f"num_groups: found {num_groups} with num_beams {num_beams}, expected a divisor of num_beams")
+    if no_repeat_ngram_size < 0:
+        raise InputError(f"no_repeat_ngram_size: found {no_repeat_ngram_size}, expected 0 or more")
     group_size, length = num_beams // num_groups, max_length - 1
     shape = (batch_size, num_groups, group_size)
     penalties, min_lengths = (
@@ -117,8 +123,13 @@ def diverse_beam_search(
         is_first = last.shape[1] < num_beams
         logits, written = step(last, position, cache)
         logits = logits.astype(jnp.float32)
+        # Before the ban: as in transformers, what is banned keeps its share of the probability.
+        log_sum = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        if no_repeat_ngram_size:
+            written_tokens = groups.tokens.reshape(batch_size, num_beams, length)[:, : last.shape[1]]
+            logits = _ban_repeated(logits, written_tokens, position, start_token_id, no_repeat_ngram_size)
         top_logits, top_tokens = blockwise_top_k(logits, num_candidates)
-        top = top_logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        top = top_logits - log_sum
         top = jnp.where((top_tokens == eos_token_id) & (position + 1 < min_lengths), -jnp.inf, top)
         top, top_tokens = (
             jnp.broadcast_to(array, (batch_size, num_beams, num_candidates)).reshape(*shape, num_candidates)
@@ -145,6 +156,33 @@ def diverse_beam_search(
     carry = (jnp.int32(0), first, groups, cache)
     _, _, groups, _ = lax.while_loop(is_unfinished, advance, advance(carry) if peel_first else carry)
     return _finalize(groups, length, length_penalty)
+
+
+def _ban_repeated(
+    logits: Float[Array, "batch beams vocab"],
+    tokens: Int[Array, "batch beams length"],
+    position: Int[Array, ""],
+    start_token_id: int,
+    size: int,
+) -> Float[Array, "batch beams vocab"]:
+    """Returns the logits with -inf for tokens that would end a sequence of `size` tokens a second time in their beam.
+
+    Of `tokens` the first `position` are written; the start token counts as one before them.
+    """
+    batch_size, num_beams, vocab_size = logits.shape
+    # [batch, beams, length] -> [batch, beams, length + 1]; token `position` is the last one.
+    tokens = jnp.pad(tokens, ((0, 0), (0, 0), (1, 0)), constant_values=start_token_id)
+    ends = tokens[..., size - 1 :]
+    num_windows = ends.shape[-1]
+    is_repeated = jnp.arange(num_windows) + (size - 1) <= position
+    is_repeated = jnp.broadcast_to(is_repeated, ends.shape)
+    for offset in range(size - 1):
+        recent = lax.dynamic_index_in_dim(tokens, position + 2 - size + offset, axis=-1)
+        is_repeated &= tokens[..., offset : offset + num_windows] == recent
+    # An index outside the vocabulary is dropped.
+    banned = jnp.where(is_repeated, ends, vocab_size)
+    rows, beams = jnp.arange(batch_size)[:, None, None], jnp.arange(num_beams)[:, None]
+    return logits.at[rows, beams, banned].set(-jnp.inf, mode="drop")
 
 
 def _advance_group(

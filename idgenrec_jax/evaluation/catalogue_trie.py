@@ -1,6 +1,7 @@
-"""The trie of a catalogue: what the recommender may write, from the IDs and the evaluation template."""
+"""What the recommender may write, from the IDs and the evaluation template, in the form that a search needs."""
 
 from idgenrec_jax.data.batches import PromptRenderer
+from idgenrec_jax.decoding.catalogue_plan import CataloguePlan, catalogue_plan
 from idgenrec_jax.decoding.trie import Trie, build_trie
 
 
@@ -15,12 +16,32 @@ def catalogue_trie(
     Raises:
         InputError: two items have the same target, or a target holds padding or EOS before its end.
     """
-    targets = [renderer.target(item, 0)[:-1] for item in range(len(renderer.item_ids))]
     return build_trie(
-        targets,
+        _targets(renderer),
         vocab_size=vocab_size,
         eos_token_id=renderer.eos_id,
         pad_token_id=pad_token_id,
         layout=layout,
         over_catalogue=over_catalogue,
     )
+
+
+def exact_catalogue(
+    renderer: PromptRenderer, *, vocab_size: int, pad_token_id: int, over_catalogue: bool
+) -> CataloguePlan:
+    """Return the plan by which every item's target under the first template of `renderer` is scored.
+
+    Arguments and errors are those of `catalogue_trie`.
+    """
+    return catalogue_plan(
+        _targets(renderer),
+        vocab_size=vocab_size,
+        eos_token_id=renderer.eos_id,
+        pad_token_id=pad_token_id,
+        over_catalogue=over_catalogue,
+    )
+
+
+def _targets(renderer: PromptRenderer) -> list[list[int]]:
+    """The target of every item under the first template, without EOS."""
+    return [renderer.target(item, 0)[:-1] for item in range(len(renderer.item_ids))]

@@ -63,6 +63,21 @@ def target_ranks(
     return np.where(is_target.any(axis=1), (scores >= target_scores[:, None]).sum(axis=1) - 1, -1)
 
 
+def shared_share(
+    expected: Int[np.ndarray, "users results"], found: Int[np.ndarray, "users results"], cutoff: int
+) -> float:
+    """Return how much of each user's first `cutoff` items of `expected` is among the first of `found`: the mean share.
+
+    Places without an item hold -1. A user of whom nothing is expected counts as found in full.
+    """
+    expected, found = expected[:, :cutoff], found[:, :cutoff]
+    is_item = expected >= 0
+    # [users, cutoff, cutoff] -> [users, cutoff]
+    is_shared = (expected[:, :, None] == found[:, None, :]).any(axis=2) & is_item
+    counts = is_item.sum(axis=1)
+    return float(np.mean(np.where(counts > 0, is_shared.sum(axis=1) / np.maximum(counts, 1), 1.0)))
+
+
 def ranking_metrics(ranks: Int[np.ndarray, " users"], num_results: int) -> dict[str, float]:
     """Return the mean over users of every metric, by NAME@CUTOFF, of rankings of `num_results` places."""
     return {

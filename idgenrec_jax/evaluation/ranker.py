@@ -1,6 +1,7 @@
 """Ranks the whole catalogue for every user, and the metrics of those rankings (docs/design.md, Protocol).
 
-The catalogue comes as a trie (`catalogue_trie`), which the caller builds once for as many rankings as it likes.
+The catalogue comes as a trie, in which beam search finds the best items, or as a plan, by which every item is scored
+(`catalogue_trie`). The caller builds it once for as many rankings as it likes.
 """
 
 import dataclasses
@@ -23,6 +24,8 @@ from idgenrec_jax.decoding.beam import (
     constrained_beam_search,
     narrow_steps,
 )
+from idgenrec_jax.decoding.catalogue import best_items, score_items
+from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.evaluation.metrics import ranking_metrics, target_ranks
 from idgenrec_jax.models.t5 import T5
@@ -43,7 +46,8 @@ class Ranking:
 
     `users` and `targets` are indices, `items` the recommended item indices best first (-1: fewer items than results),
     `scores` their log-probabilities divided by length**length_penalty. `loss` is the mean cross-entropy of the targets'
-    tokens in nats; over the catalogue, of the targets in nats per item.
+    tokens in nats; over the catalogue, of the targets in nats per item. `places`, where every item was scored, is each
+    target's place among all of them, from 0; -1 where it was removed.
     """
 
     users: Int[np.ndarray, " users"]
@@ -51,14 +55,15 @@ class Ranking:
     items: Int[np.ndarray, "users results"]
     scores: Float[np.ndarray, "users results"]
     loss: float
+    places: Int[np.ndarray, " users"] | None = None
 
     def metrics(self) -> dict[str, float]:
         """Return every metric at the cut-offs that the number of results allows."""
         return ranking_metrics(self.ranks(), self.items.shape[1])
 
     def ranks(self) -> Int[np.ndarray, " users"]:
-        """Return the place of each user's target, from 0; -1 where it was not recommended."""
-        return target_ranks(self.items, self.scores, self.targets)
+        """Return the place of each user's target, from 0; -1 where it was not found. Ties count against it."""
+        return target_ranks(self.items, self.scores, self.targets) if self.places is None else self.places
 
 
 class Prompts(NamedTuple):
@@ -82,8 +87,16 @@ class Prompts(NamedTuple):
         return self.mask[:, None, :] & (self.items[:, None, :] <= self.items[:, :, None])
 
 
+class _Found(NamedTuple):
+    """The ranking of a batch of users; `loss` and `places` where targets were given, `places` of exact search alone."""
+
+    best: BeamResult
+    loss: Array | None
+    places: Int[Array, " batch"] | None
+
+
 class Ranker:
-    """Ranks users by constrained beam search; compiled once per prompt width."""
+    """Ranks users by constrained beam search or by exact scores; compiled once per prompt width."""
 
     def __init__(
         self,
@@ -92,17 +105,21 @@ class Ranker:
         *,
         place_batch: Callable[[Any], Any] = jax.device_put,
     ):
-        """Prepare the jitted search for the recommender of this `graphdef`.
+        """Prepare the jitted searches for the recommender of this `graphdef`.
 
         `place_batch` puts a tree of numpy arrays on the devices.
         """
         self._config, self._place_batch = config, place_batch
         num_beams, length_penalty = config.evaluation.num_beams, config.evaluation.length_penalty
 
-        def search(params, prompts: Prompts, targets, trie: Trie, choices: ChoiceTable | None, cache_length: int):
+        def read(params, prompts: Prompts, targets, choices: ChoiceTable | None):
             model = nnx.merge(graphdef, params)
             encoded = model.encode(prompts.tokens, prompts.encoder_mask())
-            loss = None if targets is None else _mean_loss(model, encoded, prompts.mask, *targets, choices)
+            loss = None if targets is None else _mean_loss(model, encoded, prompts.mask, *targets[1:], choices)
+            return model, encoded, loss
+
+        def search(params, prompts: Prompts, targets, trie: Trie, choices: ChoiceTable | None, cache_length: int):
+            model, encoded, loss = read(params, prompts, targets, choices)
             cache = model.start_decoding(encoded, prompts.mask, num_beams=num_beams, max_length=cache_length)
             # Once, before the loop. [vocab, d_model] -> [columns, d_model]
             table = None if trie.tokens is None else constrain(model.output_table[trie.tokens], "rows width")
@@ -123,16 +140,22 @@ class Ranker:
                 narrow=narrow_steps(num_beams) if model.config.d_model >= MODEL_WIDTH_OF_NARROW_STEPS else (),
                 seen=prompts.seen,
             )
-            return found, loss
+            return _Found(found, loss, None)
 
-        self._search = jax.jit(search, static_argnames="cache_length")
+        def score(params, prompts: Prompts, targets, plan: CataloguePlan, choices: ChoiceTable | None):
+            model, encoded, loss = read(params, prompts, targets, choices)
+            scores = score_items(model, encoded, prompts.mask, plan, length_penalty)
+            best, places = best_items(scores, prompts.seen, None if targets is None else targets[0], num_beams)
+            return _Found(best, loss, places)
+
+        self._search, self._score = jax.jit(search, static_argnames="cache_length"), jax.jit(score)
 
     def search(
         self,
         params: Any,
         prompt_tokens: Int[Array | np.ndarray, "batch source"],
         prompt_mask: Bool[Array | np.ndarray, "batch source"],
-        trie: Trie,
+        catalogue: Trie | CataloguePlan,
         *,
         prompt_items: Int[Array | np.ndarray, "batch source"] | None = None,
         seen: Int[Array | np.ndarray, "batch seen"] | None = None,
@@ -142,9 +165,10 @@ class Ranker:
         `prompt_items` and `seen` are those of `Prompts`. The first is needed where the recommender is causal. The
         second is needed where seen items are removed.
         """
-        trie = put(trie, replicated_beside(params))
-        found, _ = self._run(params, Prompts(prompt_tokens, prompt_mask, prompt_items, seen), None, trie, None)
-        return jax.device_get((found.items, found.scores))
+        catalogue = put(catalogue, replicated_beside(params))
+        prompts = Prompts(prompt_tokens, prompt_mask, prompt_items, seen)
+        best = self._run(params, prompts, None, catalogue, None).best
+        return jax.device_get((best.items, best.scores))
 
     def traced_search(
         self,
@@ -158,25 +182,32 @@ class Ranker:
     ) -> tuple[Int[Array, "batch results"], Float[Array, "batch results"]]:
         """`search` as part of a traced program; `trie` is a concrete one."""
         prompts = self._checked(Prompts(prompt_tokens, prompt_mask, prompt_items, seen), trie)
-        found, _ = self._search(params, prompts, None, trie, None, _cache_length(trie))
-        return found.items, found.scores
+        best = self._search(params, prompts, None, trie, None, _cache_length(trie)).best
+        return best.items, best.scores
 
     def _run(
-        self, params: Any, prompts: Prompts, targets: Any, trie: Trie, choices: ChoiceTable | None
-    ) -> tuple[BeamResult, Array | None]:
-        """The search, and the mean loss of the targets where targets are given."""
-        prompts, targets = self._place_batch(self._checked(prompts, trie)), self._place_batch(targets)
-        return readable(self._search(params, prompts, targets, trie, choices, _cache_length(trie)))
+        self,
+        params: Any,
+        prompts: Prompts,
+        targets: Any,
+        catalogue: Trie | CataloguePlan,
+        choices: ChoiceTable | None,
+    ) -> _Found:
+        """The search; `targets` are their items, their tokens, which of these are real, and their choices."""
+        prompts, targets = self._place_batch(self._checked(prompts, catalogue)), self._place_batch(targets)
+        if isinstance(catalogue, CataloguePlan):
+            return readable(self._score(params, prompts, targets, catalogue, choices))
+        return readable(self._search(params, prompts, targets, catalogue, choices, _cache_length(catalogue)))
 
-    def _checked(self, prompts: Prompts, trie: Trie) -> Prompts:
-        """The prompts, if they and the trie are what the configuration asks for; otherwise the ranking would be wrong.
+    def _checked(self, prompts: Prompts, catalogue: Trie | CataloguePlan) -> Prompts:
+        """The prompts, if they and the catalogue are as configured; otherwise the ranking would be wrong.
 
         Raises:
             ValueError: they are not.
         """
         config = self._config
         wanted = {
-            "a trie over the catalogue": (trie.over_catalogue, config.over_catalogue),
+            "a trie over the catalogue": (catalogue.over_catalogue, config.over_catalogue),
             "the items of prompts": (prompts.items is not None, config.is_causal),
             "the items seen": (prompts.seen is not None, config.evaluation.seen_items == "remove"),
         }
@@ -189,7 +220,7 @@ class Ranker:
         self,
         params: Any,
         renderer: PromptRenderer,
-        trie: Trie,
+        catalogue: Trie | CataloguePlan,
         split: str,
         *,
         title: str,
@@ -197,9 +228,8 @@ class Ranker:
     ) -> Ranking:
         """Rank the whole catalogue for every user of a split ("validation" or "test"), under the first template.
 
-        `trie` is that of the IDs and the template of `renderer`.
-
-        `check_stop` is called between batches and may raise to end the work.
+        `catalogue` is that of the IDs and the template of `renderer`. `check_stop` is called between batches and may
+        raise to end the work.
         """
         batches, users, targets = held_out_batches(
             renderer,
@@ -209,32 +239,36 @@ class Ranker:
             num_buckets=NUM_BUCKETS,
             with_seen=self._config.evaluation.seen_items == "remove",
         )
-        available_results(trie, self._config.evaluation.num_beams)
-        trie = put(trie, replicated_beside(params))
-        choices = put(choice_table(renderer.choices), replicated_beside(params)) if trie.over_catalogue else None
+        available_results(catalogue.num_items, self._config.evaluation.num_beams)
+        catalogue = put(catalogue, replicated_beside(params))
+        choices = put(choice_table(renderer.choices), replicated_beside(params)) if catalogue.over_catalogue else None
         items = np.full((len(users), self._config.evaluation.num_beams), -1, np.int32)
         scores = np.full((len(users), self._config.evaluation.num_beams), -np.inf, np.float32)
+        places = np.full(len(users), -1, np.int32) if isinstance(catalogue, CataloguePlan) else None
         progress = Progress(title, len(users), "user")
         done, losses, counted = 0, 0.0, 0
         for step in range(len(batches)):
             batch, rows = batches.batch(step), batches.rows(step)
+            target_items = np.pad(targets[rows], (0, len(batch.target_mask) - len(rows)))
             # One program, so that the loss has its encoder states from the search.
-            found, loss = self._run(
+            found = self._run(
                 params,
                 Prompts(batch.prompt_tokens, batch.prompt_mask, batch.prompt_items, batch.seen),
-                (batch.target_tokens, batch.target_mask, batch.choices),
-                trie,
+                (target_items, batch.target_tokens, batch.target_mask, batch.choices),
+                catalogue,
                 choices,
             )
-            found, loss = jax.device_get((found, loss))
-            items[rows], scores[rows] = found.items[: len(rows)], found.scores[: len(rows)]
-            count = len(rows) if trie.over_catalogue else int(batch.target_mask.sum())
-            losses, counted = losses + float(loss) * count, counted + count
+            found = jax.device_get(found)
+            items[rows], scores[rows] = found.best.items[: len(rows)], found.best.scores[: len(rows)]
+            if places is not None:
+                places[rows] = found.places[: len(rows)]
+            count = len(rows) if catalogue.over_catalogue else int(batch.target_mask.sum())
+            losses, counted = losses + float(found.loss) * count, counted + count
             done += len(rows)
             progress.update(done)
             check_stop()
         progress.close()
-        return Ranking(users.astype(np.int32), targets, items, scores, losses / counted)
+        return Ranking(users.astype(np.int32), targets, items, scores, losses / counted, places)
 
 
 def _mean_loss(

@@ -235,8 +235,9 @@ def _metrics(run: TrainedRun) -> str:
     measured = protocol(run.config)
     leak = "leak into" if measured["leaks_held_out_items"] else "leave no trace in"
     words = (
-        f"{measured['split']}; {measured['ranking']} ranked; {measured['num_beams']} beams, length penalty "
-        f"{measured['length_penalty']}; selection: {measured['selection']}; user IDs: {measured['user_ids']}. Held-out "
-        f"items {leak} the prompts."
+        f"{measured['split']}; {measured['ranking']} ranked by {measured['search']} search, items seen before: "
+        f"{measured['seen_items']}; {measured['num_beams']} beams, length penalty {measured['length_penalty']}; "
+        f"softmax over the {measured['softmax']}; history: {measured['history']}; selection: {measured['selection']}; "
+        f"user IDs: {measured['user_ids']}. Held-out items {leak} the prompts."
     )
     return _METRICS.format(protocol=words, table=results_table(described_results(run.workdir)))

@@ -17,11 +17,11 @@ from jaxtyping import Array, Float, Int
 
 from idgenrec_jax.data.spelling import check_spelling
 from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.data.words import find_words
+from idgenrec_jax.data.words import WordSplitter
 from idgenrec_jax.decoding.diverse import PEEL_FROM_WIDTH, diverse_beam_search
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.keywords import field_names, fields_of
-from idgenrec_jax.ids.table import IdTable
+from idgenrec_jax.ids.table import IdTable, clean_to_words, without_repeats
 from idgenrec_jax.ids.uniqueness import PENALTIES, assign_unique_ids
 from idgenrec_jax.processes import put, readable
 
@@ -59,6 +59,8 @@ class IdGeneration:
     - `num_groups`: groups of diverse beam search. Each has one beam, so an item has as many candidates a stage.
     - `penalties`, `min_lengths`: the stages (see `assign_unique_ids`). A candidate of minimum length m has at most
       m + 10 tokens, with the decoder's start token and EOS.
+    - `no_repeat_ngram_size`: no candidate has a sequence of this many tokens twice, and a word that recurs is left out
+      of it (0: both may recur, as published).
     - `fallback`: what happens to items that no stage makes unique. "error" raises InputError, "suffix" puts a number
       behind their ID.
     - `batch_size`: texts decoded at once. They have one minimum length and one padded length, and any penalties.
@@ -87,6 +89,7 @@ class IdGeneration:
     num_groups: int = 10
     penalties: tuple[float, ...] = PENALTIES
     min_lengths: tuple[int, ...] = (1, 11)
+    no_repeat_ngram_size: int = 0
     fallback: str = "error"
     batch_size: int = 64
     batch_divisors: tuple[int, ...] = (1, 4, 16)
@@ -99,7 +102,8 @@ class IdGeneration:
 
     def __post_init__(self):
         positive = {"num_groups": 1, "batch_size": 1, "max_text_length": 2}
-        for name, low in (positive | {"bucket_overhead": 0, "encoded_budget_bytes": 0}).items():
+        may_be_zero = ("bucket_overhead", "encoded_budget_bytes", "no_repeat_ngram_size")
+        for name, low in (positive | dict.fromkeys(may_be_zero, 0)).items():
             if getattr(self, name) < low:
                 raise InputError(f"{name}={getattr(self, name)}: expected at least {low}")
         for name in ("penalties", "min_lengths", "length_buckets", "batch_divisors"):
@@ -149,10 +153,13 @@ class IdGeneration:
             message = "%d of %d texts are blank, the first is that of %r; their IDs are written from the names"
             _LOGGER.warning(message, len(blank), len(texts), blank[0])
         decoder = CandidateDecoder(self, params, prompts, on_progress)
+        clean = clean_to_words
+        if self.no_repeat_ngram_size:
+            clean = functools.partial(without_repeats, splitter=WordSplitter(texts))
         plain = None
         if self.fallback == "suffix":
             fields = field_names(texts)
-            plain = [_first_words(text, fields) or name for name, text in zip(names, texts, strict=True)]
+            plain = [_first_words(text, fields, clean) or name for name, text in zip(names, texts, strict=True)]
         assignments = assign_unique_ids(
             decoder.candidates,
             len(names),
@@ -161,6 +168,7 @@ class IdGeneration:
             penalties=self.penalties,
             min_lengths=self.min_lengths,
             fallback_texts=plain,
+            clean=clean,
         )
         return IdTable(
             tuple(names),
@@ -285,6 +293,7 @@ class CandidateDecoder:
             num_groups=generation.num_groups,
             min_length=batch[0].min_length,
             length_penalty=generation.length_penalty,
+            no_repeat_ngram_size=generation.no_repeat_ngram_size,
             sharding=generation.batch_sharding,
         )
         return readable(tokens)
@@ -374,7 +383,10 @@ def _encode_batch(
     return tuple(jax.lax.optimization_barrier(encoded))
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "num_groups", "min_length", "length_penalty", "sharding"))
+@functools.partial(
+    jax.jit,
+    static_argnames=("graphdef", "num_groups", "min_length", "length_penalty", "no_repeat_ngram_size", "sharding"),
+)
 def _decode_batch(
     graphdef: nnx.GraphDef,
     params: Any,
@@ -385,6 +397,7 @@ def _decode_batch(
     num_groups: int,
     min_length: int,
     length_penalty: float,
+    no_repeat_ngram_size: int,
     sharding: NamedSharding | None,
 ) -> Int[Array, "batch groups target"]:
     """Diverse beam search with one beam a group over one batch; compiled once per shape and minimum length."""
@@ -415,12 +428,13 @@ def _decode_batch(
         pad_token_id=config.pad_token_id,
         start_token_id=config.decoder_start_token_id,
         length_penalty=length_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size,
         peel_first=config.d_model >= PEEL_FROM_WIDTH,
     )
     return result.tokens
 
 
-def _first_words(text: str, names: frozenset[str]) -> str:
-    """At most eight words of the first field's value, of fields called `names`, or of a plain text."""
+def _first_words(text: str, names: frozenset[str], clean: Callable[[str], str]) -> str:
+    """At most eight cleaned words of the first field's value, of fields called `names`, or of a plain text."""
     _, value = fields_of(text, names)[0]
-    return " ".join(find_words(value)[:8])
+    return " ".join(clean(value).split(" ")[:8])

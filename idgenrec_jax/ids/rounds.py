@@ -39,6 +39,7 @@ def id_generation(
         num_groups=config.ids.num_groups,
         penalties=tuple(float(penalty) for penalty in range(1, config.ids.max_penalty + 1)),
         min_lengths=tuple(1 + 10 * index for index in range(config.ids.num_lengths)),
+        no_repeat_ngram_size=config.ids.no_repeat_ngram_size,
         max_text_length=config.data.max_text_length,
         batch_size=config.ids.batch_size,
         fallback=config.ids.fallback,

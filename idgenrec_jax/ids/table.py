@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import regex
+
 from idgenrec_jax.data.lines import holds_surrogate, parse_json, read_lines
 from idgenrec_jax.data.spelling import check_spelling, lost_parts
 from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.data.words import find_words, shortened
+from idgenrec_jax.data.words import WordSplitter, find_words, shortened
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import atomic_writer
 
@@ -20,6 +22,7 @@ MAX_ID_TOKENS = 30
 MAX_GIVEN_TOKENS = 3 * MAX_ID_TOKENS
 """Longest ID, in tokens without EOS, that a file may hold: of many scripts a letter takes three tokens of bytes."""
 
+_SEVERAL_LETTERS = regex.compile(r"\X\X")
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -65,6 +68,25 @@ def clean_to_words(text: str) -> str:
     return " ".join(find_words(text))
 
 
+def without_repeats(text: str, splitter: WordSplitter | None = None) -> str:
+    """Return the words of a text, joined by single spaces, each where it stands first; case makes no other word.
+
+    With a `splitter`, a word of a script without blanks loses the pieces that were written before. A piece of one
+    letter stays: it may be an ending, or part of another word.
+    """
+    kept: dict[str, str] = {}
+    seen: set[str] = set()
+    for word in find_words(text):
+        fresh = ""
+        for piece in [word] if splitter is None else splitter.split(word):
+            if piece.casefold() not in seen or not _SEVERAL_LETTERS.match(piece):
+                fresh += piece
+            seen.add(piece.casefold())
+        if fresh:
+            kept.setdefault(fresh.casefold(), fresh)
+    return " ".join(kept.values())
+
+
 def make_unique(
     base: str, fallback: str, taken: set[tuple[int, ...]], tokenizer: Tokenizer, *, next_number: dict[str, int]
 ) -> tuple[str, tuple[int, ...]]:
@@ -87,7 +109,8 @@ def make_unique(
     while True:
         text = stem if number == 1 else f"{stem} {number}"
         tokens = tuple(tokenizer.encode(text))
-        if tokens and tokens not in taken:
+        # A number that is a word of the ID already would be read as a repetition.
+        if tokens and tokens not in taken and not (number > 1 and str(number) in words):
             break
         if tokens == before:
             raise InputError(

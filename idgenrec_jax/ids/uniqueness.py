@@ -56,12 +56,13 @@ def assign_unique_ids(
     penalties: Sequence[float] = PENALTIES,
     min_lengths: Sequence[int] = MIN_LENGTHS,
     fallback_texts: Sequence[str] | None = None,
+    clean: Callable[[str], str] = clean_to_words,
 ) -> list[Assignment]:
     """Gives each item, in order, its first valid candidate that no item before it has (Algorithm 1 of the paper).
 
     The stages are the penalties at the first minimum length, then the penalties at the second, and so on. A candidate
-    is cleaned to its words; it is valid if its tokens under `tokenizer` number 1 to MAX_ID_TOKENS, and free if that
-    token sequence is not taken.
+    is cleaned to its words by `clean`; it is valid if its tokens under `tokenizer` number 1 to MAX_ID_TOKENS, and free
+    if that token sequence is not taken.
 
     The result is exactly that of handling one item after the other. Items are walked in order; one that finds nothing
     free in the stages decoded for it is marked and takes nothing, and the walk goes on. All marked items get their
@@ -81,7 +82,7 @@ def assign_unique_ids(
     encoded: dict[str, tuple[int, ...]] = {"": ()}
     marked = list(range(num_items))
     while marked:
-        _decode_next_stage(candidates, stages, items, marked, tokenizer, encoded)
+        _decode_next_stage(candidates, stages, items, marked, tokenizer, encoded, clean)
         chosen, taken = _walk(items)
         marked = [index for index, choice in enumerate(chosen) if choice is None and items[index].stages < len(stages)]
     if num_items == 0:
@@ -130,11 +131,12 @@ def _decode_next_stage(
     marked: list[int],
     tokenizer: Tokenizer,
     encoded: dict[str, tuple[int, ...]],
+    clean: Callable[[str], str],
 ) -> None:
     """Adds the candidates of its next stage to each marked item, with one call of `candidates` for all of them."""
     min_lengths, penalties = zip(*(stages[items[index].stages] for index in marked), strict=True)
     decoded = candidates(np.asarray(marked), np.asarray(min_lengths), np.asarray(penalties, np.float64))
-    found = [[clean_to_words(text) for text in texts] for texts in decoded]
+    found = [[clean(text) for text in texts] for texts in decoded]
     unseen = list(dict.fromkeys(text for texts in found for text in texts if text and text not in encoded))
     encoded.update(zip(unseen, map(tuple, tokenizer.encode_batch(unseen)), strict=True))
     for index, texts in zip(marked, found, strict=True):

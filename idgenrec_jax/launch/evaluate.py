@@ -1,4 +1,4 @@
-"""Score a trained run on a held-out split: python -m launch.evaluate --workdir=DIR [--split=validation|test]."""
+"""Score a trained run on a held-out split: python -m launch.evaluate --workdir=DIR [--split=..] [--search=..]."""
 
 import json
 
@@ -14,17 +14,26 @@ from idgenrec_jax.launch.command_line import (
 
 _WORKDIR = define_path("workdir", None, "folder of a run of launch.train", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "which held-out item to predict")
+_SEARCH = flags.DEFINE_enum(
+    "search", None, ["beam", "exact"], "how the best items are found, exact beside beam; default: as the run's setting"
+)
 _DATA = define_path("data", None, "data folder, where it is no longer the one the run was trained on")
 define_process_flags()
 
+TOP = 10
+"""How many of the first results of both searches are compared."""
+
 
 def main() -> None:
-    """Rank the whole catalogue for every user, print the metrics beside popularity's, and write them to the workdir."""
+    """Rank the whole catalogue for every user, print the metrics beside popularity's, and write them to the workdir.
+
+    Beside exact search stands beam search, and how much of the exact top ten it finds.
+    """
     start_processes()
     use_compilation_cache()
 
     from idgenrec_jax import run_files
-    from idgenrec_jax.evaluation.metrics import metrics_table
+    from idgenrec_jax.evaluation.metrics import metrics_table, shared_share
     from idgenrec_jax.evaluation.popularity import popularity_metrics
     from idgenrec_jax.files import write_json
     from idgenrec_jax.processes import from_main
@@ -33,15 +42,26 @@ def main() -> None:
 
     split = _SPLIT.value
     recommender = Recommender(_WORKDIR.value, data=_DATA.value)
-    metrics = recommender.evaluate(split).metrics()
+    config = recommender.config.override({"evaluation.search": _SEARCH.value} if _SEARCH.value else {})
+    ranking = recommender.evaluate(split, config.evaluation.search)
+    metrics = ranking.metrics()
+    rows, beside = {split: metrics}, {}
+    if config.evaluation.search == "exact":
+        beam = recommender.evaluate(split, "beam")
+        share = shared_share(ranking.items, beam.items, TOP)
+        rows[f"{split}, beam search"] = beam.metrics()
+        beside = {"beam": beam.metrics(), f"share_of_exact_top_{TOP}": share}
     popularity = popularity_metrics(recommender.dataset, split, num_results=recommender.config.evaluation.num_beams)
-    print(metrics_table({split: metrics, f"popularity, {split}": popularity}, list(metrics)))
+    print(metrics_table({**rows, f"popularity, {split}": popularity}, list(metrics)))
+    if beside:
+        print(f"\nbeam search finds {share:.2%} of the exact top {TOP} (mean over users)")
     path = f"{_WORKDIR.value}/{run_files.evaluation(split)}"
     scores = {
         split: metrics,
+        **beside,
         "popularity": popularity,
         "selected": recommender.selected,
-        "protocol": protocol(recommender.config),
+        "protocol": protocol(config),
         "data": _DATA.value or recommender.config.data.path,
     }
     from_main(lambda: write_json(path, scores))

@@ -133,13 +133,17 @@ class EncoderBlock(nnx.Module):
     def attend_self(
         self,
         hidden: Float[Array, "batch length d_model"],
-        mask: Bool[Array, "#batch 1 #length length"],
-        bias: Float[Array, "#batch heads length length"],
+        mask: Bool[Array, "#batch 1 #queries length"],
+        bias: Float[Array, "#batch heads queries length"],
         dropout: Dropout,
-    ) -> Float[Array, "batch length d_model"]:
-        """The residual stream after self-attention over a whole sequence."""
+        wanted: Int[Array, " queries"] | None = None,
+    ) -> Float[Array, "batch queries d_model"]:
+        """The residual stream after self-attention over a whole sequence, or at its places `wanted` alone."""
         normed = self.self_attention_norm(hidden)
         keys, values = self.self_attention.keys_values(normed)
+        if wanted is not None:
+            # [batch, length, d_model] -> [batch, queries, d_model]
+            hidden, normed = hidden[:, wanted], normed[:, wanted]
         return hidden + dropout(self.self_attention(normed, keys, values, mask=mask, bias=bias, dropout=dropout))
 
     def feed(
@@ -164,13 +168,14 @@ class DecoderBlock(EncoderBlock):
         self,
         hidden: Float[Array, "#batch target d_model"],
         encoded: Float[Array, "batch source d_model"] | KeysValues,
-        mask: Bool[Array, "#batch 1 #target target"],
-        encoder_mask: Bool[Array, "batch 1 #target source"],
-        bias: Float[Array, "#batch heads target target"],
+        mask: Bool[Array, "#batch 1 #queries target"],
+        encoder_mask: Bool[Array, "batch 1 #queries source"],
+        bias: Float[Array, "#batch heads queries target"],
         dropout: Dropout,
-    ) -> Float[Array, "batch target d_model"]:
-        """The residual stream after the whole block, all positions at once."""
-        hidden = self.attend_self(hidden, mask, bias, dropout)
+        wanted: Int[Array, " queries"] | None = None,
+    ) -> Float[Array, "batch queries d_model"]:
+        """The residual stream after the whole block, all positions (or all that are `wanted`) at once."""
+        hidden = self.attend_self(hidden, mask, bias, dropout, wanted)
         keys, values = encoded if isinstance(encoded, tuple) else self.cross_attention.keys_values(encoded)
         return self.feed(self.attend_encoder(hidden, keys, values, encoder_mask, dropout), dropout)
 
@@ -312,16 +317,18 @@ class T5(nnx.Module):
         *,
         decoder_mask: Bool[Array, "#batch target"] | Bool[Array, "#batch target target"] | None = None,
         positions: Int[Array, "#batch target"] | None = None,
+        wanted: Int[Array, " wanted"] | None = None,
         dropout_key: DropoutKey | None = None,
         part: BatchPart | None = None,
-    ) -> Float[Array, "batch target d_model"]:
+    ) -> Float[Array, "batch states d_model"]:
         """The decoder's final states at all positions at once; `logits` turns them into logits.
 
         Normed, and when the tables are tied already scaled by d_model**-0.5. `decoder_mask` is True at real
         positions and is needed only when padding comes before real tokens, or when a row holds several sequences:
         both masks are then given for pairs of positions, as in `encode`. No token looks at one after it in its row
         anyway. `positions` and `part` are those of `encode`. `encoded` may be what `encoder_keys_values` made of it.
-        One row of tokens may serve all encodings.
+        One row of tokens may serve all encodings. `wanted` are the places in a row whose states are returned: the last
+        block computes keys and values alone for the others.
         """
         dropout = Dropout(self.config.dropout_rate, dropout_key, part)
         hidden = dropout(self.embed(decoder_tokens))
@@ -333,8 +340,14 @@ class T5(nnx.Module):
             mask = mask & _mask_of_heads(decoder_mask)
         encoder_mask = _mask_of_heads(encoder_mask)
         bias = self.decoder.bias(length, positions)
-        for block, of_block in zip(self.decoder.blocks, encoded, strict=True):
+        *blocks, last = zip(self.decoder.blocks, encoded, strict=True)
+        for block, of_block in blocks:
             hidden = self._layer(block.decode, hidden, of_block, mask, encoder_mask, bias, dropout)
+        if wanted is not None:
+            mask, bias = mask[:, :, wanted], bias[:, :, wanted]
+            encoder_mask = encoder_mask if encoder_mask.shape[2] == 1 else encoder_mask[:, :, wanted]
+        block, of_block = last
+        hidden = self._layer(block.decode, hidden, of_block, mask, encoder_mask, bias, dropout, wanted)
         return self._scale(dropout(self.decoder.final_norm(hidden)))
 
     def logits(
@@ -403,10 +416,10 @@ class T5(nnx.Module):
 
     def _layer(
         self,
-        layer: Callable[..., Float[Array, "batch length d_model"]],
+        layer: Callable[..., Float[Array, "batch positions d_model"]],
         hidden: Float[Array, "#batch length d_model"],
-        *rest: Array | KeysValues | Dropout,
-    ) -> Float[Array, "batch length d_model"]:
+        *rest: Array | KeysValues | Dropout | None,
+    ) -> Float[Array, "batch positions d_model"]:
         """`layer(hidden, *rest)`, computed again in the backward pass where the configuration wants it."""
         if self.config.rematerialise == "none":
             return layer(hidden, *rest)

@@ -24,9 +24,9 @@ _MULTIPLE = 256
 class ChoiceTable(NamedTuple):
     """The choices of a catalogue on the devices; sizes are rounded up, so that rounds share a compiled program.
 
-    `tokens` are vocabulary entries. Bit `column % 32` of `mask[row, column // 32]` tells whether `tokens[column]` may be
-    chosen there. The row of a choice is its number or, where narrow choices have none, `rows[choice]`. The columns that
-    may be chosen at a narrow choice are `children` from `offsets[choice]` up to the next offset.
+    `tokens` are vocabulary entries. Bit `column % 32` of `mask[row, column // 32]` tells whether `tokens[column]` may
+    be chosen there. The row of a choice is its number or, where narrow choices have none, `rows[choice]`. The columns
+    that may be chosen at a narrow choice are `children` from `offsets[choice]` up to the next offset.
     """
 
     tokens: Int[Array | np.ndarray, " columns"]

@@ -230,9 +230,9 @@ def test_items_longer_than_max_length_are_left_out():
 def test_asking_for_more_results_than_items_says_so(caplog):
     trie = build_trie([(2,), (3,)], vocab_size=VOCAB_SIZE, eos_token_id=EOS)
     with caplog.at_level("WARNING", logger="absl"):
-        assert available_results(trie, 2) == 2
+        assert available_results(trie.num_items, 2) == 2
         assert not caplog.records
-        assert available_results(trie, 10) == 2
+        assert available_results(trie.num_items, 10) == 2
     assert "10 results were asked for, but the catalogue has 2 items" in caplog.text
 
 

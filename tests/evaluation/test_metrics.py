@@ -5,7 +5,14 @@ import pytest
 from plain_metrics import plain_metrics
 
 from idgenrec_jax.evaluation import metrics as metrics_module
-from idgenrec_jax.evaluation.metrics import Metric, metrics_table, ranking_metrics, target_ranks, with_cutoffs
+from idgenrec_jax.evaluation.metrics import (
+    Metric,
+    metrics_table,
+    ranking_metrics,
+    shared_share,
+    target_ranks,
+    with_cutoffs,
+)
 from idgenrec_jax.evaluation.ranker import Ranking
 
 
@@ -37,6 +44,14 @@ def test_ties_count_against_the_target():
     scores = np.array([[-1.0, -2.0, -2.0, -3.0]] * 3 + [[-1.0] * 4, [-1.0, -1.0, -np.inf, -np.inf]])
     # After a tie with 3; alone in first place; after a tie with 2; after all others; after 2, before the missing.
     assert target_ranks(items, scores, np.array([2, 4, 3, 4, 4])).tolist() == [2, 0, 2, 3, 1]
+
+
+def test_the_share_of_the_expected_that_is_found():
+    expected = np.array([[1, 2, 3, 4], [5, 6, -1, -1], [-1, -1, -1, -1]])
+    found = np.array([[3, 9, 1, 2], [6, -1, -1, -1], [-1, -1, -1, -1]])
+    # Missing places are nobody's; of no item, all are found.
+    assert shared_share(expected, found, 3) == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert shared_share(expected, found, 2) == pytest.approx((0 / 2 + 1 / 2 + 1) / 3)
 
 
 def test_cut_offs_above_the_number_of_results_are_not_reported():

@@ -13,7 +13,8 @@ from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens
 from idgenrec_jax.data.sample import sample_tokenizer
-from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
+from idgenrec_jax.decoding.catalogue import best_items
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, exact_catalogue
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.models.t5 import T5, T5Config, shift_right
 
@@ -244,3 +245,51 @@ def test_what_the_configuration_does_not_ask_for_is_refused(softmax, history, se
     ranker = make_ranker(softmax=softmax, history=history, seen_items=seen_items)
     with pytest.raises(ValueError, match=message):
         ranker.search(PARAMS, np.ones((1, 8), np.int32), np.ones((1, 8), bool), trie)
+
+
+def make_plan(renderer, over_catalogue):
+    return exact_catalogue(
+        renderer, vocab_size=CONFIG.vocab_size, pad_token_id=TOKENIZER.pad_id, over_catalogue=over_catalogue
+    )
+
+
+@pytest.mark.parametrize(
+    ("softmax", "seen_items", "target_text"),
+    [
+        ("vocabulary", "keep", "the {target} red"),
+        ("catalogue", "keep", "{target}"),
+        ("catalogue", "remove", "{target}"),
+    ],
+)
+def test_an_exact_ranking_is_that_of_scoring_every_item(softmax, seen_items, target_text):
+    over_catalogue = softmax == "catalogue"
+    renderer = make_renderer(target_text, over_catalogue=over_catalogue)
+    ranker = make_ranker(softmax=softmax, seen_items=seen_items, num_beams=10)
+    ranking = ranker.rank(PARAMS, renderer, make_plan(renderer, over_catalogue), "test", title="test")
+    beam = ranker.rank(PARAMS, renderer, make_trie(renderer, "csr", over_catalogue), "test", title="test")
+    scores = None if over_catalogue else brute_force(renderer, "test", 0.0)
+    assert ranking.loss == pytest.approx(beam.loss, abs=1e-5)
+    for row, (user, target) in enumerate(zip(ranking.users, ranking.targets, strict=True)):
+        history, _ = renderer.dataset.held_out(int(user), "test")
+        if over_catalogue:
+            prompt = np.array(renderer.prompt(int(user), history, 0))
+            expected = choice_scores(prompt, np.ones((len(prompt), len(prompt)), bool))
+        else:
+            expected = scores[row]
+        order = np.argsort(-expected, kind="stable").tolist()
+        order = [item for item in order if seen_items == "keep" or item not in history]
+        best, missing = order[:10], 10 - len(order[:10])
+        np.testing.assert_array_equal(ranking.items[row], best + [-1] * missing)
+        np.testing.assert_allclose(ranking.scores[row, : len(best)], expected[best], atol=1e-4, rtol=0)
+        # The place of the target is that among all items, below the last of the ten too.
+        assert ranking.ranks()[row] == (order.index(target) if target in order else -1)
+
+
+def test_all_that_is_tied_with_the_target_comes_before_it():
+    scores = jnp.array([[-1.0, -2.0, -2.0, -2.0, -3.0], [-1.0, -2.0, -2.0, -2.0, -3.0]])
+    found, places = best_items(scores, None, jnp.array([1, 0]), 2)
+    # Items 1, 2 and 3 have one score: 1 is among the two best, but counts as the last of the three.
+    assert found.items.tolist() == [[0, 1], [0, 1]] and places.tolist() == [3, 0]
+    found, places = best_items(scores, jnp.array([[3, 0, -1], [4, 1, 2]]), jnp.array([2, 2]), 4)
+    assert found.items.tolist() == [[1, 2, 4, -1], [0, 3, -1, -1]] and places.tolist() == [1, -1]
+    assert jnp.isneginf(found.scores[1, 2:]).all()

@@ -12,7 +12,7 @@ from idgenrec_jax.decoding.diverse import diverse_beam_search
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids import generation as generation_module
 from idgenrec_jax.ids.generation import CandidateDecoder, IdGeneration, item_prompts
-from idgenrec_jax.ids.table import clean_to_words
+from idgenrec_jax.ids.table import clean_to_words, without_repeats
 from idgenrec_jax.models.t5 import T5, T5Config
 
 NUM_GROUPS = 4
@@ -136,6 +136,20 @@ def test_batches_give_what_one_item_after_the_other_gives(id_generator, tokenize
     # What no stage makes unique has the words of its first candidate and a number.
     numbered = {text for text, wanted in zip(table.texts, expected, strict=True) if wanted is None}
     assert all(text.rpartition(" ")[2].isdigit() and text.rpartition(" ")[0] in table.texts for text in numbered)
+
+
+def test_no_word_recurs_in_an_id_where_no_token_may(id_generator, tokenizer):
+    names, texts = catalogue(12)
+
+    def share_of_repeats(size):
+        table = make(id_generator, tokenizer, min_lengths=(11,), no_repeat_ngram_size=size).generate(
+            id_generator[1], names, texts
+        )
+        words = [text.casefold().split() for text in table.texts]
+        return sum(len(set(row)) < len(row) for row in words) / len(words)
+
+    # The tokenizer spells words that it does not know, so tokens alone do not say which words recur.
+    assert [share_of_repeats(size) > 0 for size in (0, 2)] == [True, False]
 
 
 def test_ids_depend_on_neither_batch_size_nor_padding(id_generator, tokenizer):
@@ -316,10 +330,11 @@ def test_fallback_words_are_those_of_the_first_field():
     fields = frozenset({"title", "brand", "plain"})
 
     def first_words(text):
-        return generation_module._first_words(text, fields)
+        return generation_module._first_words(text, fields, without_repeats)
 
     assert first_words("title: Red pen, 0.5 mm; brand: Acme") == "Red pen 0 5 mm"
     assert first_words("plain: text") == "text"
+    assert first_words("one two two three four five six seven eight") == "one two three four five six seven eight"
     assert first_words("a long text of more words than an ID has") == "a long text of more words than an"
     assert first_words("") == ""
     # A title may begin like a field, hold a semicolon, or be missing.

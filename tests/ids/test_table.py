@@ -6,6 +6,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.data.words import WordSplitter
 from idgenrec_jax.decoding.trie import build_trie
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.table import (
@@ -16,6 +17,7 @@ from idgenrec_jax.ids.table import (
     load_table,
     make_unique,
     save_table,
+    without_repeats,
 )
 
 ITEMS = ("A1", "B2", "C3")
@@ -140,6 +142,55 @@ def test_save_names_a_folder_that_cannot_be_written_to(tmp_path, tokenizer):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
         save_table(table_of(tokenizer, "pen", "ink", "lamp"), tmp_path / "file" / "ids.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ("devices verano espresso machine verano", "devices verano espresso machine"),
+        ("Nail nail, NAIL art", "Nail art"),
+        ("pen pens pen2 2 2", "pen pens pen2 2"),
+        ("stra\u00dfe STRASSE weg", "stra\u00dfe weg"),
+        ("cafe\u0301 caf\u00e9", "caf\u00e9"),
+        ("\u0440\u0443\u0447\u043a\u0430 \u0420\u0443\u0447\u043a\u0430", "\u0440\u0443\u0447\u043a\u0430"),
+        ("a b a", "a b"),
+        ("!?", ""),
+    ],
+)
+def test_a_word_that_recurs_is_written_once(raw, words):
+    assert without_repeats(raw) == words
+    assert without_repeats(raw, WordSplitter(["title: a plain catalogue"])) == words
+
+
+CHINESE = [
+    "\u84dd\u7259\u8033\u673a", "\u84dd\u7259\u97f3\u7bb1", "\u5145\u7535\u97f3\u7bb1", "\u8033\u673a\u5145\u7535"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        # Bluetooth headphones, bluetooth; with a blank and without.
+        ("\u84dd\u7259\u8033\u673a\u84dd\u7259", "\u84dd\u7259\u8033\u673a"),
+        ("\u84dd\u7259\u8033\u673a \u84dd\u7259", "\u84dd\u7259\u8033\u673a"),
+        ("\u84dd\u7259 \u84dd\u7259\u8033\u673a", "\u84dd\u7259 \u8033\u673a"),
+        # Nothing recurs, or a letter only.
+        ("\u84dd\u7259\u8033\u673a \u5145\u7535", "\u84dd\u7259\u8033\u673a \u5145\u7535"),
+        ("\u97f3\u7bb1\u7684\u8033\u673a\u7684", "\u97f3\u7bb1\u7684\u8033\u673a\u7684"),
+        ("\u97f3\u7bb1 \u7684 \u8033\u673a \u7684", "\u97f3\u7bb1 \u7684 \u8033\u673a"),
+        ("USB\u8033\u673a usb\u97f3\u7bb1", "USB\u8033\u673a \u97f3\u7bb1"),
+    ],
+)
+def test_a_word_of_a_script_without_blanks_is_written_once(raw, words):
+    splitter = WordSplitter(CHINESE)
+    assert splitter.split(CHINESE[0]) == ["\u84dd\u7259", "\u8033\u673a"]
+    assert without_repeats(raw, splitter) == words
+
+
+def test_no_number_makes_an_id_unique_that_is_a_word_of_it(tokenizer):
+    taken, next_number = set(), {}
+    found = [make_unique("pen 2", "A1", taken, tokenizer, next_number=next_number)[0] for _ in range(3)]
+    assert found == ["pen 2", "pen 2 3", "pen 2 4"]
 
 
 def test_make_unique_counts_up_and_falls_back(tokenizer):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.ids.table import clean_to_words
+from idgenrec_jax.ids.table import clean_to_words, without_repeats
 from idgenrec_jax.ids.uniqueness import MIN_LENGTHS, PENALTIES, assign_unique_ids
 
 
@@ -171,6 +171,16 @@ def test_fallback_numbers_the_first_valid_candidate_or_the_given_text(tokenizer,
     assert [choice.stage for choice in assigned] == [0, -1, -1, -1, -1, -1, 0]
     assert "5 of 7 items" in caplog.text
     assert all(list(tokens) == tokenizer.encode(text) for text, tokens in ids)
+
+
+def test_candidates_that_say_the_same_once_cleaned_are_one(tokenizer):
+    table = {(0, 0): ["red pen Red"], (1, 0): ["red pen red pen", "pen red pen"], (2, 0): ["pen pen"]}
+
+    def texts_of(item, length, penalty):
+        return table.get((item, ALL_STAGES.index((length, penalty))), [])
+
+    ids, _, _ = assign(texts_of, 3, tokenizer, clean=without_repeats)
+    assert [text for text, _ in ids] == ["red pen", "pen red", "pen"]
 
 
 def test_empty_catalogue(tokenizer):
