@@ -116,7 +116,8 @@ def recommender_training(
         job=job,
         compare=compare,
         note=lambda: (
-            f"{num_steps} batches of {len(targets) / num_steps:.0f} targets, prompts of {length:.0f} tokens on average, "
+            f"{num_steps} batches of {len(targets) / num_steps:.0f} targets, "
+            f"prompts of {length:.0f} tokens on average, "
             f"{sum(int((batch.prompt_segments > 0).sum()) for batch in made) / len(targets):.0f} encoded a target, "
             f"padding {batches.padding_shares[0]:.1%} of prompts and {batches.padding_shares[1]:.1%} of targets, "
             f"{train.host_time()}"
