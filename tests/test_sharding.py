@@ -57,7 +57,7 @@ def measured(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", ["recommender", "id"])
+@pytest.mark.parametrize("phase", ["recommender", "causal", "id"])
 @pytest.mark.parametrize("mesh", MESHES)
 def test_twenty_steps_have_the_losses_of_one_device(measured, mesh, phase):
     expected = measured["one"][f"{phase} losses"]

@@ -65,13 +65,17 @@ def output_operations(config: T5Config, tokens: int | float, columns: int | None
     return tokens * 2 * config.d_model * (config.vocab_size if columns is None else columns)
 
 
-def decoding_bytes(config: T5Config, *, steps: int | float, users: int, source: int | float) -> int | float:
+def decoding_bytes(
+    config: T5Config, *, steps: int | float, users: int, source: int | float, columns: int | None = None
+) -> int | float:
     """Return the bytes read by `steps` decoding steps of a batch of `users` users with `source` encoded tokens each.
 
     Every step reads the decoder's weights, the output table and the users' encoder keys and values, once for all beams.
+    `columns` is how many rows of the table are read (None: all).
     """
     attention, feed_forward = _attention(config) // 2, _feed_forward(config) // 2
-    weights = config.num_decoder_layers * (2 * attention + feed_forward) + config.vocab_size * config.d_model
+    rows = config.vocab_size if columns is None else columns
+    weights = config.num_decoder_layers * (2 * attention + feed_forward) + rows * config.d_model
     keys = users * source * 2 * config.num_decoder_layers * _inner(config)
     return steps * (weights + keys) * jnp.dtype(config.compute_dtype).itemsize
 
