@@ -22,7 +22,7 @@ from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.prompts import PromptTokens, default_templates
 from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
-from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
+from idgenrec_jax.evaluation.catalogue_trie import searched_catalogue
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.experiment import assemble, make_epochs
 from idgenrec_jax.ids.generation import IdGeneration, item_prompts
@@ -161,13 +161,15 @@ class OnMesh:
             return generation.generate(self.id_generator.params, data.items, data.item_texts)
 
     def rankings(self, renderer):
-        """Over the vocabulary, and over the catalogue with causal prompts and without seen items."""
+        """Over the vocabulary; over the catalogue with causal prompts and without seen items, both searches."""
+        over_catalogue = {
+            "training.softmax": "catalogue", "data.history": "causal", "evaluation.seen_items": "remove"
+        }  # fmt: skip
         kinds = {
             "": {"training.softmax": "vocabulary", "data.history": "whole"},
-            "catalogue ": {
-                "training.softmax": "catalogue", "data.history": "causal", "evaluation.seen_items": "remove"
-            },
-        }  # fmt: skip
+            "catalogue ": over_catalogue,
+            "exact ": over_catalogue | {"evaluation.search": "exact"},
+        }
         found = {}
         for kind, fields in kinds.items():
             config = Config().override({"evaluation.num_beams": 10, "evaluation.batch_size": 16} | fields)
@@ -176,12 +178,12 @@ class OnMesh:
                 place_batch=lambda batch: jax.device_put(batch, batch_sharding(self.mesh)),
             )  # fmt: skip
             with jax.transfer_guard("disallow"):
-                trie = catalogue_trie(
-                    renderer, vocab_size=SIZES["vocab_size"], pad_token_id=TOKENIZER.pad_id, layout="auto",
-                    over_catalogue=config.over_catalogue,
+                catalogue = searched_catalogue(
+                    config.evaluation.search, renderer, vocab_size=SIZES["vocab_size"],
+                    pad_token_id=TOKENIZER.pad_id, layout="auto", over_catalogue=config.over_catalogue,
                 )  # fmt: skip
                 prompts = replace(renderer, over_catalogue=config.over_catalogue, is_causal=config.is_causal)
-                ranking = ranker.rank(self.recommender.params, prompts, trie, "test", title="test")
+                ranking = ranker.rank(self.recommender.params, prompts, catalogue, "test", title="test")
             values = ranking.items.tolist(), ranking.scores.tolist(), ranking.loss
             found |= dict(zip([f"{kind}items", f"{kind}scores", f"{kind}ranking loss"], values, strict=True))
         return found

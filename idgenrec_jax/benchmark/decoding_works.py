@@ -1,4 +1,4 @@
-"""The decoding works: ranking users by constrained search, its constraint, the trie, and writing IDs."""
+"""The decoding works beside ranking: the steps of a constrained search, with its trie, and writing IDs."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from idgenrec_jax.benchmark.peer import write_job
+from idgenrec_jax.benchmark.spreading import nearest, spread
 from idgenrec_jax.benchmark.static_trie import StaticTrie, static_candidates, static_trie
 from idgenrec_jax.benchmark.synthetic_ids import synthetic_ids
 from idgenrec_jax.benchmark.work import Disagreement, Work
@@ -20,7 +21,6 @@ from idgenrec_jax.data.batches import held_out_batches
 from idgenrec_jax.decoding.beam import Candidates, best_candidates
 from idgenrec_jax.decoding.top_k import blockwise_top_k
 from idgenrec_jax.decoding.trie import Trie, build_trie
-from idgenrec_jax.evaluation.ranker import NUM_BUCKETS
 from idgenrec_jax.experiment import Experiment
 from idgenrec_jax.ids.generation import CandidateDecoder
 from idgenrec_jax.ids.rounds import id_generation
@@ -28,105 +28,8 @@ from idgenrec_jax.models import operations
 
 UNCONSTRAINED = "unconstrained"
 STATIC = "STATIC"
-ALL_PROMPTS = "constrained ranking"
-PROMPTS_OF_128 = "constrained ranking, prompts of 128"
-LONGEST_PROMPTS = "constrained ranking, longest prompts"
 ALL_TEXTS = "writing IDs"
 TEXTS_OF_256 = "writing IDs, texts of 256"
-RANKINGS = (ALL_PROMPTS, PROMPTS_OF_128, LONGEST_PROMPTS)
-_SCORE_TOLERANCE = 1e-3
-
-
-def ranking(
-    experiment: Experiment, settings: dict[str, Any], *, users: int, peer_batch_size: int, name: str
-) -> Work | None:
-    """Return the ranking of about `users` validation users in whole batches, or None where no prompt has 128 tokens.
-
-    By the `name` of the work they are spread over all lengths of prompts or over the longest tenth, or are those whose
-    prompts are nearest to 128 tokens. `settings` go into the peer's job as they are (threads, device, dtype).
-    """
-    config, params = experiment.config, experiment.recommender.params
-    renderer = experiment.ids.renderer(max_history=config.data.max_history, evaluation=True)
-    batches, _, _ = held_out_batches(
-        renderer, "validation", template=0, batch_size=config.evaluation.batch_size, num_buckets=NUM_BUCKETS
-    )
-    count = max(1, users // config.evaluation.batch_size)
-    if name == PROMPTS_OF_128:
-        lengths = np.asarray([batches.batch(step).prompt_mask.sum(1).max() for step in range(len(batches))])
-        if lengths.max() < 128:
-            return None
-        chosen = _nearest(lengths, 128, count)
-    else:
-        first = len(batches) - -(-len(batches) // 10) if name == LONGEST_PROMPTS else 0
-        chosen = [first + step for step in _spread(len(batches) - first, count)]
-    trie = experiment.trie(renderer)
-    ready = [(batches.batch(step), len(batches.rows(step))) for step in chosen]
-    prompts = [
-        batch.prompt_tokens[row][batch.prompt_mask[row]].tolist() for batch, count in ready for row in range(count)
-    ]
-    model = experiment.recommender.config
-    beams, depth = config.evaluation.num_beams, trie.depth
-    length = float(np.mean([len(prompt) for prompt in prompts]))
-    steps = float(np.mean([len(tokens) for tokens in renderer.item_ids])) + 1.0
-    total = len(prompts) * length
-    written = len(prompts) * beams * steps
-    total_operations = (
-        operations.encoder_operations(model, total, length)
-        + operations.cross_operations(model, total)
-        + operations.decoder_operations(model, written, steps / 2, length)
-        + operations.output_operations(model, written)
-    )
-
-    def run() -> tuple[np.ndarray, np.ndarray]:
-        found = [
-            tuple(array[:count] for array in experiment.ranker.search(params, batch[0], batch[1], trie))
-            for batch, count in ready
-        ]
-        items, scores = zip(*found, strict=True)
-        return np.concatenate(items), np.concatenate(scores)
-
-    def job(folder: Path) -> None:
-        fields = {
-            "kind": "constrained_beam",
-            "num_beams": beams,
-            "batch_size": peer_batch_size,
-            "length_penalty": config.evaluation.length_penalty,
-            "max_length": depth + 1,
-        }
-        write_job(
-            folder,
-            {**settings, **fields},
-            models={"recommender": (experiment.recommender.graphdef, params)},
-            ragged={"prompts": prompts, "items": renderer.item_ids},
-        )
-
-    def compare(outputs: Mapping[str, np.ndarray]) -> str:
-        items, scores = run()
-        same = float((items == outputs["items"]).mean())
-        real = (items >= 0) & (outputs["items"] >= 0)
-        error = float(np.abs(scores - outputs["scores"])[real].max())
-        if not (same >= 0.99 and error <= _SCORE_TOLERANCE):
-            raise Disagreement(
-                f"ranking: {same:.2%} of the peer's items are ours at the same rank, scores differ by up to {error:.1e}"
-            )
-        return f"{same:.2%} of {items.size} ranks hold the peer's item, scores within {error:.1e}"
-
-    return Work(
-        name,
-        "user",
-        len(prompts),
-        run,
-        total_operations,
-        operations.decoding_bytes(
-            model, steps=len(ready) * steps, users=config.evaluation.batch_size, source=length
-        ),
-        job=job,
-        compare=compare,
-        note=(
-            f"{beams} beams, prompts of {length:.0f} tokens on average, {trie.num_items} items, "
-            f"batch {config.evaluation.batch_size} (peer {peer_batch_size})"
-        ),
-    )
 
 
 def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) -> Work:
@@ -135,7 +38,8 @@ def search_steps(experiment: Experiment, *, num_items: int | None, layout: str) 
     Beside the layouts of `build_trie` there are "unconstrained" and "STATIC".
 
     `num_items` makes up that many IDs in the shape of the run's; None takes the run's own. Without a trie as many
-    candidates are selected from the whole vocabulary. The number of steps is that of the longest ID in every case.
+    candidates are selected from the whole vocabulary. The number of steps is that of the longest ID in every case. The
+    softmax is over the vocabulary.
     """
     config, recommender = experiment.config, experiment.recommender
     real = experiment.ids.table.tokens
@@ -222,11 +126,11 @@ def id_writing(
     if name == TEXTS_OF_256:
         if lengths.max() < 256:
             return None
-        chosen = _nearest(lengths, 256, num_items)
+        chosen = nearest(lengths, 256, num_items)
     else:
-        chosen = _spread(len(lengths), num_items)
+        chosen = spread(len(lengths), num_items)
     texts = sorted((experiment.inputs.text_tokens[item] for item in chosen), key=len)
-    compared = _spread(len(texts), num_peer_items)
+    compared = spread(len(texts), num_peer_items)
     min_length, max_length = 1, 11
     groups, steps = config.ids.num_groups, max_length - 1
     total = float(sum(len(text) for text in texts))
@@ -285,14 +189,3 @@ def id_writing(
         compare=compare,
         note=f"{groups} groups, texts of {total / len(texts):.0f} tokens on average, batch {generation.batch_size}",
     )
-
-
-def _spread(available: int, count: int) -> list[int]:
-    """The middles of `count` equal parts of 0 .. available - 1; all of it where there are no more."""
-    count = min(count, available)
-    return [(2 * index + 1) * available // (2 * count) for index in range(count)]
-
-
-def _nearest(lengths: Int[np.ndarray, " available"], length: int, count: int) -> list[int]:
-    """The places of the `count` lengths nearest to `length`, nearest first."""
-    return np.argsort(np.abs(lengths - length), kind="stable")[:count].tolist()

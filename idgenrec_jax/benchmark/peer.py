@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import write_json
 from idgenrec_jax.models.huggingface import save_t5
@@ -17,6 +18,16 @@ from idgenrec_jax.models.t5 import T5
 
 WORKER = Path(__file__).with_name("peer_worker.py")
 FLAG = "--peer_python"
+
+
+def differences(renderer: PromptRenderer) -> tuple[str, ...]:
+    """Return in what the recommender of `renderer` is not the peer's, a plain T5, in words."""
+    found = []
+    if renderer.over_catalogue:
+        found.append("our softmax is over the catalogue, the peer's over the vocabulary")
+    if renderer.is_causal:
+        found.append("our histories are causal, the peer's are not")
+    return tuple(found)
 
 
 def write_job(
@@ -93,15 +104,21 @@ class Peer:
         answer = self._ask("run")
         return float(answer["seconds"]), float(answer["units"])
 
+    def choose_batch_size(self, sizes: Sequence[int]) -> str:
+        """Have the peer use the fastest of these batch sizes from now on; return in words which that is."""
+        answer = self._ask("batch_size", sizes=list(sizes))
+        rates = ", ".join(f"{size}: {rate:.3g}/s" for size, rate in zip(sizes, answer["rates"], strict=True))
+        return f"the peer's batch is {answer['batch_size']} ({rates})"
+
     def peak_bytes(self) -> int:
         """Return the most memory that the worker has held so far: the accelerator's where it has one."""
         answer = self._ask("peak")
         return int(answer["device_peak_bytes"] or answer["peak_bytes"])
 
-    def _ask(self, command: str) -> dict[str, Any]:
+    def _ask(self, command: str, **fields: Any) -> dict[str, Any]:
         # Of a worker that has ended, the end of its answers tells.
         with contextlib.suppress(BrokenPipeError):
-            self._commands.write(json.dumps({"command": command}) + "\n")
+            self._commands.write(json.dumps({"command": command, **fields}) + "\n")
             self._commands.flush()
         return self._answer()
 

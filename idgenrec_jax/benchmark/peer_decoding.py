@@ -13,7 +13,8 @@ NO_ITEM_BELOW = -1e6
 class ConstrainedBeam:
     """Beam search over the valid IDs by `generate`, with a dictionary from each prefix to the tokens allowed after it.
 
-    Outputs: `items` int32 [prompts, beams], best first, -1 where there is none; `scores` float32, -inf where none.
+    Outputs, of the first `num_compared` prompts (all, where it is not given): `items` int32 [prompts, beams], best
+    first, -1 where there is none; `scores` float32, -inf where none.
     """
 
     def __init__(self, job: Job):
@@ -38,8 +39,9 @@ class ConstrainedBeam:
         self._only_eos = torch.tensor([self._eos], device=job.device)
 
     def outputs(self) -> dict[str, np.ndarray]:
-        """Return the items and scores of all prompts."""
-        found = [self._search(rows) for rows in batches(self._prompts, self._job["batch_size"])]
+        """Return the items and scores of the prompts that are compared."""
+        compared = self._prompts[: self._job.get("num_compared", len(self._prompts))]
+        found = [self._search(rows) for rows in batches(compared, self._job["batch_size"])]
         items = np.concatenate([items for items, _ in found])
         scores = np.concatenate([scores for _, scores in found])
         items[scores < NO_ITEM_BELOW] = -1
@@ -50,6 +52,13 @@ class ConstrainedBeam:
         for rows in batches(self._prompts, self._job["batch_size"]):
             self._search(rows)
         return len(self._prompts)
+
+    def trial(self, batch_size: int, count: int) -> int:
+        """Search for `count` prompts, spread over all, in batches of this size, and return their number."""
+        chosen = np.linspace(0, len(self._prompts) - 1, min(count, len(self._prompts))).astype(int)
+        for rows in batches([self._prompts[prompt] for prompt in chosen], batch_size):
+            self._search(rows)
+        return len(chosen)
 
     def _search(self, rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Items int32 and scores float32 [prompts, beams] of one batch."""

@@ -44,6 +44,10 @@ class Job:
             raise JobError(f"{self.folder / 'job.json'}: field {name} is missing; write it")
         return self._fields[name]
 
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Change a field for the rest of this process."""
+        self._fields[name] = value
+
     def get(self, name: str, default: Any) -> Any:
         """Return a field of job.json that may be left out."""
         return self._fields.get(name, default)

@@ -15,8 +15,8 @@ WEIGHT_DECAY, CLIP_NORM = 0.01, 1.0
 class RecommenderTraining:
     """Supervised training on shuffled batches padded to their longest row, with dropout, clipping and fused AdamW.
 
-    Outputs, of the first `batch_size` rows as given, without dropout, at the weights as loaded: `loss` (mean over the
-    real target tokens, nats) and `gradient_norm`, float32 scalars.
+    Outputs, of the first `num_compared` rows as given (a batch, where it is not given), without dropout, at the weights
+    as loaded: `loss` (mean over the real target tokens, nats) and `gradient_norm`, float32 scalars.
     """
 
     def __init__(self, job: Job):
@@ -36,20 +36,24 @@ class RecommenderTraining:
         if self._is_trained:
             self._load()
         self._model.eval()
-        first = np.arange(min(self._job["batch_size"], len(self._prompts)))
+        first = np.arange(min(self._job.get("num_compared", self._job["batch_size"]), len(self._prompts)))
         return _loss_and_norm(self._model, self._loss(self._model, first))
 
     def run(self) -> int:
-        """Train for `num_steps` steps and return the number of examples."""
+        """Train on at least `num_examples` examples, in whole batches, and return their number."""
+        return self.trial(self._job["batch_size"], self._job["num_examples"])
+
+    def trial(self, batch_size: int, count: int) -> int:
+        """Train on at least `count` examples in batches of this size, and return their number."""
         self._is_trained = True
         self._model.train()
         rng = np.random.default_rng(self._job["seed"])
         torch.manual_seed(self._job["seed"])
         order, num_examples = np.empty(0, int), 0
-        for _ in range(self._job["num_steps"]):
+        while num_examples < count:
             if not len(order):
                 order = rng.permutation(len(self._prompts))
-            batch, order = np.split(order, [self._job["batch_size"]])
+            batch, order = np.split(order, [batch_size])
             _descend(self._model, self._optimizer, self._loss(self._compiled, batch), self._job)
             num_examples += len(batch)
         return num_examples

@@ -8,8 +8,11 @@ inputs.npz (ragged rows as NAME_tokens and NAME_lengths) and T5 folders in Huggi
 One JSON object a line goes either way. The worker loads everything and says {"ready": true, ...}; then it answers
     {"command": "outputs"}  {"written": true}: JOB_DIR/outputs.npz holds what is to be compared
     {"command": "run"}      {"seconds": wall time of doing the work once, "units": how much was done}
+    {"command": "batch_size", "sizes": [..]}
+                            {"batch_size": the fastest, used from then on, "rates": units a second of each}
     {"command": "peak"}     {"peak_bytes": of this process, "device_peak_bytes": of the GPU, null on the CPU}
     {"command": "quit"}     nothing, and exits with 0, as at the end of the input.
+Batch sizes are tried by "constrained_beam" and "recommender_training", each on the same units.
 Whatever goes wrong is answered with {"error": one line}; then the worker exits with 1.
 """
 
@@ -18,6 +21,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +62,28 @@ def _peak(device: torch.device) -> dict[str, int | None]:
     return {"peak_bytes": process_peak_bytes(), "device_peak_bytes": on_device}
 
 
-def _timed(work: Any, device: torch.device) -> dict[str, Any]:
-    """Wall seconds of doing the work once, and its units."""
+def _timed(run: Callable[[], int], device: torch.device) -> dict[str, Any]:
+    """Wall seconds of a call, and the units of work that it returns."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronize()
     start = time.perf_counter()
-    units = work.run()
+    units = run()
     synchronize()
     return {"seconds": time.perf_counter() - start, "units": units}
+
+
+def _fastest_batch_size(work: Any, sizes: list[int], device: torch.device) -> dict[str, Any]:
+    """The batch size with the highest rate on the units of the largest, and all rates; 0 where memory did not do."""
+    rates = []
+    for number, size in enumerate(sizes):
+        try:
+            if number == 0 or device.type == "cuda":
+                work.trial(size, size)
+            found = _timed(lambda size=size: work.trial(size, max(sizes)), device)
+            rates.append(found["units"] / found["seconds"])
+        except torch.OutOfMemoryError:
+            rates.append(0.0)
+    return {"batch_size": sizes[rates.index(max(rates))], "rates": rates}
 
 
 def serve(folder: Path, answer: Any) -> None:
@@ -80,18 +98,23 @@ def serve(folder: Path, answer: Any) -> None:
     work = KINDS[job["kind"]](job)
     answer({"ready": True, "torch": torch.__version__, "transformers": transformers.__version__})
     for line in sys.stdin:
-        command = json.loads(line).get("command")
+        request = json.loads(line)
+        command = request.get("command")
         if command == "outputs":
             _save(folder / "outputs.npz", work.outputs())
             answer({"written": True})
         elif command == "run":
-            answer(_timed(work, job.device))
+            answer(_timed(work.run, job.device))
+        elif command == "batch_size":
+            found = _fastest_batch_size(work, request["sizes"], job.device)
+            job["batch_size"] = found["batch_size"]
+            answer(found)
         elif command == "peak":
             answer(_peak(job.device))
         elif command == "quit":
             return
         else:
-            raise JobError(f"standard input: command is {command!r}, expected outputs, run, peak or quit")
+            raise JobError(f"standard input: command is {command!r}, expected outputs, run, batch_size, peak or quit")
 
 
 def main(arguments: list[str]) -> int:

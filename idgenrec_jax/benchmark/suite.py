@@ -12,19 +12,19 @@ from absl import logging
 
 from idgenrec_jax.benchmark.decoding_works import (
     ALL_TEXTS,
-    RANKINGS,
     STATIC,
     TEXTS_OF_256,
     UNCONSTRAINED,
     id_writing,
-    ranking,
     search_steps,
 )
-from idgenrec_jax.benchmark.training_works import id_training, recommender_training
+from idgenrec_jax.benchmark.id_works import id_training
+from idgenrec_jax.benchmark.ranking_works import RANKINGS, exact_ranking, ranking
+from idgenrec_jax.benchmark.recommender_works import ONE_PASS, PROMPT_EACH, one_pass, recommender_training
 from idgenrec_jax.benchmark.work import Work
 from idgenrec_jax.config import Config
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.experiment import assemble
+from idgenrec_jax.experiment import Experiment, assemble
 from idgenrec_jax.ids.schemes import keywords, unique_table
 from idgenrec_jax.training.alternation import FIRST_STEP
 
@@ -44,20 +44,21 @@ def make_works(
         yield _start_up("start to first step, nothing compiled yet", scratch, fresh=True)
         yield _start_up("start to first step, compiled before", scratch, fresh=False)
         return
-    experiment = assemble(config, scratch / "run")
-    inputs = experiment.inputs
-    dataset, tokenizer = inputs.dataset, inputs.tokenizer
-    # IDs of a realistic length without training an ID generator.
-    experiment.ids.table = inputs.given_ids or unique_table(
-        keywords(dataset, tokenizer, config), dataset.items, tokenizer
-    )
+    if name == "one_pass":
+        one, each = (
+            _with_ids(config.override(overrides), scratch / folder)
+            for overrides, folder in ((ONE_PASS, "one_pass"), (PROMPT_EACH, "prompt_each"))
+        )
+        yield one_pass(one, each, settings, num_steps=sizes["steps"])
+        return
+    experiment = _with_ids(config, scratch / "run")
     if name == "ranking":
         for ranked in RANKINGS:
-            work = ranking(
-                experiment, settings, users=sizes["users"], peer_batch_size=sizes["peer_batch_size"], name=ranked
-            )
+            work = ranking(experiment, settings, users=sizes["users"], name=ranked)
             if work is not None:
                 yield work
+    elif name == "exact":
+        yield exact_ranking(experiment, users=sizes["users"])
     elif name == "steps":
         yield search_steps(experiment, num_items=None, layout=UNCONSTRAINED)
         yield search_steps(experiment, num_items=None, layout="csr")
@@ -95,6 +96,16 @@ def make_works(
                 peer_batch_size=peer_batch_size,
                 pad_histories=pad_histories,
             )
+
+
+def _with_ids(config: Config, folder: Path) -> Experiment:
+    """The experiment with the given IDs or, so that they are of a realistic length without training, keywords."""
+    experiment = assemble(config, folder)
+    inputs = experiment.inputs
+    experiment.ids.table = inputs.given_ids or unique_table(
+        keywords(inputs.dataset, inputs.tokenizer, config), inputs.dataset.items, inputs.tokenizer
+    )
+    return experiment
 
 
 def _start_up(name: str, scratch: Path, *, fresh: bool) -> Work:

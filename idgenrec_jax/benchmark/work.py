@@ -28,6 +28,10 @@ class Work:
     takes a peer's outputs and returns in words how well they agree; it raises Disagreement where they do not. `job`
     writes the peer's job into a folder; None where there is no peer. `note` is printed below the table; a function is
     asked after the runs.
+
+    `differences` say in what the peer's work is not this. `peer_batch_sizes`, where there are any, are tried by the
+    peer before it is timed, which takes the fastest. `beside` is other work of ours that is timed in turns with this,
+    on a line of its own, instead of a peer.
     """
 
     name: str
@@ -39,6 +43,13 @@ class Work:
     job: Callable[[Any], None] | None = None
     compare: Callable[[Mapping[str, np.ndarray]], str] | None = None
     note: str | Callable[[], str] = ""
+    differences: tuple[str, ...] = ()
+    peer_batch_sizes: tuple[int, ...] = ()
+    beside: "Work | None" = None
+
+    def words(self) -> str:
+        """Return the note."""
+        return self.note() if callable(self.note) else self.note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +87,11 @@ def measure(work: Work, machine: Machine, *, repeats: int, peer: Peer | None) ->
     if peer is not None:
         if work.compare is None:
             raise ValueError(f"{work.name}: has a peer, but nothing that compares their outputs")
-        agreement = work.compare(peer.outputs())
-        peer.run()
+        agreement = "; ".join([work.compare(peer.outputs()), *work.differences])
+        if work.peer_batch_sizes:
+            agreement = f"{agreement}; {peer.choose_batch_size(work.peer_batch_sizes)}"
+        else:
+            peer.run()
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(repeats):
@@ -86,21 +100,55 @@ def measure(work: Work, machine: Machine, *, repeats: int, peer: Peer | None) ->
             seconds, units = peer.run()
             theirs.append(units / seconds)
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=False)]
+    return _result(
+        work,
+        machine,
+        ours,
+        first,
+        peer=statistics.median(theirs) if theirs else None,
+        ratio=statistics.median(ratios) if ratios else None,
+        spread=(min(ratios), max(ratios)) if ratios else None,
+        peer_peak_bytes=peer.peak_bytes() if peer is not None else None,
+        agreement=agreement,
+    )
+
+
+def measure_beside(work: Work, machine: Machine, *, repeats: int) -> list[Result]:
+    """Time `work` and the work `beside` it in turns, and return a line for each; the first has the ratio of the two."""
+    assert work.beside is not None
+    both = work, work.beside
+    first = [_seconds(one.run) for one in both]
+    rates = [[one.units / _seconds(one.run) for one in both] for _ in range(repeats)]
+    ours, theirs = map(list, zip(*rates, strict=True))
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    return [
+        _result(
+            work,
+            machine,
+            ours,
+            first[0],
+            peer=statistics.median(theirs),
+            ratio=statistics.median(ratios),
+            spread=(min(ratios), max(ratios)),
+            agreement=f'the peer is "{work.beside.name}"',
+        ),
+        _result(work.beside, machine, theirs, first[1]),
+    ]
+
+
+def _result(work: Work, machine: Machine, ours: Sequence[float], first: float, **fields: Any) -> Result:
+    """The line of work whose runs had the rates `ours`, and whose first run took `first` seconds."""
     floor = machine.floor_seconds(work.operations, work.num_bytes)
     rate = statistics.median(ours)
     return Result(
         name=work.name,
         unit=work.unit,
         ours=rate,
-        peer=statistics.median(theirs) if theirs else None,
-        ratio=statistics.median(ratios) if ratios else None,
-        spread=(min(ratios), max(ratios)) if ratios else None,
         floor=work.units / floor if floor else None,
         first_seconds=max(0.0, first - work.units / rate),
         peak_bytes=peak_bytes(),
-        peer_peak_bytes=peer.peak_bytes() if peer is not None else None,
-        agreement=agreement,
-        note=work.note() if callable(work.note) else work.note,
+        note=work.words(),
+        **fields,
     )
 
 

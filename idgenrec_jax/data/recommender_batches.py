@@ -5,6 +5,7 @@ Batches are planned from lengths alone: a prompt is rendered when its batch is a
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -32,11 +33,20 @@ _PLAN = 3
 PLANNED_EXAMPLES = 20_000
 
 
+class Target(NamedTuple):
+    """One target of a batch as an example of its own: the items that it is predicted from, and its template."""
+
+    user: int
+    history: Int[np.ndarray, " history"]
+    item: int
+    template: int
+
+
 class _Prompts:
     """Examples of one target each."""
 
     def __init__(self, renderer: PromptRenderer, examples: Examples):
-        self._renderer, self._templates = renderer, examples.templates
+        self._renderer, self._examples, self._templates = renderer, examples, examples.templates
         self._items = renderer.target_items(examples)
         self.prompts, self.targets = renderer.prompts(examples), renderer.targets(examples)
 
@@ -48,6 +58,12 @@ class _Prompts:
     def items(self, example: int) -> tuple[list[int], int]:
         """Return the targets of one example, and its template."""
         return [int(self._items[example])], int(self._templates[example])
+
+    def apart(self, example: int) -> list[Target]:
+        """Return the example."""
+        user, position, template = self._examples[example]
+        sequence = self._renderer.dataset.sequences[user]
+        return [Target(user, sequence[:position], int(sequence[position]), template)]
 
 
 class _Windows:
@@ -68,6 +84,16 @@ class _Windows:
     def items(self, window: int) -> tuple[list[int], int]:
         """Return the targets of one window, and its template."""
         return self._renderer.window_targets(self.windows, window).tolist(), int(self.windows.templates[window])
+
+    def apart(self, window: int) -> list[Target]:
+        """Return each target of one window with what stands before it there."""
+        windows = self.windows
+        user, start, end = (int(array[window]) for array in (windows.users, windows.starts, windows.ends))
+        sequence, template = self._renderer.dataset.sequences[user], int(windows.templates[window])
+        return [
+            Target(user, sequence[start:position], int(sequence[position]), template)
+            for position in range(int(windows.targets[window]), end)
+        ]
 
     def first_number(self, window: int) -> int:
         """Return how many items stand before the first target of a window."""
@@ -110,6 +136,11 @@ class RecommenderBatches:
     def examples(self, step: int) -> list[tuple[Sequence[int], Sequence[int]]]:
         """Return the (prompt, target) pairs that batch `step` holds, row by row; of windows those of all targets."""
         return self._packed.examples(step)
+
+    def targets(self, step: int) -> list[Target]:
+        """Return the targets that batch `step` holds, row by row, each as an example of its own."""
+        rows = self._packed.rows(step)
+        return [target for row in rows for example in row for target in self._source.apart(example)]
 
     def batch(self, step: int) -> SupervisedBatch:
         """Return batch `step`."""

@@ -19,7 +19,7 @@ from idgenrec_jax.launch.command_line import (
     run,
 )
 
-WORKS = ("ranking", "steps", "ids", "training", "id_training", "start_up")
+WORKS = ("ranking", "exact", "steps", "ids", "training", "one_pass", "id_training", "start_up")
 
 _ONLY = flags.DEFINE_list("only", list(WORKS), f"which works, of {', '.join(WORKS)}")
 define_path("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
@@ -33,7 +33,7 @@ _USERS = flags.DEFINE_integer("users", 64, "users ranked in a run", lower_bound=
 _ITEMS = flags.DEFINE_integer("items", 512, "items whose IDs are written in a run", lower_bound=1)
 _PEER_ITEMS = flags.DEFINE_integer("peer_items", 64, "of these, items whose IDs a peer writes in a run", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 12, "training steps in a run", lower_bound=1)
-_PEER_BATCH = flags.DEFINE_integer("peer_batch", 8, "users or items in a peer's batch", lower_bound=1)
+_PEER_BATCH = flags.DEFINE_integer("peer_batch", 8, "items in a peer's batch of texts", lower_bound=1)
 _PEER_ID_BATCH = flags.DEFINE_integer(
     "peer_id_batch", 32, "examples in a batch of the peer's ID phase, where it is not as published", lower_bound=1
 )
@@ -88,7 +88,7 @@ def _measure(name: str) -> dict:
     from idgenrec_jax.benchmark.machine import measure_machine
     from idgenrec_jax.benchmark.peer import Peer
     from idgenrec_jax.benchmark.suite import make_works
-    from idgenrec_jax.benchmark.work import measure
+    from idgenrec_jax.benchmark.work import measure, measure_beside
 
     config = config_from_flags("sample" if data_from_flags() == "sample" else "small")
     machine = measure_machine(config.recommender.compute_dtype)
@@ -112,6 +112,9 @@ def _measure(name: str) -> dict:
         }
         for number, work in enumerate(make_works(name, config, Path(scratch), sizes, settings)):
             print(f"{work.name} ...", file=sys.stderr, flush=True)
+            if work.beside is not None:
+                results += measure_beside(work, machine, repeats=_REPEATS.value)
+                continue
             if not _PEER.value or work.job is None:
                 results.append(measure(work, machine, repeats=_REPEATS.value, peer=None))
                 continue

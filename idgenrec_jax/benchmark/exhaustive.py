@@ -1,0 +1,109 @@
+"""What a search is compared with where no other search is like it: the scores of all items, or of those it found."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from idgenrec_jax.benchmark.work import Disagreement
+from idgenrec_jax.data.batches import HeldOutBatch, PromptRenderer, pad_rows
+from idgenrec_jax.decoding.catalogue import best_items, score_items
+from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
+from idgenrec_jax.evaluation.catalogue_trie import exact_catalogue
+from idgenrec_jax.evaluation.ranker import Prompts
+from idgenrec_jax.experiment import Experiment
+from idgenrec_jax.models.t5 import shift_right
+
+SCORE_TOLERANCE = 1e-3
+_TOP = 10
+
+
+class Exhaustive:
+    """The scores of a recommender's items, each computed as the probability of its tokens."""
+
+    def __init__(self, experiment: Experiment, renderer: PromptRenderer):
+        """Prepare the plan of all items of `renderer`, that of evaluation."""
+        self._renderer, self._params = renderer, experiment.recommender.params
+        self._length_penalty = experiment.config.evaluation.length_penalty
+        self._plan = exact_catalogue(
+            renderer,
+            vocab_size=experiment.recommender.config.vocab_size,
+            pad_token_id=experiment.inputs.tokenizer.pad_id,
+            over_catalogue=experiment.config.over_catalogue,
+        )
+        graphdef = experiment.recommender.graphdef
+
+        def score_all(params: Any, prompts: Prompts, plan: CataloguePlan) -> Float[Array, "batch items"]:
+            model = nnx.merge(graphdef, params)
+            encoded = model.encode(prompts.tokens, prompts.encoder_mask())
+            return score_items(model, encoded, prompts.mask, plan, self._length_penalty)
+
+        def score_some(
+            params: Any,
+            prompt: Int[Array, "one source"],
+            targets: Int[Array, "items target"],
+            mask: Bool[Array, "items target"],
+        ) -> Float[Array, " items"]:
+            model = nnx.merge(graphdef, params)
+            real = jnp.ones((len(targets), prompt.shape[1]), bool)
+            # [1, source, d_model] -> [items, source, d_model]
+            encoded = jnp.repeat(model.encode(prompt, real[:1]), len(targets), axis=0)
+            hidden = model.decode(shift_right(targets, model.config.decoder_start_token_id), encoded, real)
+            log_probs = jax.nn.log_softmax(model.logits(hidden).astype(jnp.float32), axis=-1)
+            own = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+            return jnp.where(mask, own, 0.0).sum(1) / mask.sum(1) ** self._length_penalty
+
+        self._score_all, self._score_some = jax.jit(score_all), jax.jit(score_some)
+
+    def compare(
+        self, batch: HeldOutBatch, items: Int[np.ndarray, "users beams"], scores: Float[np.ndarray, "users beams"]
+    ) -> str:
+        """Compare what was found for the first users of a batch with the scores of all items, and say how they agree.
+
+        Raises:
+            Disagreement: the score of an item that was found is another.
+        """
+        prompts = Prompts(batch.prompt_tokens, batch.prompt_mask, batch.prompt_items, batch.seen)
+        some = jax.tree.map(lambda rows: rows[: len(items)], prompts)
+        exact = self._score_all(self._params, some, self._plan)
+        best, _ = jax.device_get(best_items(exact, some.seen, None, _TOP))
+        found = items >= 0
+        own = np.take_along_axis(np.asarray(exact), np.where(found, items, 0), axis=1)
+        error = float(np.abs(own - scores)[found].max())
+        if not error <= SCORE_TOLERANCE:
+            raise Disagreement(f"ranking: scores differ from the exhaustive ones by up to {error:.1e}")
+        tops = [(row[:_TOP], top[top >= 0]) for row, top in zip(items, best.items, strict=True)]
+        share = float(np.mean([np.isin(top, row).mean() for row, top in tops]))
+        return (
+            f"beam search finds {share:.1%} of the exact top {_TOP} of {len(items)} users, its scores within "
+            f"{error:.1e} of the exhaustive ones"
+        )
+
+    def compare_peer(self, prompts: Sequence[Sequence[int]], outputs: Mapping[str, np.ndarray]) -> str:
+        """Compare the peer's scores with those of its items over the vocabulary, and say how they agree.
+
+        Raises:
+            Disagreement: a score is another, or what the peer found is no ranking of items.
+        """
+        num_beams = min(outputs["items"].shape[1], self._plan.num_items)
+        errors = []
+        score = partial(self._score_some, self._params)
+        for prompt, row, scores in zip(prompts, outputs["items"], outputs["scores"], strict=True):
+            found = row[row >= 0]
+            if len(np.unique(found)) < num_beams:
+                raise Disagreement(f"ranking: the peer found {len(np.unique(found))} items, expected {num_beams}")
+            targets = [self._renderer.target(int(item), 0) for item in found]
+            padded = pad_rows(targets, len(targets), max(map(len, targets)))
+            own = score(np.asarray([prompt], np.int32), *padded)
+            errors.append(np.abs(np.asarray(own) - scores[row >= 0]).max())
+        error = float(np.max(errors))
+        if not error <= SCORE_TOLERANCE:
+            raise Disagreement(f"ranking: the peer's scores differ from ours over the vocabulary by up to {error:.1e}")
+        return (
+            f"the peer's {num_beams} items a user are valid, its scores within {error:.1e} of ours over the vocabulary"
+        )
