@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from idgenrec_jax.benchmark.peer import write_job
-from idgenrec_jax.benchmark.spreading import nearest, spread
+from idgenrec_jax.benchmark.ranking_works import nearest, spread
 from idgenrec_jax.benchmark.static_trie import StaticTrie, static_candidates, static_trie
 from idgenrec_jax.benchmark.synthetic_ids import synthetic_ids
 from idgenrec_jax.benchmark.work import Disagreement, Work

@@ -9,7 +9,6 @@ from jaxtyping import Int
 
 from idgenrec_jax.benchmark.exhaustive import SCORE_TOLERANCE, Exhaustive
 from idgenrec_jax.benchmark.peer import differences, write_job
-from idgenrec_jax.benchmark.spreading import nearest, spread
 from idgenrec_jax.benchmark.work import Disagreement, Work
 from idgenrec_jax.data.batches import HeldOutBatch, PromptRenderer, held_out_batches
 from idgenrec_jax.data.prefix_tree import prefix_tree
@@ -124,13 +123,10 @@ def ranking(experiment: Experiment, settings: dict[str, Any], *, users: int, nam
         ),
         job=job,
         compare=compare,
-        note="; ".join(
-            [
-                f"{beams} beams, prompts of {length:.0f} tokens on average, {trie.num_items} items, "
-                f"batch {config.evaluation.batch_size}",
-                f"the floor counts {written / len(prompts):.1f} decoder positions a user, and at "
-                f"{logits / len(prompts):.1f} of them {columns or model.vocab_size} logits",
-            ]
+        note=(
+            f"{beams} beams, prompts of {length:.0f} tokens on average, {trie.num_items} items, batch "
+            f"{config.evaluation.batch_size}; the floor counts {written / len(prompts):.1f} decoder positions a user, "
+            f"and at {logits / len(prompts):.1f} of them {columns or model.vocab_size} logits"
         ),
         differences=differs,
         peer_batch_sizes=PEER_BATCH_SIZES[settings["device"]],
@@ -240,3 +236,14 @@ def _compare_searches(items: np.ndarray, scores: np.ndarray, outputs: Mapping[st
             f"ranking: {same:.2%} of the peer's items are ours at the same rank, scores differ by up to {error:.1e}"
         )
     return f"{same:.2%} of {items.size} ranks hold the peer's item, scores within {error:.1e}"
+
+
+def spread(available: int, count: int) -> list[int]:
+    """Return the middles of `count` equal parts of 0 .. available - 1; all of it where there are no more."""
+    count = min(count, available)
+    return [(2 * index + 1) * available // (2 * count) for index in range(count)]
+
+
+def nearest(lengths: Int[np.ndarray, " available"], length: int, count: int) -> list[int]:
+    """Return the places of the `count` lengths nearest to `length`, nearest first."""
+    return np.argsort(np.abs(lengths - length), kind="stable")[:count].tolist()
