@@ -50,7 +50,7 @@ class DataConfig:
         choices=("none", "train_history", "published"),
     )
     history: str = _field(
-        "whole",
+        "causal",
         "what an item of a prompt's history sees: whole (all items) or causal (itself and those before it), with which "
         "one pass trains all targets of a user",
         choices=("whole", "causal"),
@@ -102,7 +102,7 @@ class IdsConfig:
     max_penalty: int = _field(9, "diversity penalties 1, 2, .. up to this are tried for a unique ID", low=1)
     num_lengths: int = _field(2, "minimum lengths 1, 11, 21, .. tried for a unique ID", low=1)
     no_repeat_ngram_size: int = _field(
-        0,
+        2,
         "so many tokens the ID generator never writes twice in the same order, and a word that recurs is left out of "
         "an ID; 0: both may recur (published)",
         low=0,
@@ -440,7 +440,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "id_generator.folder": "nandakishormpai/t5-small-machine-articles-tag-generation",
         "training.order": "id_first",
         "training.id_learning_rate": 1e-8,
+        "data.history": "whole",
         "training.softmax": "vocabulary",
+        "ids.no_repeat_ngram_size": 0,
         "evaluation.num_beams": 10,
         "evaluation.length_penalty": 1.0,
     },

@@ -14,8 +14,9 @@ from idgenrec_jax import run_files
 from idgenrec_jax.config import Config, idle_settings
 from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
-from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, searched_catalogue
 from idgenrec_jax.evaluation.popularity import popularity_metrics
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.files import expand_home, write_json
@@ -54,6 +55,17 @@ class Experiment:
     def trie(self, renderer: PromptRenderer) -> Trie:
         """Return the trie of the IDs that `renderer` holds now."""
         return catalogue_trie(
+            renderer,
+            vocab_size=self.recommender.config.vocab_size,
+            pad_token_id=self.inputs.tokenizer.pad_id,
+            layout=self.config.evaluation.trie_layout,
+            over_catalogue=self.config.over_catalogue,
+        )
+
+    def catalogue(self, renderer: PromptRenderer) -> Trie | CataloguePlan:
+        """Return what the ranker needs of the IDs that `renderer` holds now, for the search of the configuration."""
+        return searched_catalogue(
+            self.config.evaluation.search,
             renderer,
             vocab_size=self.recommender.config.vocab_size,
             pad_token_id=self.inputs.tokenizer.pad_id,
@@ -156,7 +168,7 @@ def _train(
         ranking = experiment.ranker.rank(
             params,
             renderer,
-            experiment.trie(renderer),
+            experiment.catalogue(renderer),
             "validation",
             title=title,
             check_stop=lambda: alternation.check_stop(),
@@ -188,7 +200,7 @@ def _train(
     test = experiment.ranker.rank(
         params["recommender"],
         renderer,
-        experiment.trie(renderer),
+        experiment.catalogue(renderer),
         "test",
         title="test",
         check_stop=alternation.check_stop,

@@ -25,7 +25,7 @@ from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, exact_catalogue
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, searched_catalogue
 from idgenrec_jax.files import expand_home
 from idgenrec_jax.ids.table import IdTable, load_table
 from idgenrec_jax.inputs import load_data, load_prompts
@@ -190,12 +190,12 @@ def evaluation_catalogue(run: TrainedRun, renderer: PromptRenderer, search: str)
     Raises:
         InputError: two items have the same target.
     """
-    if search == "beam":
-        return evaluation_trie(run, renderer)
-    return exact_catalogue(
+    return searched_catalogue(
+        search,
         renderer,
         vocab_size=run.vocab_size,
         pad_token_id=run.tokenizer.pad_id,
+        layout=run.config.evaluation.trie_layout,
         over_catalogue=run.config.over_catalogue,
     )
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -21,7 +22,7 @@ from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.prompts import PromptTokens, default_templates
 from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
-from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie
+from idgenrec_jax.evaluation.catalogue_trie import searched_catalogue
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.experiment import assemble, make_epochs
 from idgenrec_jax.ids.generation import IdGeneration, item_prompts
@@ -29,6 +30,8 @@ from idgenrec_jax.ids.table import save_table
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh, parameter_shardings, replicated
 from idgenrec_jax.training.alternation import Alternation, Validation
+from idgenrec_jax.training.catalogue_loss import catalogue_loss
+from idgenrec_jax.training.choice_softmax import choice_table
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
 from idgenrec_jax.training.steps import create_train_state, make_id_step, make_supervised_step, seed_key
@@ -72,17 +75,23 @@ def model(**values):
     return graphdef, jax.device_get(params)
 
 
-def batches(renderer):
-    """The first batches of both phases, for every mesh: lists of numpy trees."""
+def recommender_batches(renderer):
+    """The first batches of recommender phases, numpy trees."""
     shared = {"seed": SEED, "batch_size": 16}
     shape = training_shape(renderer, row_multiple=8, **shared)
     epochs = [recommender_epoch(renderer, epoch=epoch, num_examples=0, shape=shape, **shared) for epoch in range(STEPS)]
-    recommender = [epoch.batch(step) for epoch in epochs for step in range(len(epoch))][:STEPS]
+    return [epoch.batch(step) for epoch in epochs for step in range(len(epoch))][:STEPS]
+
+
+def batches(renderer):
+    """The first batches of both phases, those of causal windows over the catalogue, and its choices; for every mesh."""
+    causal = replace(renderer, is_causal=True, over_catalogue=True)
     texts = item_prompts(renderer.dataset.item_texts, renderer.dataset.items, TOKENIZER, max_length=TEXT_LENGTH)
     shared = {"seed": SEED, "id_length": ID_LENGTH}
     shape = id_shape(renderer, texts, batch_size=16, items_per_batch=24, row_multiple=8, **shared)
     epochs = [IdBatches(renderer, texts, epoch=epoch, num_examples=0, shape=shape, **shared) for epoch in range(STEPS)]
-    return recommender, [epoch.batch(step) for epoch in epochs for step in range(len(epoch))][:STEPS]
+    id_batches = [epoch.batch(step) for epoch in epochs for step in range(len(epoch))][:STEPS]
+    return recommender_batches(renderer), id_batches, recommender_batches(causal), choice_table(causal.choices)
 
 
 class OnMesh:
@@ -106,7 +115,7 @@ class OnMesh:
     def put(self, value):
         return jax.device_put(value, replicated(self.mesh))
 
-    def train(self, step, state, batches, learning_rate, *read_only):
+    def train(self, step, state, batches, learning_rate, *read_only, choices=None):
         """The losses, the last state, and whether every buffer of every earlier state was given up."""
         rate, key = self.put(np.float32(learning_rate)), self.put(seed_key(SEED))
         losses, deleted = [], True
@@ -114,13 +123,18 @@ class OnMesh:
             for batch in batches:
                 batch = jax.device_put(batch, batch_sharding(self.mesh))
                 before = jax.tree.leaves(state)
-                state, metrics = step(state, *read_only, batch, rate, key)
+                state, metrics = step(state, *read_only, batch, rate, key, choices)
                 deleted = deleted and all(leaf.is_deleted() for leaf in before)
                 losses.append(metrics["loss"])
             return [float(loss) for loss in jax.device_get(losses)], state, deleted
 
-    def train_both(self, recommender_batches, id_batches):
+    def train_both(self, recommender_batches, id_batches, causal_batches, choices):
         places = [jax.tree.map(lambda leaf: leaf.sharding, state) for state in (self.id_generator, self.recommender)]
+        step = make_supervised_step(
+            self.recommender_graphdef, OPTIMIZER, loss=catalogue_loss, state_sharding=places[1]
+        )
+        state = jax.tree.map(jnp.copy, self.recommender)
+        causal = self.train(step, state, causal_batches, RECOMMENDER_LEARNING_RATE, choices=self.put(choices))
         step = make_supervised_step(self.recommender_graphdef, OPTIMIZER, state_sharding=places[1])
         recommender = self.train(step, self.recommender, recommender_batches, RECOMMENDER_LEARNING_RATE)
         step = make_id_step(
@@ -132,8 +146,9 @@ class OnMesh:
         return {
             "recommender losses": recommender[0],
             "id losses": id_generator[0],
-            "donated": recommender[2] and id_generator[2],
-            "moved": moved([self.id_generator, self.recommender], places),
+            "causal losses": causal[0],
+            "donated": recommender[2] and id_generator[2] and causal[2],
+            "moved": moved([self.id_generator, self.recommender, causal[1]], [*places, places[1]]),
         }
 
     def ids(self, data):
@@ -146,13 +161,15 @@ class OnMesh:
             return generation.generate(self.id_generator.params, data.items, data.item_texts)
 
     def rankings(self, renderer):
-        """Over the vocabulary, and over the catalogue with causal prompts and without seen items."""
+        """Over the vocabulary; over the catalogue with causal prompts and without seen items, both searches."""
+        over_catalogue = {
+            "training.softmax": "catalogue", "data.history": "causal", "evaluation.seen_items": "remove"
+        }  # fmt: skip
         kinds = {
             "": {"training.softmax": "vocabulary", "data.history": "whole"},
-            "catalogue ": {
-                "training.softmax": "catalogue", "data.history": "causal", "evaluation.seen_items": "remove"
-            },
-        }  # fmt: skip
+            "catalogue ": over_catalogue,
+            "exact ": over_catalogue | {"evaluation.search": "exact"},
+        }
         found = {}
         for kind, fields in kinds.items():
             config = Config().override({"evaluation.num_beams": 10, "evaluation.batch_size": 16} | fields)
@@ -161,12 +178,12 @@ class OnMesh:
                 place_batch=lambda batch: jax.device_put(batch, batch_sharding(self.mesh)),
             )  # fmt: skip
             with jax.transfer_guard("disallow"):
-                trie = catalogue_trie(
-                    renderer, vocab_size=SIZES["vocab_size"], pad_token_id=TOKENIZER.pad_id, layout="auto",
-                    over_catalogue=config.over_catalogue,
+                catalogue = searched_catalogue(
+                    config.evaluation.search, renderer, vocab_size=SIZES["vocab_size"],
+                    pad_token_id=TOKENIZER.pad_id, layout="auto", over_catalogue=config.over_catalogue,
                 )  # fmt: skip
                 prompts = replace(renderer, over_catalogue=config.over_catalogue, is_causal=config.is_causal)
-                ranking = ranker.rank(self.recommender.params, prompts, trie, "test", title="test")
+                ranking = ranker.rank(self.recommender.params, prompts, catalogue, "test", title="test")
             values = ranking.items.tolist(), ranking.scores.tolist(), ranking.loss
             found |= dict(zip([f"{kind}items", f"{kind}scores", f"{kind}ranking loss"], values, strict=True))
         return found

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -86,18 +87,25 @@ def causal_recommender(workdir, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("kind", "split"), [("recommender", "validation"), ("recommender", "test"), ("causal_recommender", "test")]
+    ("kind", "split", "search"),
+    [
+        ("recommender", "validation", None),
+        ("recommender", "test", "exact"),
+        ("causal_recommender", "test", "beam"),
+        ("causal_recommender", "test", "exact"),
+    ],
 )
-def test_recommendations_are_those_of_the_evaluation(kind, split, request):
+def test_recommendations_are_those_of_the_evaluation(kind, split, search, request):
     recommender = request.getfixturevalue(kind)
-    dataset, ranking = recommender.dataset, recommender.evaluate(split)
+    dataset, ranking = recommender.dataset, recommender.evaluate(split, search)
+    assert (ranking.places is not None) == (search == "exact")
     assert len(ranking.users) == NUM_USERS
     histories = []
     for user, target in zip(ranking.users, ranking.targets, strict=True):
         history, held_out = dataset.held_out(int(user), split)
         assert held_out == target
         histories.append([dataset.items[item] for item in history])
-    found = recommender.recommend(histories, count=BEAMS)
+    found = recommender.recommend(histories, count=BEAMS, search=search)
     # Both batches are padded differently, so scores may differ in their last bits.
     scores = np.asarray([[one.score for one in row] for row in found])
     np.testing.assert_allclose(scores, ranking.scores, atol=1e-4)
@@ -157,6 +165,9 @@ def test_mistakes_name_the_way_out(recommender, workdir, tmp_path):
         recommender.recommend([["item1"]], count=2.5)
     with pytest.raises(InputError, match="split: found 'train', expected one of validation, test"):
         recommender.evaluate("train")
+    for ask in (partial(recommender.evaluate, "test"), partial(recommender.recommend, [["item1"]])):
+        with pytest.raises(InputError, match="^search: found 'exakt', expected one of beam, exact$"):
+            ask(search="exakt")
     with pytest.raises(InputError, match="expected the --workdir of a run of launch.train"):
         Recommender(tmp_path)
     (tmp_path / "config.json").write_text((workdir / "config.json").read_text())

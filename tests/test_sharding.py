@@ -57,7 +57,7 @@ def measured(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", ["recommender", "id"])
+@pytest.mark.parametrize("phase", ["recommender", "causal", "id"])
 @pytest.mark.parametrize("mesh", MESHES)
 def test_twenty_steps_have_the_losses_of_one_device(measured, mesh, phase):
     expected = measured["one"][f"{phase} losses"]
@@ -76,7 +76,7 @@ def test_ids_before_and_after_training_are_those_of_one_device(measured, mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["", "catalogue "])
+@pytest.mark.parametrize("kind", ["", "catalogue ", "exact "])
 @pytest.mark.parametrize("mesh", MESHES)
 def test_rankings_by_the_trained_recommender_are_those_of_one_device(measured, mesh, kind):
     found, one = (

@@ -4,6 +4,7 @@ The losses are computed from the logits of the whole vocabulary. What follows a 
 dictionaries: nothing of the training's loss is used, which is compared with them.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +20,6 @@ from idgenrec_jax.data.batches import HeldOutBatch, PromptRenderer, pad_rows
 from idgenrec_jax.data.recommender_batches import Target
 from idgenrec_jax.decoding.catalogue import best_items, score_items
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
-from idgenrec_jax.evaluation.catalogue_trie import exact_catalogue
 from idgenrec_jax.evaluation.ranker import Prompts
 from idgenrec_jax.experiment import Experiment
 from idgenrec_jax.models.create import Model
@@ -32,6 +32,15 @@ _TOP = 10
 _TOGETHER = 8
 
 
+def exact_plan(experiment: Experiment, renderer: PromptRenderer) -> CataloguePlan:
+    """Return the plan by which all items of `renderer` are scored, whatever search is configured."""
+    evaluation = dataclasses.replace(experiment.config.evaluation, search="exact")
+    config = dataclasses.replace(experiment.config, evaluation=evaluation)
+    plan = dataclasses.replace(experiment, config=config).catalogue(renderer)
+    assert isinstance(plan, CataloguePlan)
+    return plan
+
+
 class Exhaustive:
     """The scores of a recommender's items, each computed as the probability of its tokens."""
 
@@ -39,12 +48,7 @@ class Exhaustive:
         """Prepare the plan of all items of `renderer`, that of evaluation."""
         self._renderer, self._params = renderer, experiment.recommender.params
         self._length_penalty = experiment.config.evaluation.length_penalty
-        self._plan = exact_catalogue(
-            renderer,
-            vocab_size=experiment.recommender.config.vocab_size,
-            pad_token_id=experiment.inputs.tokenizer.pad_id,
-            over_catalogue=experiment.config.over_catalogue,
-        )
+        self._plan = exact_plan(experiment, renderer)
         graphdef = experiment.recommender.graphdef
 
         def score_all(params: Any, prompts: Prompts, plan: CataloguePlan) -> Float[Array, "batch items"]:

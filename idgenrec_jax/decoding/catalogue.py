@@ -17,8 +17,8 @@ from idgenrec_jax.models.row_parts import in_parts
 from idgenrec_jax.models.t5 import T5, KeysValues
 from idgenrec_jax.sharding import constrain
 
-LOGITS_BYTES = {"cpu": 16 * 2**20, "gpu": 512 * 2**20, "tpu": 512 * 2**20}
-"""Logits over the whole vocabulary that are held at once, by backend."""
+CPU_LOGITS_BYTES, ACCELERATOR_LOGITS_BYTES = 16 * 2**20, 512 * 2**20
+"""Logits over the whole vocabulary that are held at once."""
 
 
 def score_items(
@@ -151,7 +151,8 @@ def _block_log_probs(
 def _vocabulary_log_sums(model: T5, hidden: Float[Array, "batch outputs d_model"]) -> Float[Array, "batch outputs"]:
     """The log of the sum of exponentials over the whole vocabulary, for as many positions at once as memory allows."""
     batch, count, d_model = hidden.shape
-    most = LOGITS_BYTES[jax.default_backend()] // (4 * model.config.vocab_size * batch)
+    most_bytes = CPU_LOGITS_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_LOGITS_BYTES
+    most = most_bytes // (4 * model.config.vocab_size * batch)
     size = max(divisor for divisor in range(1, count + 1) if count % divisor == 0 and divisor <= max(1, most))
     # [batch, outputs, d_model] -> [chunks, batch, size, d_model]
     chunks = jnp.moveaxis(hidden.reshape(batch, -1, size, d_model), 1, 0)

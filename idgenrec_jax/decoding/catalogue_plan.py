@@ -115,22 +115,9 @@ def catalogue_plan(
 
     length = max(min(block_length, round_up(tree.num_nodes, SIZE_MULTIPLE)), round_up(2 * tree.depth, SIZE_MULTIPLE))
     rows, starts = _rows(tree, order, length)
+    outputs, edge_outputs = _outputs(counts, starts, order.depths)
     edge_starts = first_edge[starts]
-    block_tokens, places = [], []
-    for first, end in zip(edge_starts[:-1], edge_starts[1:], strict=True):
-        distinct, place = np.unique(edge_tokens[first:end], return_inverse=True)
-        block_tokens.append(distinct)
-        places.append(place)
-    token_starts = np.concatenate([[0], np.cumsum([len(distinct) for distinct in block_tokens])])
-    # Nodes with such edges, by their place in the row of their block, in which ancestors come first.
-    is_output = counts > 0
-    nodes = np.flatnonzero(is_output)
-    block_of = np.searchsorted(starts, nodes, side="right") - 1
-    before = np.concatenate([[0], np.cumsum(is_output)])
-    number = before[nodes] - before[starts[block_of]]
-    outputs = np.zeros((len(starts) - 1, round_up(int(number.max(initial=0)) + 1, SIZE_MULTIPLE)), np.int64)
-    outputs[block_of, number] = nodes - starts[block_of] + order.depths[starts[block_of]]
-    edge_outputs = np.repeat(number, counts[nodes])
+    block_tokens, token_starts, edge_tokens = _distinct_tokens(edge_tokens, edge_starts)
 
     widest = int(np.diff(edge_starts).max(initial=1))
     widths = [4 * length]
@@ -141,7 +128,7 @@ def catalogue_plan(
     num_blocks = len(starts) - 1
     # Slices of the widest case must lie inside, wherever they start.
     padded_edges = _padded_size(len(edges)) + widths[-1]
-    of_edges = edge_outputs, np.concatenate(places), np.concatenate(block_tokens)
+    of_edges = edge_outputs, edge_tokens, block_tokens
     arrays = PlanArrays(
         *(_padded(array, _padded_size(num_blocks)) for array in (*rows, outputs)),
         *(_padded(array, _padded_size(num_blocks) + 1) for array in (edge_starts, token_starts)),
@@ -216,6 +203,35 @@ def _rows(
         )
         starts.append(end)
     return tuple(np.stack(arrays) for arrays in zip(*rows, strict=True)), np.asarray(starts)
+
+
+def _outputs(
+    counts: Int[np.ndarray, " nodes"], starts: Int[np.ndarray, " blocks_plus_one"], depths: Int[np.ndarray, " nodes"]
+) -> tuple[Int[np.ndarray, "blocks outputs"], Int[np.ndarray, " edges"]]:
+    """Return the places in each block's row of the nodes with edges, and for each edge the number of its node there.
+
+    `counts` are the edges of each node. In a row the ancestors of its first node come first, as many as its depth.
+    """
+    nodes = np.flatnonzero(counts)
+    block_of = np.searchsorted(starts, nodes, side="right") - 1
+    before = np.concatenate([[0], np.cumsum(counts > 0)])
+    number = before[nodes] - before[starts[block_of]]
+    outputs = np.zeros((len(starts) - 1, round_up(int(number.max(initial=0)) + 1, SIZE_MULTIPLE)), np.int64)
+    outputs[block_of, number] = nodes - starts[block_of] + depths[starts[block_of]]
+    return outputs, np.repeat(number, counts[nodes])
+
+
+def _distinct_tokens(
+    edge_tokens: Int[np.ndarray, " edges"], edge_starts: Int[np.ndarray, " blocks_plus_one"]
+) -> tuple[Int[np.ndarray, " tokens"], Int[np.ndarray, " blocks_plus_one"], Int[np.ndarray, " edges"]]:
+    """Return the distinct tokens of each block, where each block's begin, and for each edge its token's place there."""
+    blocks = [
+        np.unique(edge_tokens[first:end], return_inverse=True)
+        for first, end in zip(edge_starts[:-1], edge_starts[1:], strict=True)
+    ]
+    tokens, places = zip(*blocks, strict=True)
+    starts = np.concatenate([[0], np.cumsum([len(of_block) for of_block in tokens])])
+    return np.concatenate(tokens), starts, np.concatenate(places)
 
 
 def _paths(tree: PrefixTree, numbers: Int[np.ndarray, " edges"]) -> Int[np.ndarray, "most_edges items"]:

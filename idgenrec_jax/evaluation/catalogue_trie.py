@@ -26,13 +26,21 @@ def catalogue_trie(
     )
 
 
-def exact_catalogue(
-    renderer: PromptRenderer, *, vocab_size: int, pad_token_id: int, over_catalogue: bool
-) -> CataloguePlan:
-    """Return the plan by which every item's target under the first template of `renderer` is scored.
+def searched_catalogue(
+    search: str, renderer: PromptRenderer, *, vocab_size: int, pad_token_id: int, layout: str, over_catalogue: bool
+) -> Trie | CataloguePlan:
+    """Return what the ranker needs for a search, one of `config.SEARCHES`: the trie, or the plan to score every item.
 
-    Arguments and errors are those of `catalogue_trie`.
+    The other arguments and the errors are those of `catalogue_trie`.
     """
+    if search == "beam":
+        return catalogue_trie(
+            renderer,
+            vocab_size=vocab_size,
+            pad_token_id=pad_token_id,
+            layout=layout,
+            over_catalogue=over_catalogue,
+        )
     return catalogue_plan(
         _targets(renderer),
         vocab_size=vocab_size,

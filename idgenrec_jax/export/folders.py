@@ -15,6 +15,7 @@ from idgenrec_jax.files import atomic_folder, atomic_writer, expand_home, write_
 from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.models.huggingface import SHARD_BYTES, save_t5
 from idgenrec_jax.trained_run import RunIds, TrainedRun, evaluation_renderer, load_ids, load_run, load_run_data
+from idgenrec_jax.workdir import protocol
 
 ITEM_IDS = "item_ids.jsonl"
 _MODELS = ("recommender", "id_generator")
@@ -61,6 +62,9 @@ def export_folders(
             if name == "recommender":
                 evaluation = run.config.evaluation
                 generation |= {"num_beams": evaluation.num_beams, "length_penalty": evaluation.length_penalty}
+                if run.config.over_catalogue:
+                    generation["renormalize_logits"] = True
+                _note_training(run, folder / name / "config.json")
                 exported = ExportedTokenizer(folder / name)
                 card = recommender_card(run, ids, renderer, exported, history=history)
             else:
@@ -70,6 +74,13 @@ def export_folders(
                 file.write(card)
         write_item_ids(ids.items, targets, folder / ITEM_IDS)
         write_manifest(folder, run.workdir, selected=run.selected)
+
+
+def _note_training(run: TrainedRun, path: Path) -> None:
+    """Add to a model's config.json the softmax it was trained with, and whether it reads histories causally."""
+    measured = protocol(run.config)
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, fields | {name: measured[name] for name in ("softmax", "history")})
 
 
 def check_output(run: TrainedRun, output: str | Path, *, file: str) -> bool:

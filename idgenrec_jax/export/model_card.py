@@ -44,9 +44,9 @@ Prompts follow the template
 ```
 
 where `{{history}}` is the IDs of the user's items, oldest first, {joined}. The answer is held to the IDs of the
-catalogue, in `../item_ids.jsonl`:
+catalogue, in `../item_ids.jsonl`.
 
-```python
+{notes}```python
 import json, torch
 from transformers import {imports}
 
@@ -59,9 +59,10 @@ for item in items:
 name_of = {{tuple(item["target_tokens"]): item["item"] for item in items}}
 
 {inputs}
+beams = {beams}
 found = model.generate(
     **inputs,
-    num_beams={beams}, num_return_sequences={beams}, length_penalty={penalty}, do_sample=False,
+    num_beams=beams, num_return_sequences=beams, length_penalty={penalty}, do_sample=False,{renormalize}
     prefix_allowed_tokens_fn=lambda _, tokens: sorted(allowed.get(tuple(tokens.tolist()[1:]), {{{eos}}})),
 )
 names = []
@@ -69,7 +70,7 @@ for tokens in found.tolist():
     written = tokens[1 : tokens.index({eos}, 1) + 1] if {eos} in tokens[1:] else tokens[1:]
     name = name_of.get(tuple(written))
     # With few items in the catalogue, beams are left over that repeat an item or write none.
-    if name is not None and name not in names:
+    if name is not None and name not in {left_out}:
         names.append(name)
 print("\\n".join(names[:{count}]))
 ```
@@ -80,13 +81,46 @@ prompt = {prompt!r}
 inputs = tokenizer(prompt, return_tensors="pt")"""
 
 _PIECE_INPUTS = """tokens_of = {{item["item"]: item["tokens"] for item in items}}
-history = {names!r}
-joined = []
-for name in history:
-    joined += {separator} * bool(joined) + tokens_of[name]
-pieces = {pieces}
-prompt = [token for piece in pieces for token in (joined if piece == "history" else piece)] + [{eos}]
+history = {history!r}
+prompt = {before}
+for number, name in enumerate(history):
+    prompt += {separator} * (number > 0) + tokens_of[name]
+prompt += {after}
 inputs = {{"input_ids": torch.tensor([prompt]), "attention_mask": torch.ones(1, len(prompt), dtype=torch.long)}}"""
+
+_CAUSAL_INPUTS = """tokens_of = {{item["item"]: item["tokens"] for item in items}}
+history = {history!r}
+# The tokens, and of each the number of its item: 0 before the history, 1 for the first item, and so on.
+prompt = {before}
+numbers = [0] * len(prompt)
+for number, name in enumerate(history, start=1):
+    prompt += {separator} * (number > 1) + tokens_of[name]
+    numbers += [number] * (len(prompt) - len(numbers))
+prompt += {after}
+numbers = torch.tensor([numbers + [len(history) + 1] * (len(prompt) - len(numbers))])
+# A token sees those of its own number and of lower ones. [batch, 1, tokens, tokens]
+sees = numbers[:, None, None, :] <= numbers[:, None, :, None]
+inputs = {{
+    "encoder_outputs": model.encoder(input_ids=torch.tensor([prompt]), attention_mask=sees),
+    "attention_mask": torch.ones_like(numbers),
+}}"""
+
+_CATALOGUE_NOTE = """**Softmax over the catalogue.** The model was trained with a softmax over the tokens that continue
+an ID of the catalogue, not over its whole vocabulary. `renormalize_logits=True` makes it, behind the mask. The score of
+an item is then its log-probability.
+"""
+
+_CAUSAL_NOTE = """**Causal history.** In training no item of a history saw a later one. The code gives the encoder the
+mask that says so, which needs transformers 5. Without it the model reads what it never learned to read.
+"""
+
+_SEEN_NOTE = """**Items of the history are left out.** The code asks for as many more beams, and drops these items from
+what is found. So all scores are what they would be with them.
+"""
+
+_SEARCH_NOTE = """**Search.** The metrics below are of exact scores of all items. The code searches with beams, which
+may miss an item.
+"""
 
 _GENERATOR = """## Use
 
@@ -130,27 +164,37 @@ def recommender_card(
     evaluation = run.config.evaluation
     history = _that_fits(renderer, history)
     separator = _text_separator(run, ids, renderer, tokenizer, [*_some_histories(renderer), history])
-    if separator is None:
+    names = [ids.items.items[item] for item in history]
+    removes = evaluation.seen_items == "remove"
+    if separator is None or run.config.is_causal:
         joined = f"the tokens {ids.template.separator} between them"
         imports = "T5ForConditionalGeneration"
-        inputs = _PIECE_INPUTS.format(
-            names=[ids.items.items[item] for item in history],
-            separator=ids.template.separator,
-            pieces=[_user_tokens(renderer) if piece == "user_id" else piece for piece in ids.template.pieces],
-            eos=renderer.eos_id,
-        )
+        before, after = _sides(ids, renderer)
+        form = _CAUSAL_INPUTS if run.config.is_causal else _PIECE_INPUTS
+        inputs = form.format(history=names, separator=ids.template.separator, before=before, after=after)
     else:
         joined = f"with `{separator}` between them"
         imports = "AutoTokenizer, T5ForConditionalGeneration"
         inputs = _TEXT_INPUTS.format(prompt=_prompt_text(run, ids, history, separator))
+        if removes:
+            inputs = f"history = {names!r}\n{inputs}"
+    notes = {
+        _CATALOGUE_NOTE: run.config.over_catalogue,
+        _CAUSAL_NOTE: run.config.is_causal,
+        _SEEN_NOTE: removes,
+        _SEARCH_NOTE: evaluation.search == "exact",
+    }
     use = _RECOMMENDER.format(
         template=_template_text(run, ids),
         joined=joined,
+        notes="".join(f"{note}\n" for note, is_true in notes.items() if is_true),
         imports=imports,
         inputs=inputs,
-        beams=evaluation.num_beams,
+        beams=f"{evaluation.num_beams} + len(set(history))" if removes else evaluation.num_beams,
         count=min(COUNT, evaluation.num_beams, len(ids.items)),
         penalty=evaluation.length_penalty,
+        renormalize="\n    renormalize_logits=True," if run.config.over_catalogue else "",
+        left_out="names + history" if removes else "names",
         eos=renderer.eos_id,
     )
     summary = "It reads a prompt with the textual IDs of a user's items and writes the ID of the next one."
@@ -176,8 +220,18 @@ def _prompt_text(run: TrainedRun, ids: RunIds, history: Sequence[int], separator
     return _template_text(run, ids).replace("{user_id}", user).replace("{history}", texts)
 
 
-def _user_tokens(renderer: PromptRenderer) -> list[int]:
-    return [] if renderer.user_ids is None else list(renderer.user_ids[0])
+def _sides(ids: RunIds, renderer: PromptRenderer) -> tuple[list[int], list[int]]:
+    """The tokens of the first user's prompt before and behind its history, EOS included."""
+    user = [] if renderer.user_ids is None else list(renderer.user_ids[0])
+    sides: tuple[list[int], list[int]] = [], []
+    is_behind = False
+    for piece in ids.template.pieces:
+        if piece == "history":
+            is_behind = True
+        else:
+            sides[is_behind].extend(user if piece == "user_id" else piece)
+    sides[is_behind].append(renderer.eos_id)
+    return sides
 
 
 def _text_separator(

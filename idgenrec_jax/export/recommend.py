@@ -65,13 +65,26 @@ def load_program(path):
 
 
 def render(prompt, history):
-    """Return the tokens of a prompt without the end; where the history does not fit, its oldest items are dropped."""
+    """Return the tokens of a prompt, and of each the number of the history item it belongs to.
+
+    It is 0 before the history, 1 for its oldest item, and one more than the last item's behind it. Where the history
+    does not fit, its oldest items are dropped.
+    """
     history = history[-prompt["max_history"] :]
     while True:
-        joined = [token for index, words in enumerate(history) for token in prompt["separator"] * (index > 0) + words]
-        row = [token for piece in prompt["pieces"] for token in (joined if piece == "history" else piece)]
-        if len(row) < prompt["max_length"] or not history:
-            return row
+        row, numbers, place = [], [], 0
+        for piece in [*prompt["pieces"], [prompt["eos"]]]:
+            if piece != "history":
+                row += piece
+                numbers += [place] * len(piece)
+                continue
+            for place, words in enumerate(history, start=1):
+                words = prompt["separator"] * (place > 1) + words
+                row += words
+                numbers += [place] * len(words)
+            place = len(history) + 1
+        if len(row) <= prompt["max_length"] or not history:
+            return row, numbers
         history = history[1:]
 
 
@@ -89,19 +102,31 @@ def recommend(folder, names):
     program = load_program(folder / "recommend.stablehlo")
     import numpy as np
 
-    row = [*render(prompt, [tokens_of[name] for name in names]), prompt["eos"]]
-    # [batch, length]; one history, the other rows are padding.
-    tokens = np.zeros(program.in_avals[0].shape, np.int32)
-    mask = np.zeros(tokens.shape, bool)
-    tokens[0, : len(row)], mask[0, : len(row)] = row, True
+    row, numbers = render(prompt, [tokens_of[name] for name in names])
+    # One history; the other rows of the batch are padding.
+    arrays = {
+        name: np.full(expected.shape, -1 if name == "seen" else 0, expected.dtype)
+        for name, expected in zip(prompt["inputs"], program.in_avals, strict=True)
+    }
+    arrays["tokens"][0, : len(row)], arrays["mask"][0, : len(row)] = row, True
+    if "prompt_items" in arrays:
+        arrays["prompt_items"][0, : len(row)] = numbers
+    left_out = set()
+    if "seen" in arrays:
+        number_of = {item["item"]: number for number, item in enumerate(items)}
+        newest = [number_of[name] for name in dict.fromkeys(reversed(names))]
+        left_out = set(newest)
+        # Those that the search has no room for are dropped from what it finds.
+        newest = newest[: arrays["seen"].shape[1]]
+        arrays["seen"][0, : len(newest)] = newest
     try:
-        found, scores = map(np.asarray, program.call(tokens, mask))
+        found, scores = map(np.asarray, program.call(*arrays.values()))
     except ValueError as error:
         raise Mistake(f"{' '.join(str(error).split())}; export the run again with --platforms=...") from error
     return [
         (items[number]["item"], items[number]["id"], score)
         for number, score in zip(found[0], scores[0], strict=True)
-        if number >= 0
+        if number >= 0 and int(number) not in left_out
     ]
 
 

@@ -1,5 +1,7 @@
 """The recommend function of a run (encoder, constrained beam search, trie, weights) as one file, by way of jax.export.
 
+It searches with beams, whatever search the run was measured with.
+
 The file holds StableHLO, which JAX, also one up to six months newer, compiles for the platform it runs on; nothing of
 this package is needed.
 """
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation.ranker import Ranker
@@ -22,6 +25,8 @@ from idgenrec_jax.trained_run import evaluation_renderer, evaluation_trie, load_
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 PROGRAM, PROMPT = "recommend.stablehlo", "prompt.json"
+MOST_SEEN = 128
+"""Items of a history that the search leaves out where the run leaves out seen items."""
 # Copied as it is: it uses nothing of this package.
 _SCRIPT = Path(__file__).with_name("recommend.py")
 # A serialised program is one flatbuffer, whose offsets have 31 bits.
@@ -35,12 +40,15 @@ def export_program(
     data: str | None = None,
     batch_size: int = 1,
     platforms: Sequence[str] = ("cpu",),
+    most_seen: int = MOST_SEEN,
 ) -> None:
     """Write the recommend function of a run's best state to the new folder `output`.
 
     recommend.stablehlo maps prompt tokens, int32 [batch_size, length], and the mask of what is real, bool of the same
     shape, to items (int32, numbers of lines in item_ids.jsonl, -1: none) and scores (float32), best first, both
-    [batch_size, beams]. recommend.py beside it is a script that calls it, prompt.json how it puts a prompt together.
+    [batch_size, beams]. Where the run reads histories causally, `prompt_items` comes next, int32 of the same shape, and
+    where it leaves out seen items `seen`, int32 [batch_size, most_seen at most] (see `evaluation.ranker.Prompts`).
+    recommend.py beside it is a script that calls it, prompt.json says what it takes and how a prompt is put together.
     The data of the run is not needed; a folder `data` is checked to have the run's items.
 
     Raises:
@@ -63,6 +71,8 @@ def export_program(
             f"{workdir}: trained with --config.data.user_ids={config.data.user_ids}, which new histories have not; "
             "expected a run with user IDs none"
         )
+    if config.evaluation.search == "exact":
+        logging.warning("%s: its metrics are of exact search; the exported function searches with beams", workdir)
     ranker = Ranker(run.graphdefs["recommender"], config)
     trie = evaluation_trie(run, renderer)
     # On the host: weights and trie become constants of the program, whatever mesh they were on.
@@ -73,14 +83,23 @@ def export_program(
             f"{workdir}: the recommender has {size:,} bytes of weights, one file can hold {_MOST_BYTES:,}; "
             "expected a smaller model, or export it with --format=huggingface"
         )
-    recommend = jax.jit(lambda tokens, mask: ranker.traced_search(weights, tokens, mask, trie))
     shape = batch_size, longest_prompt(renderer)
-    arguments = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
-    exported = jax.export.export(recommend, platforms=list(platforms))(*arguments)
+    inputs = {"tokens": jax.ShapeDtypeStruct(shape, jnp.int32), "mask": jax.ShapeDtypeStruct(shape, jnp.bool_)}
+    if config.is_causal:
+        inputs["prompt_items"] = jax.ShapeDtypeStruct(shape, jnp.int32)
+    if config.evaluation.seen_items == "remove":
+        inputs["seen"] = jax.ShapeDtypeStruct((batch_size, min(most_seen, len(ids.items))), jnp.int32)
+
+    def recommend(*arrays):
+        tokens, mask, *more = arrays
+        return ranker.traced_search(weights, tokens, mask, trie, **dict(zip(list(inputs)[2:], more, strict=True)))
+
+    exported = jax.export.export(jax.jit(recommend), platforms=list(platforms))(*inputs.values())
     (template,) = renderer.templates
     with atomic_folder(output, replaces=replaces) as folder:
         _write_bytes(folder / PROGRAM, bytes(exported.serialize()))
         prompt = {
+            "inputs": list(inputs),
             "pieces": template.pieces,
             "separator": template.separator,
             "eos": renderer.eos_id,

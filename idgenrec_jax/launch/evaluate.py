@@ -45,16 +45,15 @@ def main() -> None:
     config = recommender.config.override({"evaluation.search": _SEARCH.value} if _SEARCH.value else {})
     ranking = recommender.evaluate(split, config.evaluation.search)
     metrics = ranking.metrics()
-    rows, beside = {split: metrics}, {}
+    rows, beside, notes = {split: metrics}, {}, []
     if config.evaluation.search == "exact":
         beam = recommender.evaluate(split, "beam")
         share = shared_share(ranking.items, beam.items, TOP)
-        rows[f"{split}, beam search"] = beam.metrics()
+        rows = {f"{split}, exact search": metrics, f"{split}, beam search": beam.metrics()}
         beside = {"beam": beam.metrics(), f"share_of_exact_top_{TOP}": share}
+        notes.append(f"beam search finds {share:.2%} of the exact top {TOP}, mean over users")
     popularity = popularity_metrics(recommender.dataset, split, num_results=recommender.config.evaluation.num_beams)
-    print(metrics_table({**rows, f"popularity, {split}": popularity}, list(metrics)))
-    if beside:
-        print(f"\nbeam search finds {share:.2%} of the exact top {TOP} (mean over users)")
+    print("\n".join([metrics_table({**rows, f"popularity, {split}": popularity}, list(metrics)), *notes]))
     path = f"{_WORKDIR.value}/{run_files.evaluation(split)}"
     scores = {
         split: metrics,

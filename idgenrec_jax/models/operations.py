@@ -34,6 +34,32 @@ def decoder_operations(config: T5Config, tokens: int | float, length: int | floa
     return config.num_decoder_layers * tokens * one
 
 
+def tree_operations(
+    config: T5Config,
+    *,
+    positions: int | float,
+    outputs: int | float,
+    edges: int | float,
+    length: int | float,
+    source: int | float,
+) -> int | float:
+    """Return the operations of scoring every item for one user, by one decoder pass over the tree of prefixes.
+
+    `positions` are its nodes, each with `length` ancestors on average, itself counted. `outputs` of them have edges
+    with a probability, `edges` in all: other states are not needed after the last block's keys and values. What the
+    first block does before it meets the user's encoding is the same for all users, and is left out as keys and values
+    of the encoding are (see `cross_operations`).
+    """
+    product = 2 * config.d_model * _inner(config)
+    met = _mixing(config, source) + product + _feed_forward(config)
+    logits = edges * 2 * config.d_model
+    if config.num_decoder_layers == 1:
+        return outputs * met + logits
+    one = _attention(config) + _mixing(config, length) + product + met
+    between = (config.num_decoder_layers - 2) * positions * one
+    return positions * met + between + positions * 2 * product + outputs * (one - 2 * product) + logits
+
+
 def output_operations(config: T5Config, tokens: int | float, columns: int | None = None) -> int | float:
     """Return the operations of the logits of `columns` vocabulary entries (None: all) for `tokens` positions."""
     return tokens * 2 * config.d_model * (config.vocab_size if columns is None else columns)

@@ -6,6 +6,7 @@ dictionary add up to the step; they are for all devices together.
 
 import math
 
+from idgenrec_jax.data.choices import NARROW_CHILDREN
 from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models import operations
@@ -69,8 +70,13 @@ def id_step_operations(
 
 def _output_operations(config: T5Config, batch: SupervisedBatch | IdBatch, columns: int | None) -> int | float:
     """The operations of a batch's logits: of every target token, or, between so many columns, of every choice."""
-    places = batch.target_tokens if columns is None or batch.choices is None else batch.choices.nodes
-    return operations.output_operations(config, math.prod(places.shape), columns)
+    choices = batch.choices
+    if columns is None or choices is None:
+        return operations.output_operations(config, math.prod(batch.target_tokens.shape))
+    wide = operations.output_operations(config, math.prod(choices.nodes.shape), columns)
+    if choices.narrow is None:
+        return wide
+    return wide + operations.output_operations(config, math.prod(choices.narrow.nodes.shape), NARROW_CHILDREN)
 
 
 def _blocks(

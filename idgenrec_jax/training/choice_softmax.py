@@ -77,7 +77,7 @@ def allowed_columns(
 ) -> Bool[Array, "*batch columns"]:
     """Return which of the catalogue's tokens may follow, by a choice's row in the mask."""
     bits = (mask[rows][..., None] >> jnp.arange(WORD_BITS, dtype=jnp.uint32)) & 1
-    return bits.astype(bool).reshape(*rows.shape, -1)
+    return bits.astype(bool).reshape(*rows.shape, mask.shape[1] * WORD_BITS)
 
 
 def _states(

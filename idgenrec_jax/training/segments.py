@@ -67,7 +67,7 @@ def encode_prompts(
     mask, order = same_segment(batch.prompt_segments, batch.prompt_segments), batch.order
     if order is None:
         return model.encode(batch.prompt_tokens, mask, dropout_key=dropout_key, part=part)
-    mask = mask & _may_read(order.numbers, order.branches, order)
+    mask = mask & may_read(order.numbers, order.branches, order)
     return model.encode(
         batch.prompt_tokens, mask, positions=order.positions, dropout_key=dropout_key, part=part
     )
@@ -86,7 +86,7 @@ def decode_targets(
     is_first = first_of_target(segments, order)
     prompt_mask = same_segment(segments, batch.prompt_segments)
     if order is not None:
-        prompt_mask = prompt_mask & _may_read(order.target_numbers, order.target_numbers, order)
+        prompt_mask = prompt_mask & may_read(order.target_numbers, order.target_numbers, order)
     return model.decode(
         jnp.where(is_first, start, shift_right(batch.target_tokens, start)),
         encoded,
@@ -97,7 +97,7 @@ def decode_targets(
     )
 
 
-def _may_read(
+def may_read(
     numbers: Int[Array, "rows queries"], branches: Int[Array, "rows queries"], order: CausalOrder
 ) -> Bool[Array, "rows queries source"]:
     """Tell which tokens of a window one of this number and branch reads: no later item, and of branches its own."""

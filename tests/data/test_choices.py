@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from idgenrec_jax.data.batches import place_choices
-from idgenrec_jax.data.choices import find_choices
+from idgenrec_jax.data.choices import NARROW_CHILDREN, find_choices, place_choices
 from idgenrec_jax.errors import InputError
 from tests.data.test_prefix_tree import CASES, EOS, children_of, random_sequences
 
@@ -32,37 +31,34 @@ def ways_of(targets):
     return [[(place, numbers[choice], token) for place, choice, token in way] for way in ways], list(choices.values())
 
 
-@pytest.mark.parametrize("num_texts", [1, 3, 4])
+@pytest.mark.parametrize(("num_texts", "limits"), [(1, {}), (3, {}), (4, {"mask_limit_bytes": 0})])
 @pytest.mark.parametrize(("count", "seed"), CASES)
-def test_choices_are_the_prefixes_with_several_tokens_behind_them(count, seed, num_texts):
+def test_choices_are_the_prefixes_with_several_tokens_behind_them(count, seed, num_texts, limits):
     targets = targets_of(random_sequences(count, seed), TEXTS[:num_texts])
-    found = find_choices(targets, eos_token_id=EOS)
+    found = find_choices(targets, eos_token_id=EOS, **limits)
     ways, tokens = ways_of(targets)
+    is_narrow = [bool(limits) and len(of_choice) <= NARROW_CHILDREN for of_choice in tokens]
     assert (found.num_items, found.num_choices) == (count, len(tokens))
     assert found.tokens.tolist() == sorted({token for of_choice in tokens for token in of_choice})
     of_choices = np.split(found.tokens[found.children], found.offsets[1:-1])
     assert [of_choice.tolist() for of_choice in of_choices[: len(tokens)]] == tokens
-    assert found.counts().tolist() == list(map(len, ways))
+    for narrow in (False, True):
+        counts = [sum(is_narrow[choice] == narrow for _, choice, _ in way) for way in ways]
+        assert found.counts(narrow=narrow).tolist() == counts
     assert found.lengths().tolist() == [way[-1][0] + 1 if way else 1 for way in ways]
     for number, way in enumerate(ways):
-        positions, nodes, chosen = found.way(number)
-        assert list(zip(positions, nodes, found.tokens[chosen].tolist(), strict=True)) == way
+        read = [(*step[:2], int(found.tokens[step[2]]), step[3]) for step in found.way(number)]
+        assert read == [(*step, is_narrow[step[1]]) for step in way]
     bits = np.unpackbits(found.mask().view(np.uint8), axis=1, bitorder="little").astype(bool)
-    assert [found.tokens[row[: len(found.tokens)]].tolist() for row in bits] == tokens
+    wide = [of_choice for of_choice, narrow in zip(tokens, is_narrow, strict=True) if not narrow]
+    assert [found.tokens[row[: len(found.tokens)]].tolist() for row in bits] == wide
     assert not bits[:, len(found.tokens) :].any()
-
-
-def test_some_rows_of_the_mask_are_those_rows():
-    found = find_choices(targets_of(random_sequences(300, 6), TEXTS), eos_token_id=EOS)
-    rows = np.asarray([5, 0, found.num_choices - 1, 5])
-    np.testing.assert_array_equal(found.mask(rows), found.mask()[rows])
-    assert found.mask(np.zeros(0, int)).shape == (0, found.mask().shape[1])
 
 
 def test_one_item_leaves_no_choice():
     found = find_choices([[[7, 8, 9]]], eos_token_id=EOS)
     assert found.num_choices == len(found.tokens) == 0
-    assert found.way(0) == ([], [], []) and found.lengths().tolist() == [1]
+    assert found.way(0) == [] and found.lengths().tolist() == [1]
     assert found.mask().shape == (0, 0)
 
 
@@ -74,8 +70,23 @@ def test_two_items_with_the_same_id_are_an_input_error():
 def test_choices_of_several_targets_stand_one_after_the_other():
     """IDs 7 8, 7 9, and 6; of the second target, whose row has a target of two tokens before it, both are choices."""
     found = find_choices([[[7, 8], [7, 9], [6]]], eos_token_id=EOS)
-    placed = place_choices(found, [[(2, 0), (2, 1), (1, 2)], [], [(1, 2)]], num_rows=4, width=6)
+    placed = place_choices(found, [[(2, 0), (2, 1), (1, 2)], [], [(1, 2)]], 4, (6, 0))
+    assert placed.narrow is None
     assert placed.positions.tolist() == [[0, 1, 2, 3, 4, 0], [0] * 6, [0] * 6, [0] * 6]
     assert placed.nodes.tolist() == [[0, 1, 0, 1, 0, -1], [-1] * 6, [0, *[-1] * 5], [-1] * 6]
     tokens = found.tokens[placed.tokens[0, :5]]
     assert tokens.tolist() == [7, 8, 7, 9, 6] and found.tokens[placed.tokens[2, 0]] == 6
+
+
+def test_narrow_choices_stand_apart():
+    """Forty IDs of two tokens, of whose first tokens one is in nine IDs: the first choice is wide, that one narrow."""
+    ids = [[50 + max(0, item - 8), 7 + item] for item in range(40)]
+    found = find_choices([ids], eos_token_id=EOS, mask_limit_bytes=0)
+    assert found.is_narrow.tolist() == [len(set(token for token, _ in ids)) <= NARROW_CHILDREN, True]
+    ids += [[200 + item] for item in range(NARROW_CHILDREN)]
+    found = find_choices([ids], eos_token_id=EOS, mask_limit_bytes=0)
+    assert found.is_narrow.tolist() == [False, True] and len(found.mask()) == 1
+    placed = place_choices(found, [[(1, 30), (2, 4)], [(2, 5)]], 2, (3, 2))
+    assert placed.positions.tolist() == [[0, 1, 0], [0, 0, 0]] and placed.nodes.tolist() == [[0, 0, -1], [0, -1, -1]]
+    assert placed.narrow.positions.tolist() == [[2, 0], [1, 0]] and placed.narrow.nodes.tolist() == [[1, -1], [1, -1]]
+    assert found.tokens[placed.narrow.tokens[:, 0]].tolist() == [7 + 4, 7 + 5]

@@ -2,14 +2,18 @@
 
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
 
+from idgenrec_jax.data.packing import CausalOrder, SupervisedBatch
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates, load_templates
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.training.segments import may_read
 
 IDS = [[11, 12, 13], [21, 22], [31], [41, 42, 43, 44]]
 
@@ -246,3 +250,65 @@ def test_a_long_faulty_line_is_refused_at_once(tmp_path):
         with pytest.raises(InputError, match="unknown field|nothing to predict from"):
             load_templates(path)
     assert time.monotonic() - start < 5
+
+
+WINDOW_TEMPLATES = (
+    "after {history} comes",
+    "for {user_id} after {history} comes",
+    "{user_id} owns {history}",
+    "given {history} recommend to {user_id}",
+    "{history}",
+    "complete {history} {user_id}",
+    "what does {user_id} want",
+)
+LETTERS = [[101], [102, 102], [103, 103, 103], [104]]
+"""The IDs of a history; each names its item."""
+
+
+def window_batch(window, num_targets):
+    """One row of one window whose targets have two tokens each, as a batch."""
+
+    def row(values, width=48):
+        return np.asarray([[*values, *[0] * (width - len(values))]], np.int32)
+
+    first = len(LETTERS) - num_targets + 1
+    targets = row([first + token // 2 for token in range(2 * num_targets)], 8)
+    order = CausalOrder(row(window.numbers), row(window.branches), row(window.positions), targets)
+    return SupervisedBatch(row(window.tokens), row([1] * len(window.tokens)), targets, np.sign(targets), order=order)
+
+
+@pytest.mark.parametrize("num_targets", [1, 2, 4])
+@pytest.mark.parametrize("text", WINDOW_TEMPLATES)
+def test_a_window_holds_the_prompt_of_each_of_its_targets_and_nothing_else(text, num_targets):
+    prompt, user_id = tokens_of(text), [7, 8, 9]
+    first = len(LETTERS) - num_targets + 1
+    window = prompt.render_window(LETTERS, user_id, first)
+    batch = window_batch(window, num_targets)
+    order = jax.tree.map(jnp.asarray, batch.order)
+    of_targets = np.asarray(may_read(order.target_numbers, order.target_numbers, order))[0, : 2 * num_targets : 2]
+    of_targets = of_targets & (batch.prompt_segments > 0)
+    of_tokens = np.asarray(may_read(order.numbers, order.branches, order))[0]
+    read = np.zeros(len(window.tokens), bool)
+    for number, places in enumerate(of_targets, start=first):
+        (places,) = np.nonzero(places)
+        tokens, items = prompt.render_numbered(LETTERS[:number], user_id, 100)
+        # The same tokens where they would stand, of which each sees what it would see.
+        in_order = places[np.argsort(np.asarray(window.positions)[places])]
+        assert [window.tokens[place] for place in in_order] == tokens
+        assert [window.positions[place] for place in in_order] == list(range(len(tokens)))
+        expected = np.asarray(items)[None, :] <= np.asarray(items)[:, None]
+        np.testing.assert_array_equal(of_tokens[np.ix_(in_order, in_order)], expected)
+        # None of these sees a token that is not among them.
+        others = np.setdiff1d(np.arange(len(window.tokens)), in_order)
+        assert not of_tokens[np.ix_(in_order, others)].any()
+        read[places] = True
+    assert read.all(), "no token is there that no target reads"
+    length = prompt.window_lengths(
+        *(np.asarray([count]) for count in (sum(map(len, LETTERS)), len(LETTERS), num_targets, len(user_id)))
+    )
+    assert length.tolist() == [len(window.tokens)]
+
+
+def test_a_window_of_a_template_with_a_user_id_needs_one():
+    with pytest.raises(InputError, match="set --config.data.user_ids=train_history or use templates without"):
+        tokens_of("{user_id} {history}").render_window(IDS, None, 1)

@@ -115,7 +115,7 @@ def test_users_and_logits_in_parts_and_wide_families_change_nothing(monkeypatch)
     plan = make_plan(sequences, over_catalogue=False)
     expected = scores_of_plan(PARAMS, mask, plan)
     monkeypatch.setattr(row_parts, "PART_BYTES", 1)
-    monkeypatch.setitem(catalogue.LOGITS_BYTES, jax.default_backend(), 4 * VOCAB_SIZE * 4)
+    monkeypatch.setattr(catalogue, "CPU_LOGITS_BYTES", 4 * VOCAB_SIZE * 4)
     model = nnx.merge(GRAPHDEF, PARAMS)
     program = jax.make_jaxpr(lambda plan: score_items(model, model.encode(PROMPTS, mask), mask, plan))(plan)
     # A prompt at a time, four rows of logits at a time.

@@ -14,7 +14,7 @@ from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.decoding.catalogue import best_items
-from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, exact_catalogue
+from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, searched_catalogue
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.models.t5 import T5, T5Config, shift_right
 
@@ -247,9 +247,14 @@ def test_what_the_configuration_does_not_ask_for_is_refused(softmax, history, se
         ranker.search(PARAMS, np.ones((1, 8), np.int32), np.ones((1, 8), bool), trie)
 
 
-def make_plan(renderer, over_catalogue):
-    return exact_catalogue(
-        renderer, vocab_size=CONFIG.vocab_size, pad_token_id=TOKENIZER.pad_id, over_catalogue=over_catalogue
+def make_catalogue(search, renderer, over_catalogue):
+    return searched_catalogue(
+        search,
+        renderer,
+        vocab_size=CONFIG.vocab_size,
+        pad_token_id=TOKENIZER.pad_id,
+        layout="csr",
+        over_catalogue=over_catalogue,
     )
 
 
@@ -265,8 +270,10 @@ def test_an_exact_ranking_is_that_of_scoring_every_item(softmax, seen_items, tar
     over_catalogue = softmax == "catalogue"
     renderer = make_renderer(target_text, over_catalogue=over_catalogue)
     ranker = make_ranker(softmax=softmax, seen_items=seen_items, num_beams=10)
-    ranking = ranker.rank(PARAMS, renderer, make_plan(renderer, over_catalogue), "test", title="test")
-    beam = ranker.rank(PARAMS, renderer, make_trie(renderer, "csr", over_catalogue), "test", title="test")
+    ranking, beam = (
+        ranker.rank(PARAMS, renderer, make_catalogue(search, renderer, over_catalogue), "test", title="test")
+        for search in ("exact", "beam")
+    )
     scores = None if over_catalogue else brute_force(renderer, "test", 0.0)
     assert ranking.loss == pytest.approx(beam.loss, abs=1e-5)
     for row, (user, target) in enumerate(zip(ranking.users, ranking.targets, strict=True)):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -81,12 +81,11 @@ def across_words():
 KINDS = [t5_like, byte_level, byte_level_with_prefix, word_pieces, across_words]
 
 
-def write_export(folder, tokenizer, texts=TEXTS, num_beams=20):
+def write_export(folder, tokenizer, texts=TEXTS, **fields):
     """Export a run with `texts` as IDs, without the weights; returns the card's code and what prompts come from."""
     items = tuple(f"i{number}" for number in range(len(texts)))
     table = IdTable(items, tuple(texts), tuple(tuple(tokenizer.encode(text)) for text in texts))
-    config = Config()
-    config = replace(config, evaluation=replace(config.evaluation, num_beams=num_beams))
+    config = Config().override({"evaluation.num_beams": 20, **fields})
     data = {"name": "shop", "users": 1, "items": len(items), "interactions": 3, "fingerprint": "of no data"}
     models = dict.fromkeys(run_files.CHECKPOINT_NAMES, asdict(random_config(config.recommender, tokenizer)))
     description = {"config": config.to_json(), "data": data, "models": models, "protocol": {}, "packages": {}}
@@ -100,6 +99,7 @@ def write_export(folder, tokenizer, texts=TEXTS, num_beams=20):
     save_tokenizer(tokenizer, folder / "recommender")
     exported = ExportedTokenizer(folder / "recommender")
     card = recommender_card(run, ids, renderer, exported, history=[0, 1, len(items) - 1])
+    (folder / "card.md").write_text(card)
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     write_item_ids(table, [renderer.target(item, 0) for item in range(len(items))], folder / "item_ids.jsonl")
     return code, renderer
@@ -138,12 +138,61 @@ def test_where_no_text_has_these_tokens_the_card_joins_those_of_the_ids(kind, tm
     assert names["prompt"] == renderer.prompt(0, np.asarray([0, 1, 5], np.int32), 0)
 
 
-@pytest.mark.slow
+VOCABULARY = {"training.softmax": "vocabulary"}
+CAUSAL = {"data.history": "causal", "evaluation.seen_items": "remove"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said", "left_out"),
+    [
+        (VOCABULARY, [], ["Softmax over", "renormalize_logits", "Causal", "Items of the history", "**Search"]),
+        ({}, ["**Softmax over", "renormalize_logits=True"], ["Causal", "Items of the history", "**Search"]),
+        (CAUSAL, ["**Softmax over", "**Causal", "**Items of the history", "20 + len(set(history))"], ["**Search"]),
+        ({"evaluation.search": "exact"}, ["**Search.**"], ["Causal", "Items of the history"]),
+        (
+            VOCABULARY | {"data.history": "causal", "training.whole_epochs": 1, "evaluation.seen_items": "remove"},
+            ["**Items of the history"],
+            ["Causal", "renormalize_logits"],
+        ),
+    ],
+    ids=["vocabulary", "catalogue", "causal", "exact", "whole at last"],
+)
+def test_the_card_says_what_the_run_needs_and_no_more(fields, said, left_out, tmp_path):
+    write_export(tmp_path, t5_like(), **fields)
+    card = (tmp_path / "card.md").read_text()
+    assert [words for words in said if words not in card] == []
+    assert [words for words in left_out if words in card] == []
+
+
 @pytest.mark.parametrize("kind", [t5_like, across_words])
-def test_the_card_of_few_items_names_each_once(kind, tmp_path, monkeypatch, capsys):
+def test_a_causal_card_numbers_the_tokens_as_training_does(kind, tmp_path):
+    code, renderer = write_export(tmp_path, kind(), **CAUSAL)
+    lines = (tmp_path / "item_ids.jsonl").read_text().splitlines()
+    torch = pytest.importorskip("torch")
+    names = {"items": [json.loads(line) for line in lines], "torch": torch}
+    exec(code[code.index("tokens_of = ") : code.index("inputs = ")], names)
+    tokens, numbers = renderer.numbered_prompt(0, np.asarray([0, 1, 5], np.int32), 0)
+    assert names["prompt"] == tokens and names["numbers"].tolist() == [numbers]
+    assert set(numbers) == {0, 1, 2, 3, 4}
+    sees = np.asarray(numbers)[None, :] <= np.asarray(numbers)[:, None]
+    np.testing.assert_array_equal(names["sees"].numpy(), sees[None, None])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "fields", "found"),
+    [
+        (t5_like, VOCABULARY, ["i0", "i1", "i2", "i3", "i4"]),
+        (t5_like, {}, ["i0", "i1", "i2", "i3", "i4"]),
+        (across_words, {}, ["i0", "i1", "i2", "i3", "i4"]),
+        (across_words, CAUSAL, ["i2", "i3"]),
+    ],
+    ids=["vocabulary", "text", "tokens", "causal"],
+)
+def test_the_card_of_few_items_names_each_once(kind, fields, found, tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     tokenizer = kind()
-    code, _ = write_export(tmp_path, tokenizer, TEXTS[:5])
+    code, _ = write_export(tmp_path, tokenizer, TEXTS[:5], **fields)
     config = T5Config(
         vocab_size=tokenizer.size, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2,
         pad_token_id=tokenizer.pad_id, eos_token_id=tokenizer.eos_id, decoder_start_token_id=tokenizer.pad_id,
@@ -152,4 +201,4 @@ def test_the_card_of_few_items_names_each_once(kind, tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path / "recommender")
     code = code.replace("do_sample=False", "do_sample=False, max_new_tokens=40")
     exec(code, {})
-    assert sorted(capsys.readouterr().out.split()) == ["i0", "i1", "i2", "i3", "i4"]
+    assert sorted(capsys.readouterr().out.split()) == found

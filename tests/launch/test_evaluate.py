@@ -34,13 +34,19 @@ def test_it_measures_exactly_what_training_reported(programs, finished, kept_tid
     assert split in starts and f"popularity, {split}" in starts
 
 
-def test_a_data_folder_that_was_moved_and_renamed_gives_the_same_metrics(programs, finished, kept_tidy):
+def test_exact_search_stands_beside_the_same_beam_search_on_moved_and_renamed_data(programs, finished, kept_tidy):
     moved = programs.folder / "moved" / "another_name"
     shutil.copytree(programs.data, moved)
-    result = programs.run("evaluate", f"--workdir={finished.workdir}", f"--data={moved}")
+    result = programs.run("evaluate", f"--workdir={finished.workdir}", f"--data={moved}", "--search=exact")
     assert result.returncode == 0, result.stderr
     written = evaluation(finished, "test")
-    assert written["test"] == finished.results["test"] and written["data"] == str(moved)
+    assert written["beam"] == finished.results["test"] and written["data"] == str(moved)
+    assert written["protocol"] == finished.results["protocol"] | {"search": "exact"}
+    assert written["test"].keys() == written["beam"].keys()
+    starts = [line.split("  ")[0] for line in result.stdout.splitlines()]
+    assert {"test, exact search", "test, beam search", "popularity, test"} <= set(starts)
+    share = written["share_of_exact_top_10"]
+    assert 0 < share <= 1 and f"beam search finds {share:.2%} of the exact top 10" in result.stdout
 
 
 def test_mistakes_are_one_line(programs, finished, tmp_path):

@@ -181,6 +181,57 @@ def test_the_compiled_function_recommends_without_this_package(programs, finishe
         np.testing.assert_allclose([float(row[2]) for row in rows], [one.score for one in expected], atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def causal(finished, programs):
+    """A copy of the run that reads histories causally, leaves out seen items and ranks by exact scores.
+
+    Its weights were not trained so.
+    """
+    workdir = programs.folder / "causal"
+    shutil.copytree(finished.workdir, workdir)
+    described = json.loads((workdir / "config.json").read_text())
+    described["config"]["data"]["history"] = "causal"
+    described["config"]["evaluation"] |= {"seen_items": "remove", "search": "exact"}
+    (workdir / "config.json").write_text(json.dumps(described))
+    return workdir
+
+
+def test_the_card_of_a_causal_run_finds_what_we_find_without_seen_items(causal, exported, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    export_folders(causal, causal / "out")
+    fields = [json.loads((folder / "recommender" / "config.json").read_text()) for folder in (causal / "out", exported)]
+    assert [(row["softmax"], row["history"]) for row in fields] == [("catalogue", "causal"), ("catalogue", "whole")]
+    generation = json.loads((causal / "out" / "recommender" / "generation_config.json").read_text())
+    assert generation["renormalize_logits"] is True
+    card = (causal / "out" / "recommender" / "README.md").read_text()
+    assert "history: causal" in card and "by exact search, items seen before: remove" in card and "**Search.**" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(causal / "out" / "recommender")
+    recommender = Recommender(causal)
+    example = re.findall(r"item\d+", re.search(r"^history = .*$", code, re.MULTILINE)[0])
+    for history in (example, ["item7", "item7"]):
+        exec(re.sub(r"^history = .*$", f"history = {history!r}", code, flags=re.MULTILINE), {})
+        found = capsys.readouterr().out.split()
+        assert found == [one.item for one in recommender.recommend([history], count=COUNT, search="beam")[0]]
+        assert not set(found) & set(history)
+
+
+def test_the_compiled_function_of_a_causal_run_leaves_out_seen_items(causal, tmp_path, caplog):
+    export_program(causal, tmp_path / "out", most_seen=2)
+    assert "its metrics are of exact search; the exported function searches with beams" in caplog.text
+    script = runpy.run_path(str(tmp_path / "out" / "recommend.py"))
+    recommender = Recommender(causal)
+    for history in (["item3", "item4"], ["item9", "item1", "item9", "item1", "item9", "item1"], ["item2"]):
+        found = script["recommend"](tmp_path / "out", history)
+        expected = recommender.recommend([history], count=COUNT, search="beam")[0]
+        assert [(item, text) for item, text, _ in found] == [(one.item, one.text) for one in expected]
+        np.testing.assert_allclose([row[2] for row in found], [one.score for one in expected], atol=1e-4)
+    # Of a history of more items than the search leaves out, the rest is dropped from what it finds.
+    first = [row[0] for row in script["recommend"](tmp_path / "out", ["item3", "item4"])]
+    history = [*first, "item3", "item4"]
+    assert not {row[0] for row in script["recommend"](tmp_path / "out", history)} & set(history)
+
+
 @pytest.fixture
 def script_error(programs, finished, tmp_path, monkeypatch, capsys):
     """What the script of a compiled function says of a mistake, in a copy of the export that a test may damage."""

@@ -1,5 +1,7 @@
 """Counted operations against those that XLA counts in the compiled programs, and parameters against the model's."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -45,6 +47,27 @@ def test_encoder_and_decoder_need_what_xla_counts(config):
         + operations.output_operations(config, BATCH * TARGET)
     )
     assert expected < compiled_operations(decode, params) < 1.15 * expected
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_scoring_a_tree_needs_what_xla_counts(config, layers):
+    config = replace(config, num_decoder_layers=layers)
+    graphdef, params = nnx.split(T5(config, rngs=nnx.Rngs(0)), nnx.Param)
+    tokens, outputs = jnp.ones((1, TARGET), jnp.int32), jnp.arange(0, TARGET, 2)
+    encoded, mask = jnp.ones((BATCH, SOURCE, config.d_model)), jnp.ones((BATCH, SOURCE), bool)
+    keys_values = nnx.merge(graphdef, params).encoder_keys_values(encoded)
+
+    def decode(params, keys_values):
+        return nnx.merge(graphdef, params).decode(tokens, keys_values, mask, wanted=outputs)
+
+    expected = BATCH * operations.tree_operations(
+        config, positions=TARGET, outputs=len(outputs), edges=0, length=TARGET, source=SOURCE
+    )
+    # Of one row, not of all: keys and values of self-attention, and up to the queries of cross-attention.
+    rows = len(outputs) if layers == 1 else TARGET
+    width = config.num_heads * config.d_kv
+    first = TARGET * 4 * config.d_model * width + rows * (6 * config.d_model + 4 * TARGET) * width
+    assert expected + first < compiled_operations(decode, params, keys_values) < 1.15 * (expected + first)
 
 
 def test_parameters_are_those_of_the_model_without_norms_and_position_biases(config):

@@ -55,9 +55,11 @@ def test_over_the_catalogue_logits_are_those_of_choices():
     """Of wide rows and few layers, so that logits are most of the work."""
     columns, rows, places = 2048, 8, 12
     table, positions = jax.ShapeDtypeStruct((4096, 96), jnp.float32), jax.ShapeDtypeStruct((rows, places), jnp.int32)
+    numbers = jax.ShapeDtypeStruct((256,), jnp.int32)
     choices = ChoiceTable(
         jax.ShapeDtypeStruct((columns,), jnp.int32), jax.ShapeDtypeStruct((256, columns // 32), jnp.uint32)
     )
+    with_lists = choices._replace(rows=numbers, offsets=numbers, children=numbers)
     hidden = jax.ShapeDtypeStruct((*TARGETS.shape, CONFIG.d_model), jnp.float32)
     places = TargetChoices(positions, positions, positions)
     batch = SupervisedBatch(INTEGERS, INTEGERS, TARGETS, TARGETS, places)
@@ -69,6 +71,12 @@ def test_over_the_catalogue_logits_are_those_of_choices():
     found = operations_of_xla(loss, (hidden, table), choices, places)
     # The mask and the softmax are a few operations of each column, where products have 3 x 192.
     assert counted < found < 1.1 * counted
+    narrow = jax.ShapeDtypeStruct((rows, 128), jnp.int32)
+    places = places._replace(narrow=TargetChoices(narrow, narrow, narrow))
+    with_narrow = recommender_step_operations(CONFIG, batch._replace(choices=places), columns)["output table"]
+    found = operations_of_xla(loss, (hidden, table), with_lists, places)
+    assert with_narrow - counted == 3 * 2 * 96 * rows * 128 * 32
+    assert with_narrow < found < 1.1 * with_narrow
     whole = recommender_step_operations(CONFIG, batch)
     assert whole["layers"] == recommender_step_operations(CONFIG, batch, columns)["layers"]
     assert whole["output table"] == counted * (16 * 512) / (12 * 2048)

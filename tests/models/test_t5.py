@@ -287,6 +287,21 @@ def test_dropout_is_a_function_of_its_key(golden_relu):
     np.testing.assert_array_equal(run(undropped, jax.random.key(0))[0], run(model, None)[0])
 
 
+def test_states_wanted_of_one_row_for_all_encodings_are_those_of_all_rows(golden):
+    model, arrays = golden
+    tokens, mask, encoded = (jnp.asarray(arrays[name]) for name in ("tokens", "mask", "encoded"))
+    wanted = jnp.asarray([4, 0, 2])
+    row = tokens[:1, :6]
+    expected = model.decode(jnp.repeat(row, len(tokens), axis=0), encoded, mask)[:, wanted]
+    other = nnx.merge(*nnx.split(model))
+    other.config = replace(model.config, rematerialise="layers")
+    found = other.decode(row, other.encoder_keys_values(encoded), mask, wanted=wanted)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    # The mask may tell positions apart.
+    pairs = jnp.broadcast_to(mask[:, None], (len(tokens), 6, mask.shape[1]))
+    np.testing.assert_allclose(model.decode(row, encoded, pairs, wanted=wanted), expected, rtol=0, atol=1e-6)
+
+
 def test_dropout_sits_where_transformers_has_it(golden):
     model, arrays = golden
     tokens, mask = jnp.asarray(arrays["tokens"]), jnp.asarray(arrays["mask"])

@@ -3,7 +3,16 @@
 import pytest
 
 from idgenrec_jax.config import Config
-from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START, Phase, epochs_before, learning_rate, phases
+from idgenrec_jax.training.phases import (
+    CAUSAL,
+    ID,
+    RECOMMENDER,
+    WARM_START,
+    Phase,
+    epochs_before,
+    learning_rate,
+    phases,
+)
 
 CONFIG = Config().override(
     {
@@ -33,6 +42,19 @@ def test_without_id_phases_given_ids_need_no_warm_start_and_a_pretrained_id_gene
     assert [phase.epochs for phase in phases(given, pretrained_id_generator=pretrained)] == [0, 2, 2]
     first, *_ = phases(CONFIG, pretrained_id_generator=pretrained)
     assert first == Phase(WARM_START, 0, 0 if pretrained else 4)
+
+
+def test_whole_epochs_follow_the_causal_ones_of_a_phase_and_are_those_that_are_validated():
+    config = CONFIG.override({"data.history": "causal"})
+    assert {phase.is_causal for phase in phases(config, pretrained_id_generator=False)[2::2]} == {True}
+    found = phases(config.override({"training.whole_epochs": 3}), pretrained_id_generator=False)
+    causal = [Phase(RECOMMENDER, number, 2, is_causal=True, is_validated=False) for number in (1, 2)]
+    whole = [Phase(RECOMMENDER, number, 3) for number in (1, 2)]
+    assert found == (PHASES[0], PHASES[1], causal[0], whole[0], PHASES[3], causal[1], whole[1])
+    assert [phase.epoch_kind for phase in found[2:4]] == [CAUSAL, RECOMMENDER]
+    # All of them are one kind: one schedule, and every epoch with a number of its own.
+    assert [epochs_before(found, number) for number in (2, 3, 5, 6)] == [0, 2, 5, 7]
+    assert learning_rate(config.training, found, 6, 3.0) == 0.0
 
 
 def test_the_epochs_before_a_phase_are_those_of_its_kind():
