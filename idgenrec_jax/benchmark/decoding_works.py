@@ -154,6 +154,7 @@ def id_writing(
             "num_groups": groups,
             "batch_size": peer_batch_size,
             "diversity_penalty": 1.0,
+            "no_repeat_ngram_size": config.ids.no_repeat_ngram_size,
             "min_length": min_length,
             "max_length": max_length,
         }
