@@ -140,7 +140,7 @@ def input_tokens(ids, inputs):
     )
     read = {"validation": 2, "test": 2}
     return {
-        name: [np.asarray(values) for step in range(len(batches)) for values in batches.batch(step)[: read.get(name)]]
+        name: jax.tree.leaves([batches.batch(step)[: read.get(name)] for step in range(len(batches))])
         for name, batches in (
             ("recommender", recommender), ("id", id_phase), ("validation", validation), ("test", test)
         )
