@@ -342,10 +342,12 @@ def idle_settings(config: Config) -> list[str]:
             f"--config.data.user_ids={config.data.user_ids}: an ID generator that nothing trains writes them, so they "
             "tell little; expected --config.training.id_epochs of 1 or more, or --config.id_generator.folder"
         )
-    if training.validate_every_epochs > training.recommender_epochs:
+    # Causal epochs that others follow are not validated.
+    validated = training.whole_epochs or training.recommender_epochs
+    if training.validate_every_epochs > validated:
         lines.append(
-            f"--config.training.validate_every_epochs={training.validate_every_epochs}: more than the "
-            f"{training.recommender_epochs} epochs of a phase, which is validated at its end only"
+            f"--config.training.validate_every_epochs={training.validate_every_epochs}: more than the {validated} "
+            "epochs of a phase, which is validated at its end only"
         )
     return lines
 

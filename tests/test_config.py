@@ -71,6 +71,9 @@ def test_settings_that_do_nothing_are_named():
         "--config.training.validate_every_epochs=11",
     ]
     assert len(idle_settings(Config().override(idle | {"training.id_epochs": 0}))) == 2
+    whole = {"data.history": "causal", "training.whole_epochs": 3, "training.validate_every_epochs": 4}
+    (line,) = idle_settings(Config().override(whole))
+    assert line.startswith("--config.training.validate_every_epochs=4: more than the 3 epochs of a phase")
     rate = {"training.warm_start_learning_rate": 0.0}
     assert len(idle_settings(Config().override(rate))) == 1
     assert idle_settings(Config().override(rate | {"id_generator.folder": "t5-small"})) == []

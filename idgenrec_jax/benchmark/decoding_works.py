@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from idgenrec_jax.benchmark.peer import write_job
-from idgenrec_jax.benchmark.spreading import nearest, spread
+from idgenrec_jax.benchmark.ranking_works import nearest, spread
 from idgenrec_jax.benchmark.static_trie import StaticTrie, static_candidates, static_trie
 from idgenrec_jax.benchmark.synthetic_ids import synthetic_ids
 from idgenrec_jax.benchmark.work import Disagreement, Work
@@ -154,6 +154,7 @@ def id_writing(
             "num_groups": groups,
             "batch_size": peer_batch_size,
             "diversity_penalty": 1.0,
+            "no_repeat_ngram_size": config.ids.no_repeat_ngram_size,
             "min_length": min_length,
             "max_length": max_length,
         }

@@ -1,7 +1,11 @@
-"""What a search is compared with where no other search is like it: the scores of all items, or of those it found."""
+"""What our outputs are compared with where no peer's are like them: scores of all items, losses target by target.
 
+The losses are computed from the logits of the whole vocabulary. What follows a prefix is looked up in plain
+dictionaries: nothing of the training's loss is used, which is compared with them.
+"""
+
+import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,15 +16,28 @@ from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.benchmark.work import Disagreement
 from idgenrec_jax.data.batches import HeldOutBatch, PromptRenderer, pad_rows
+from idgenrec_jax.data.recommender_batches import Target
 from idgenrec_jax.decoding.catalogue import best_items, score_items
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
-from idgenrec_jax.evaluation.catalogue_trie import exact_catalogue
 from idgenrec_jax.evaluation.ranker import Prompts
 from idgenrec_jax.experiment import Experiment
+from idgenrec_jax.models.create import Model
 from idgenrec_jax.models.t5 import shift_right
+from idgenrec_jax.training.segments import causal_mask
 
 SCORE_TOLERANCE = 1e-3
 _TOP = 10
+# Prompts whose logits are held at once.
+_TOGETHER = 8
+
+
+def exact_plan(experiment: Experiment, renderer: PromptRenderer) -> CataloguePlan:
+    """Return the plan by which all items of `renderer` are scored, whatever search is configured."""
+    evaluation = dataclasses.replace(experiment.config.evaluation, search="exact")
+    config = dataclasses.replace(experiment.config, evaluation=evaluation)
+    plan = dataclasses.replace(experiment, config=config).catalogue(renderer)
+    assert isinstance(plan, CataloguePlan)
+    return plan
 
 
 class Exhaustive:
@@ -30,12 +47,7 @@ class Exhaustive:
         """Prepare the plan of all items of `renderer`, that of evaluation."""
         self._renderer, self._params = renderer, experiment.recommender.params
         self._length_penalty = experiment.config.evaluation.length_penalty
-        self._plan = exact_catalogue(
-            renderer,
-            vocab_size=experiment.recommender.config.vocab_size,
-            pad_token_id=experiment.inputs.tokenizer.pad_id,
-            over_catalogue=experiment.config.over_catalogue,
-        )
+        self._plan = exact_plan(experiment, renderer)
         graphdef = experiment.recommender.graphdef
 
         def score_all(params: Any, prompts: Prompts, plan: CataloguePlan) -> Float[Array, "batch items"]:
@@ -45,15 +57,18 @@ class Exhaustive:
 
         def score_some(
             params: Any,
-            prompt: Int[Array, "one source"],
-            targets: Int[Array, "items target"],
-            mask: Bool[Array, "items target"],
-        ) -> Float[Array, " items"]:
+            prompts: Int[Array, "users source"],
+            prompt_mask: Bool[Array, "users source"],
+            targets: Int[Array, "users*beams target"],
+            mask: Bool[Array, "users*beams target"],
+        ) -> Float[Array, " users*beams"]:
             model = nnx.merge(graphdef, params)
-            real = jnp.ones((len(targets), prompt.shape[1]), bool)
-            # [1, source, d_model] -> [items, source, d_model]
-            encoded = jnp.repeat(model.encode(prompt, real[:1]), len(targets), axis=0)
-            hidden = model.decode(shift_right(targets, model.config.decoder_start_token_id), encoded, real)
+            # [users, source, ...] -> [users * beams, source, ...]
+            encoded, prompt_mask = (
+                jnp.repeat(array, len(targets) // len(prompts), axis=0)
+                for array in (model.encode(prompts, prompt_mask), prompt_mask)
+            )
+            hidden = model.decode(shift_right(targets, model.config.decoder_start_token_id), encoded, prompt_mask)
             log_probs = jax.nn.log_softmax(model.logits(hidden).astype(jnp.float32), axis=-1)
             own = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
             return jnp.where(mask, own, 0.0).sum(1) / mask.sum(1) ** self._length_penalty
@@ -90,20 +105,80 @@ class Exhaustive:
         Raises:
             Disagreement: a score is another, or what the peer found is no ranking of items.
         """
-        num_beams = min(outputs["items"].shape[1], self._plan.num_items)
-        errors = []
-        score = partial(self._score_some, self._params)
-        for prompt, row, scores in zip(prompts, outputs["items"], outputs["scores"], strict=True):
-            found = row[row >= 0]
-            if len(np.unique(found)) < num_beams:
-                raise Disagreement(f"ranking: the peer found {len(np.unique(found))} items, expected {num_beams}")
-            targets = [self._renderer.target(int(item), 0) for item in found]
-            padded = pad_rows(targets, len(targets), max(map(len, targets)))
-            own = score(np.asarray([prompt], np.int32), *padded)
-            errors.append(np.abs(np.asarray(own) - scores[row >= 0]).max())
-        error = float(np.max(errors))
+        items, scores = outputs["items"], outputs["scores"]
+        expected = min(items.shape[1], self._plan.num_items)
+        for row in items:
+            if len(np.unique(row[row >= 0])) < expected:
+                raise Disagreement(f"ranking: the peer found {row.tolist()}, expected {expected} different items")
+        found = items >= 0
+        # In free places stands any item.
+        targets = [self._renderer.target(int(item), 0) for item in np.where(found, items, 0).flat]
+        own = self._score_some(
+            self._params,
+            *pad_rows(prompts, len(prompts), max(map(len, prompts))),
+            *pad_rows(targets, len(targets), max(map(len, targets))),
+        )
+        error = float(np.abs(np.asarray(own).reshape(items.shape) - scores)[found].max())
         if not error <= SCORE_TOLERANCE:
             raise Disagreement(f"ranking: the peer's scores differ from ours over the vocabulary by up to {error:.1e}")
         return (
-            f"the peer's {num_beams} items a user are valid, its scores within {error:.1e} of ours over the vocabulary"
+            f"the peer's {expected} items a user are valid, its scores within {error:.1e} of ours over the vocabulary"
         )
+
+
+def mean_item_loss(model: Model, renderer: PromptRenderer, targets: Sequence[Target]) -> float:
+    """Return the loss of the targets under the softmax of `renderer`: in nats an item, or a token of the vocabulary."""
+    numbered = [renderer.numbered_prompt(target.user, target.history, target.template) for target in targets]
+    whole = [renderer.target(target.item, target.template) for target in targets]
+    prompts = pad_rows([tokens for tokens, _ in numbered], len(targets), max(len(tokens) for tokens, _ in numbered))
+    items, _ = pad_rows([items for _, items in numbered], *prompts[0].shape)
+    tokens, mask = pad_rows(whole, len(targets), max(map(len, whole)))
+    continued = {target.template: _continuations(renderer, target.template) for target in targets}
+
+    @jax.jit
+    def log_probs(
+        params: Any,
+        prompt: Int[Array, "rows source"],
+        prompt_mask: Bool[Array, "rows source"],
+        items: Int[Array, "rows source"],
+        tokens: Int[Array, "rows target"],
+    ) -> Float[Array, "rows target vocab"]:
+        t5 = nnx.merge(model.graphdef, params)
+        # [rows, source] -> [rows, source, source]
+        sees = jnp.broadcast_to(prompt_mask[:, None, :], (*prompt.shape, prompt.shape[1]))
+        encoded = t5.encode(prompt, causal_mask(sees, items if renderer.is_causal else None))
+        hidden = t5.decode(shift_right(tokens, t5.config.decoder_start_token_id), encoded, prompt_mask)
+        return jax.nn.log_softmax(t5.logits(hidden).astype(jnp.float32), axis=-1)
+
+    total = 0.0
+    for start in range(0, len(targets), _TOGETHER):
+        some = slice(start, start + _TOGETHER)
+        found = np.asarray(log_probs(model.params, *(array[some] for array in (*prompts, items, tokens))), np.float64)
+        for row, target in enumerate(targets[some]):
+            allowed = continued[target.template] if renderer.over_catalogue else None
+            total -= _log_prob(found[row], whole[start + row], allowed)
+    return total / (len(targets) if renderer.over_catalogue else int(mask.sum()))
+
+
+def _continuations(renderer: PromptRenderer, template: int) -> dict[tuple[int, ...], list[int]]:
+    """The tokens that follow each prefix of a target under a template."""
+    found: dict[tuple[int, ...], set[int]] = {}
+    for item in range(len(renderer.item_ids)):
+        target = renderer.target(item, template)
+        for length, token in enumerate(target):
+            found.setdefault(tuple(target[:length]), set()).add(token)
+    return {prefix: sorted(tokens) for prefix, tokens in found.items()}
+
+
+def _log_prob(
+    log_probs: Float[np.ndarray, "target vocab"],
+    target: Sequence[int],
+    continued: dict[tuple[int, ...], list[int]] | None,
+) -> float:
+    """The log-probability of one target; with `continued`, over what may follow at each of its tokens."""
+    total = 0.0
+    for place, token in enumerate(target):
+        total += float(log_probs[place, token])
+        if continued is not None:
+            total -= float(np.logaddexp.reduce(log_probs[place, continued[tuple(target[:place])]]))
+    return total

@@ -120,6 +120,7 @@ class DiverseBeam:
             diversity_penalty=float(self._job["diversity_penalty"]),
             length_penalty=float(self._job.get("length_penalty", 1.0)),
             min_length=self._job["min_length"],
+            no_repeat_ngram_size=self._job.get("no_repeat_ngram_size", 0),
         )
         found = sequences[:, 1:].astype(np.int32)
         padding = ((0, 0), (0, max_length - 1 - found.shape[1]))

@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from idgenrec_jax.benchmark.exhaustive import SCORE_TOLERANCE, Exhaustive
+from idgenrec_jax.benchmark.exhaustive import SCORE_TOLERANCE, Exhaustive, exact_plan
 from idgenrec_jax.benchmark.peer import differences, write_job
-from idgenrec_jax.benchmark.spreading import nearest, spread
 from idgenrec_jax.benchmark.work import Disagreement, Work
 from idgenrec_jax.data.batches import HeldOutBatch, PromptRenderer, held_out_batches
 from idgenrec_jax.data.prefix_tree import prefix_tree
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
-from idgenrec_jax.evaluation.catalogue_trie import exact_catalogue
 from idgenrec_jax.evaluation.ranker import NUM_BUCKETS
 from idgenrec_jax.experiment import Experiment
 from idgenrec_jax.models import operations
@@ -124,13 +122,10 @@ def ranking(experiment: Experiment, settings: dict[str, Any], *, users: int, nam
         ),
         job=job,
         compare=compare,
-        note="; ".join(
-            [
-                f"{beams} beams, prompts of {length:.0f} tokens on average, {trie.num_items} items, "
-                f"batch {config.evaluation.batch_size}",
-                f"the floor counts {written / len(prompts):.1f} decoder positions a user, and at "
-                f"{logits / len(prompts):.1f} of them {columns or model.vocab_size} logits",
-            ]
+        note=(
+            f"{beams} beams, prompts of {length:.0f} tokens on average, {trie.num_items} items, batch "
+            f"{config.evaluation.batch_size}; the floor counts {written / len(prompts):.1f} decoder positions a user, "
+            f"and at {logits / len(prompts):.1f} of them {columns or model.vocab_size} logits"
         ),
         differences=differs,
         peer_batch_sizes=PEER_BATCH_SIZES[settings["device"]],
@@ -147,26 +142,28 @@ def exact_ranking(experiment: Experiment, *, users: int) -> Work:
     assert chosen is not None
     renderer, ready, prompts = chosen
     config, model = experiment.config, experiment.recommender.config
-    plan = exact_catalogue(
-        renderer,
-        vocab_size=model.vocab_size,
-        pad_token_id=experiment.inputs.tokenizer.pad_id,
-        over_catalogue=config.over_catalogue,
-    )
+    plan = exact_plan(experiment, renderer)
     tree = prefix_tree(
         [renderer.target(item, 0)[:-1] for item in range(plan.num_items)],
         vocab_size=model.vocab_size,
         eos_token_id=renderer.eos_id,
         prune=config.over_catalogue,
     )
-    count, length = len(prompts), chosen.mean_length
-    children = tree.num_children
-    logits = int(children[children > 1].sum()) if config.over_catalogue else tree.num_nodes * model.vocab_size
+    count, length, children = len(prompts), chosen.mean_length, tree.num_children
+    with_edges = children[children > 1] if config.over_catalogue else children
+    logits = int(with_edges.sum()) if config.over_catalogue else tree.num_nodes * model.vocab_size
     total_operations = (
         operations.encoder_operations(model, count * length, length)
         + operations.cross_operations(model, count * length)
-        + operations.decoder_operations(model, count * tree.num_nodes, float(tree.depths().mean()) + 1, length)
-        + operations.output_operations(model, count, logits)
+        + count
+        * operations.tree_operations(
+            model,
+            positions=tree.num_nodes,
+            outputs=len(with_edges),
+            edges=logits,
+            length=float(tree.depths().mean()) + 1.0,
+            source=length,
+        )
     )
     return Work(
         "exact ranking",
@@ -240,3 +237,14 @@ def _compare_searches(items: np.ndarray, scores: np.ndarray, outputs: Mapping[st
             f"ranking: {same:.2%} of the peer's items are ours at the same rank, scores differ by up to {error:.1e}"
         )
     return f"{same:.2%} of {items.size} ranks hold the peer's item, scores within {error:.1e}"
+
+
+def spread(available: int, count: int) -> list[int]:
+    """Return the middles of `count` equal parts of 0 .. available - 1; all of it where there are no more."""
+    count = min(count, available)
+    return [(2 * index + 1) * available // (2 * count) for index in range(count)]
+
+
+def nearest(lengths: Int[np.ndarray, " available"], length: int, count: int) -> list[int]:
+    """Return the places of the `count` lengths nearest to `length`, nearest first."""
+    return np.argsort(np.abs(lengths - length), kind="stable")[:count].tolist()

@@ -20,7 +20,7 @@ from idgenrec_jax.benchmark.decoding_works import (
 )
 from idgenrec_jax.benchmark.id_works import id_training
 from idgenrec_jax.benchmark.ranking_works import RANKINGS, exact_ranking, ranking
-from idgenrec_jax.benchmark.recommender_works import ONE_PASS, PROMPT_EACH, one_pass, recommender_training
+from idgenrec_jax.benchmark.training_works import ONE_PASS, PROMPT_EACH, one_pass, recommender_training
 from idgenrec_jax.benchmark.work import Work
 from idgenrec_jax.config import Config
 from idgenrec_jax.errors import InputError

@@ -180,16 +180,16 @@ class PromptRenderer:
         """Return the windows of all training sequences; their prompts fit under every template.
 
         Raises:
-            InputError: an ID alone is longer than a prompt may be.
+            InputError: a template or an ID alone is longer than a prompt may be, or user IDs are missing.
         """
-        separator = max(len(template.separator) for template in self.templates)
+        longest_user = None if self.user_ids is None else max(map(len, self.user_ids), default=0)
         return training_windows(
             self.dataset,
             self._tokens_before,
             self._starts,
             max_history=self.max_history,
-            room=self.max_prompt_length - self.longest_fields(0),
-            separator=separator,
+            room=min(template.room(longest_user, self.max_prompt_length) for template in self.templates),
+            separator=max(len(template.separator) for template in self.templates),
         )
 
     def window_lengths(self, windows: Windows) -> Int[np.ndarray, " windows"]:

@@ -325,7 +325,7 @@ class PromptTokens:
         fixed = self._fixed_length + users
         room = max_length - fixed
         # The longest user ID has the least room: where it has some, all have.
-        self._room(None if user_lengths is None else int(users.max()), max_length)
+        self.room(None if user_lengths is None else int(users.max()), max_length)
         if not self._has_history:
             return np.zeros_like(ends), fixed
         separator = len(self._separator)
@@ -345,8 +345,12 @@ class PromptTokens:
         first[cut] = high
         return ends - first, fixed + length_from(first, slice(None))
 
-    def _room(self, user_length: int | None, max_length: int) -> int:
-        """How many tokens a prompt has for its history; `user_length` is that of the user ID, if there is one."""
+    def room(self, user_length: int | None, max_length: int) -> int:
+        """Return how many tokens a prompt has for its history; `user_length` is that of the user ID, if there is one.
+
+        Raises:
+            InputError: as `render_input`.
+        """
         if not self._has_user:
             user_length = 0
         elif user_length is None:
@@ -375,7 +379,7 @@ class PromptTokens:
 
     def _number_that_fits(self, lengths: Sequence[int], user_id: Sequence[int] | None, max_length: int) -> int:
         """How many of the newest history items, of these token lengths, fit into a prompt of max_length tokens."""
-        room = self._room(None if user_id is None else len(user_id), max_length)
+        room = self.room(None if user_id is None else len(user_id), max_length)
         if not self._has_history:
             return 0
         kept = 0

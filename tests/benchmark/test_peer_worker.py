@@ -177,7 +177,7 @@ def test_recommender_training_starts_from_our_loss_and_gradient(tmp_path):
     prompts, targets = random_rows(4, 11, 9), random_rows(5, 11, 5)
     job = write_job(
         tmp_path, "recommender_training", {"recommender": model}, {"prompts": prompts, "targets": targets},
-        batch_size=4, learning_rate=0.01, weight_decay=0.01, clip_norm=1.0, num_steps=4, seed=1, dropout_rate=0.1,
+        batch_size=4, learning_rate=0.01, weight_decay=0.01, clip_norm=1.0, num_examples=15, seed=1, dropout_rate=0.1,
         compile=False,
     )  # fmt: skip
     # Eleven examples in batches of four, and one batch of the next epoch.

@@ -6,7 +6,7 @@ import pytest
 
 from idgenrec_jax.benchmark.machine import Machine, measure_machine
 from idgenrec_jax.benchmark.peer import Peer
-from idgenrec_jax.benchmark.work import Disagreement, Work, measure, peak_bytes, table
+from idgenrec_jax.benchmark.work import Disagreement, Work, measure, measure_beside, peak_bytes, table
 from idgenrec_jax.errors import InputError
 
 MACHINE = Machine("processor", "cpu", 2, "float32", matrix_rate=1e9, bandwidth=1e8)
@@ -51,6 +51,45 @@ def test_without_a_peer_there_is_no_ratio():
     result = measure(work(), MACHINE, repeats=1, peer=None)
     assert (result.peer, result.ratio, result.spread, result.peer_peak_bytes) == (None, None, None, None)
     assert " - " in table([result])
+
+
+def test_a_peer_takes_its_fastest_batch_before_it_is_timed_and_its_differences_are_told():
+    class Searched(SlowPeer):
+        seconds = 0.1
+
+        def run(self):
+            return self.seconds, 2.0
+
+        def choose_batch_size(self, sizes):
+            self.seconds = 0.05
+            return f"the peer's batch is {max(sizes)}"
+
+    fields = {"differences": ("its softmax is another",), "peer_batch_sizes": (8, 16)}
+    timed = work(compare=lambda outputs: "the same", **fields)
+    result = measure(timed, MACHINE, repeats=1, peer=Searched())
+    assert result.peer == pytest.approx(40.0)
+    assert result.agreement == "the same; its softmax is another; the peer's batch is 16"
+    alone = measure(timed, MACHINE, repeats=1, peer=None)
+    assert alone.agreement == "", "what a peer does otherwise is told where there is one"
+
+
+def test_two_ways_are_timed_in_turns_each_on_a_line_of_its_own():
+    order = []
+
+    def way(name, seconds, **fields):
+        def run():
+            order.append(name)
+            time.sleep(seconds)
+
+        return Work(name, "nap", 2.0, run, operations=1e6, **fields)
+
+    fast, slow = measure_beside(way("fast", 0.01, beside=way("slow", 0.1)), MACHINE, repeats=2)
+    assert order == ["fast", "slow"] * 3, "once to warm up, then in turns"
+    assert (fast.name, slow.name) == ("fast", "slow")
+    assert fast.peer == slow.ours <= 20.0
+    assert fast.spread[0] <= fast.ratio <= fast.spread[1] and 2.0 < fast.ratio <= 11.0
+    assert fast.floor == slow.floor == pytest.approx(2000.0)
+    assert slow.ratio is None
 
 
 def test_outputs_that_differ_end_the_measurement():

@@ -479,9 +479,11 @@ def test_training_positions_are_the_examples_of_the_data():
     assert [len(values) for values in training_positions(none)] == [0, 0]
 
 
-def test_a_prompt_without_room_is_refused_from_lengths_as_it_is_when_rendered():
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_a_prompt_without_room_is_refused_from_lengths_as_it_is_when_rendered(is_causal):
     dataset = make_dataset()
     renderer = make_renderer(dataset, user_ids=user_ids_from_training_items, max_prompt_length=12)
+    renderer = dataclasses.replace(renderer, is_causal=is_causal)
     with pytest.raises(InputError, match="max_prompt_length=12: prompt template .* takes 1[3-9] tokens before any his"):
         training_shape(renderer, seed=0, batch_size=8)
     without = dataclasses.replace(renderer, user_ids=None)

@@ -11,7 +11,7 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import make_epochs, train
 from idgenrec_jax.run_files import LATEST_CHECKPOINTS
 from idgenrec_jax.training.alternation import Interrupted
-from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START
+from idgenrec_jax.training.phases import CAUSAL, ID, RECOMMENDER, WARM_START
 from idgenrec_jax.training.warm_start import WarmStart
 from tests.ids.test_rounds import make_config, make_ids, regenerate, write_given_table
 
@@ -33,7 +33,7 @@ def same(left, right):
     )
 
 
-@pytest.mark.parametrize("kind", [WARM_START, ID, RECOMMENDER])
+@pytest.mark.parametrize("kind", [WARM_START, ID, RECOMMENDER, CAUSAL])
 def test_an_epoch_that_was_planned_ahead_is_the_same(ids, kind):
     config = make_config(**{"training.recommender_batch_size": 4, "training.id_batch_size": 2})
     ahead, fresh = make_epochs(config, *ids, row_multiple=2), make_epochs(config, *ids, row_multiple=2)
@@ -43,7 +43,7 @@ def test_an_epoch_that_was_planned_ahead_is_the_same(ids, kind):
     assert not same(found[0], found[1])
 
 
-@pytest.mark.parametrize(("kind", "multiple"), [(WARM_START, 6), (RECOMMENDER, 6), (ID, 8)])
+@pytest.mark.parametrize(("kind", "multiple"), [(WARM_START, 6), (RECOMMENDER, 6), (CAUSAL, 6), (ID, 8)])
 def test_every_part_of_a_step_has_rows_for_every_device(ids, kind, multiple):
     config = make_config(**{"training.gradient_accumulation": 3, "training.id_chunks": 4, "training.id_batch_size": 4})
     batch = make_epochs(config, *ids, row_multiple=2).batches(kind, 0, 0, is_last=True).batch(0)

@@ -16,6 +16,7 @@ from idgenrec_jax.training.phases import (
 
 CONFIG = Config().override(
     {
+        "data.history": "whole",
         "training.rounds": 2,
         "training.order": "id_first",
         "training.warm_start_epochs": 4,

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Int
 
-from idgenrec_jax.benchmark.item_losses import mean_item_loss
+from idgenrec_jax.benchmark.exhaustive import mean_item_loss
 from idgenrec_jax.benchmark.peer import differences, write_job
 from idgenrec_jax.benchmark.training_steps import (
     LOSS_TOLERANCE,
@@ -116,9 +116,8 @@ def recommender_training(
         job=job,
         compare=compare,
         note=lambda: (
-            f"{num_steps} batches of {len(targets) / num_steps:.0f} targets, "
-            f"prompts of {length:.0f} tokens on average, "
-            f"{sum(int((batch.prompt_segments > 0).sum()) for batch in made) / len(targets):.0f} encoded a target, "
+            f"{num_steps} batches of {len(targets) / num_steps:.0f} targets, prompts of {length:.0f} tokens on average "
+            f"({sum(int((batch.prompt_segments > 0).sum()) for batch in made) / len(targets):.0f} encoded a target), "
             f"padding {batches.padding_shares[0]:.1%} of prompts and {batches.padding_shares[1]:.1%} of targets, "
             f"{train.host_time()}"
         ),
