@@ -47,7 +47,7 @@ where `{{history}}` is the IDs of the user's items, oldest first, {joined}. The 
 catalogue, in `../item_ids.jsonl`.
 
 {notes}```python
-import json, torch
+{modules}
 from transformers import {imports}
 
 model = T5ForConditionalGeneration.from_pretrained(".")
@@ -100,10 +100,17 @@ prompt += {after}
 numbers = torch.tensor([numbers + [len(history) + 1] * (len(prompt) - len(numbers))])
 # A token sees those of its own number and of lower ones. [batch, 1, tokens, tokens]
 sees = numbers[:, None, None, :] <= numbers[:, None, :, None]
-inputs = {{
-    "encoder_outputs": model.encoder(input_ids=torch.tensor([prompt]), attention_mask=sees),
-    "attention_mask": torch.ones_like(numbers),
-}}"""
+hooks = []
+if int(transformers.__version__.split(".")[0]) < 5:
+    # The T5 of transformers 4 takes no such mask. Its blocks do, as what is added to the logits of attention.
+    added = torch.zeros(sees.shape, dtype=model.dtype).masked_fill(~sees, torch.finfo(model.dtype).min)
+    for block in model.encoder.block:
+        hooks.append(block.register_forward_pre_hook(lambda _, given: (given[0], added, *given[2:])))
+    sees = None
+encoded = model.encoder(input_ids=torch.tensor([prompt]), attention_mask=sees)
+for hook in hooks:
+    hook.remove()
+inputs = {{"encoder_outputs": encoded, "attention_mask": torch.ones_like(numbers)}}"""
 
 _CATALOGUE_NOTE = """**Softmax over the catalogue.** The model was trained with a softmax over the tokens that continue
 an ID of the catalogue, not over its whole vocabulary. `renormalize_logits=True` makes it, behind the mask. The score of
@@ -111,7 +118,7 @@ an item is then its log-probability.
 """
 
 _CAUSAL_NOTE = """**Causal history.** In training no item of a history saw a later one. The code gives the encoder the
-mask that says so, which needs transformers 5. Without it the model reads what it never learned to read.
+mask that says so. Without it the model reads what it never learned to read.
 """
 
 _SEEN_NOTE = """**Items of the history are left out.** The code asks for as many more beams, and drops these items from
@@ -188,6 +195,7 @@ def recommender_card(
         template=_template_text(run, ids),
         joined=joined,
         notes="".join(f"{note}\n" for note, is_true in notes.items() if is_true),
+        modules="import json, torch, transformers" if run.config.is_causal else "import json, torch",
         imports=imports,
         inputs=inputs,
         beams=f"{evaluation.num_beams} + len(set(history))" if removes else evaluation.num_beams,

@@ -82,7 +82,10 @@ KINDS = [t5_like, byte_level, byte_level_with_prefix, word_pieces, across_words]
 
 
 def write_export(folder, tokenizer, texts=TEXTS, **fields):
-    """Export a run with `texts` as IDs and whole histories unless `fields` say otherwise, without the weights; returns the card's code and what prompts come from."""
+    """Export a run with `texts` as IDs, without the weights; returns the card's code and what prompts come from.
+
+    It reads whole histories, unless `fields` say otherwise.
+    """
     items = tuple(f"i{number}" for number in range(len(texts)))
     table = IdTable(items, tuple(texts), tuple(tuple(tokenizer.encode(text)) for text in texts))
     config = Config().override({"data.history": "whole", "evaluation.num_beams": 20, **fields})
@@ -170,7 +173,7 @@ def test_a_causal_card_numbers_the_tokens_as_training_does(kind, tmp_path):
     lines = (tmp_path / "item_ids.jsonl").read_text().splitlines()
     torch = pytest.importorskip("torch")
     names = {"items": [json.loads(line) for line in lines], "torch": torch}
-    exec(code[code.index("tokens_of = ") : code.index("inputs = ")], names)
+    exec(code[code.index("tokens_of = ") : code.index("hooks = ")], names)
     tokens, numbers = renderer.numbered_prompt(0, np.asarray([0, 1, 5], np.int32), 0)
     assert names["prompt"] == tokens and names["numbers"].tolist() == [numbers]
     assert set(numbers) == {0, 1, 2, 3, 4}
