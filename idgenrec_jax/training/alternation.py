@@ -224,7 +224,7 @@ class Alternation:
         epochs = state.epoch + (state.step + 0.5) / len(batches)
         rate = learning_rate(self._config.training, self._phases, state.phase, epochs)
         batch = batches.batch(state.step)
-        rest = self._place_batch(batch), self._put_scalar(rate), self._keys[phase.kind]
+        rest: tuple[Any, ...] = self._place_batch(batch), self._put_scalar(rate), self._keys[phase.kind]
         if phase.kind != WARM_START:
             rest = (*rest, self._choices())
         step = self._steps[phase.kind]
