@@ -43,7 +43,7 @@ FIRST_STEP = "first training step done"
 
 
 class Validation(NamedTuple):
-    """A validation: mean loss of the targets' tokens in nats, metrics, and each user's rank of the target, from 0.
+    """A validation: mean loss in nats (see `losses`), metrics, and each user's rank of the target, from 0.
 
     The rank is -1 where the target is not among the results.
     """
