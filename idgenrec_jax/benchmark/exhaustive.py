@@ -6,7 +6,6 @@ dictionaries: nothing of the training's loss is used, which is compared with the
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -58,15 +57,18 @@ class Exhaustive:
 
         def score_some(
             params: Any,
-            prompt: Int[Array, "one source"],
-            targets: Int[Array, "items target"],
-            mask: Bool[Array, "items target"],
-        ) -> Float[Array, " items"]:
+            prompts: Int[Array, "users source"],
+            prompt_mask: Bool[Array, "users source"],
+            targets: Int[Array, "users*beams target"],
+            mask: Bool[Array, "users*beams target"],
+        ) -> Float[Array, " users*beams"]:
             model = nnx.merge(graphdef, params)
-            real = jnp.ones((len(targets), prompt.shape[1]), bool)
-            # [1, source, d_model] -> [items, source, d_model]
-            encoded = jnp.repeat(model.encode(prompt, real[:1]), len(targets), axis=0)
-            hidden = model.decode(shift_right(targets, model.config.decoder_start_token_id), encoded, real)
+            # [users, source, ...] -> [users * beams, source, ...]
+            encoded, prompt_mask = (
+                jnp.repeat(array, len(targets) // len(prompts), axis=0)
+                for array in (model.encode(prompts, prompt_mask), prompt_mask)
+            )
+            hidden = model.decode(shift_right(targets, model.config.decoder_start_token_id), encoded, prompt_mask)
             log_probs = jax.nn.log_softmax(model.logits(hidden).astype(jnp.float32), axis=-1)
             own = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
             return jnp.where(mask, own, 0.0).sum(1) / mask.sum(1) ** self._length_penalty
@@ -103,22 +105,24 @@ class Exhaustive:
         Raises:
             Disagreement: a score is another, or what the peer found is no ranking of items.
         """
-        num_beams = min(outputs["items"].shape[1], self._plan.num_items)
-        errors = []
-        score = partial(self._score_some, self._params)
-        for prompt, row, scores in zip(prompts, outputs["items"], outputs["scores"], strict=True):
-            found = row[row >= 0]
-            if len(np.unique(found)) < num_beams:
-                raise Disagreement(f"ranking: the peer found {len(np.unique(found))} items, expected {num_beams}")
-            targets = [self._renderer.target(int(item), 0) for item in found]
-            padded = pad_rows(targets, len(targets), max(map(len, targets)))
-            own = score(np.asarray([prompt], np.int32), *padded)
-            errors.append(np.abs(np.asarray(own) - scores[row >= 0]).max())
-        error = float(np.max(errors))
+        items, scores = outputs["items"], outputs["scores"]
+        expected = min(items.shape[1], self._plan.num_items)
+        for row in items:
+            if len(np.unique(row[row >= 0])) < expected:
+                raise Disagreement(f"ranking: the peer found {row.tolist()}, expected {expected} different items")
+        found = items >= 0
+        # In free places stands any item.
+        targets = [self._renderer.target(int(item), 0) for item in np.where(found, items, 0).flat]
+        own = self._score_some(
+            self._params,
+            *pad_rows(prompts, len(prompts), max(map(len, prompts))),
+            *pad_rows(targets, len(targets), max(map(len, targets))),
+        )
+        error = float(np.abs(np.asarray(own).reshape(items.shape) - scores)[found].max())
         if not error <= SCORE_TOLERANCE:
             raise Disagreement(f"ranking: the peer's scores differ from ours over the vocabulary by up to {error:.1e}")
         return (
-            f"the peer's {num_beams} items a user are valid, its scores within {error:.1e} of ours over the vocabulary"
+            f"the peer's {expected} items a user are valid, its scores within {error:.1e} of ours over the vocabulary"
         )
 
 

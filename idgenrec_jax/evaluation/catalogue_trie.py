@@ -1,5 +1,7 @@
 """What the recommender may write, from the IDs and the evaluation template, in the form that a search needs."""
 
+from typing import Any
+
 from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan, catalogue_plan
 from idgenrec_jax.decoding.trie import Trie, build_trie
@@ -26,21 +28,13 @@ def catalogue_trie(
     )
 
 
-def searched_catalogue(
-    search: str, renderer: PromptRenderer, *, vocab_size: int, pad_token_id: int, layout: str, over_catalogue: bool
-) -> Trie | CataloguePlan:
-    """Return what the ranker needs for a search, one of `config.SEARCHES`: the trie, or the plan to score every item.
+def exact_catalogue(
+    renderer: PromptRenderer, *, vocab_size: int, pad_token_id: int, over_catalogue: bool
+) -> CataloguePlan:
+    """Return the plan by which every item's target under the first template of `renderer` is scored.
 
-    The other arguments and the errors are those of `catalogue_trie`.
+    Arguments and errors are those of `catalogue_trie`.
     """
-    if search == "beam":
-        return catalogue_trie(
-            renderer,
-            vocab_size=vocab_size,
-            pad_token_id=pad_token_id,
-            layout=layout,
-            over_catalogue=over_catalogue,
-        )
     return catalogue_plan(
         _targets(renderer),
         vocab_size=vocab_size,
@@ -48,6 +42,21 @@ def searched_catalogue(
         pad_token_id=pad_token_id,
         over_catalogue=over_catalogue,
     )
+
+
+def searched_catalogue(
+    search: str, renderer: PromptRenderer, *, vocab_size: int, pad_token_id: int, layout: str, over_catalogue: bool
+) -> Trie | CataloguePlan:
+    """Return what the ranker needs for a search, one of `config.SEARCHES`: the trie, or the plan to score every item.
+
+    The other arguments and the errors are those of `catalogue_trie`.
+    """
+    fields: dict[str, Any] = {
+        "vocab_size": vocab_size, "pad_token_id": pad_token_id, "over_catalogue": over_catalogue
+    }  # fmt: skip
+    if search == "beam":
+        return catalogue_trie(renderer, layout=layout, **fields)
+    return exact_catalogue(renderer, **fields)
 
 
 def _targets(renderer: PromptRenderer) -> list[list[int]]:

@@ -82,10 +82,10 @@ KINDS = [t5_like, byte_level, byte_level_with_prefix, word_pieces, across_words]
 
 
 def write_export(folder, tokenizer, texts=TEXTS, **fields):
-    """Export a run with `texts` as IDs, without the weights; returns the card's code and what prompts come from."""
+    """Export a run with `texts` as IDs and whole histories unless `fields` say otherwise, without the weights; returns the card's code and what prompts come from."""
     items = tuple(f"i{number}" for number in range(len(texts)))
     table = IdTable(items, tuple(texts), tuple(tuple(tokenizer.encode(text)) for text in texts))
-    config = Config().override({"evaluation.num_beams": 20, **fields})
+    config = Config().override({"data.history": "whole", "evaluation.num_beams": 20, **fields})
     data = {"name": "shop", "users": 1, "items": len(items), "interactions": 3, "fingerprint": "of no data"}
     models = dict.fromkeys(run_files.CHECKPOINT_NAMES, asdict(random_config(config.recommender, tokenizer)))
     description = {"config": config.to_json(), "data": data, "models": models, "protocol": {}, "packages": {}}

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from idgenrec_jax.config import preset
-from idgenrec_jax.data.batches import held_out_batches
+from idgenrec_jax.data.batches import HeldOutBatch, held_out_batches
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
@@ -138,9 +138,14 @@ def input_tokens(ids, inputs):
         held_out_batches(evaluation, split, template=0, batch_size=4, num_buckets=1)[0]
         for split in ("validation", "test")
     )
-    read = {"validation": 2, "test": 2}
+
+    def read(batch):
+        """What the models read of a batch, without the targets that held-out batches bring for their loss."""
+        held_out = isinstance(batch, HeldOutBatch)
+        return jax.tree.leaves((batch.prompt_tokens, batch.prompt_mask, batch.prompt_items) if held_out else batch)
+
     return {
-        name: jax.tree.leaves([batches.batch(step)[: read.get(name)] for step in range(len(batches))])
+        name: [np.asarray(values) for step in range(len(batches)) for values in read(batches.batch(step))]
         for name, batches in (
             ("recommender", recommender), ("id", id_phase), ("validation", validation), ("test", test)
         )

@@ -52,12 +52,12 @@ def histories(count):
 
 
 def prompts_of(workdir, names):
-    """The prompts that the recommender makes of histories of item names."""
+    """The prompts that the recommender makes of histories of item names, each with the numbers of its items."""
     run = load_run(workdir)
     ids = load_ids(run)
     index = {name: number for number, name in enumerate(ids.items.items)}
     renderer = evaluation_renderer(run, ids)
-    return [renderer.prompt(0, np.asarray([index[name] for name in row], np.int32), 0) for row in names]
+    return [renderer.numbered_prompt(0, np.asarray([index[name] for name in row], np.int32), 0) for row in names]
 
 
 def item_lines(folder):
@@ -109,10 +109,13 @@ def test_constrained_generate_gives_our_ten_best_for_a_hundred_histories(exporte
         for length, token in enumerate(target):
             allowed.setdefault(tuple(target[:length]), set()).add(token)
     model = transformers.T5ForConditionalGeneration.from_pretrained(exported / "recommender").eval()
-    prompts = prompts_of(finished.workdir, names)
+    prompts, numbers = zip(*prompts_of(finished.workdir, names), strict=True)
     tokens, mask = pad_rows(prompts, len(prompts), max(map(len, prompts)))
+    numbers, _ = pad_rows(numbers, *tokens.shape)
+    # [histories, 1, tokens that look, tokens that are looked at]
+    sees = (mask[:, None, :] & (numbers[:, None, :] <= numbers[:, :, None]))[:, None]
     found = model.generate(
-        input_ids=torch.from_numpy(tokens).long(),
+        encoder_outputs=model.encoder(torch.from_numpy(tokens).long(), attention_mask=torch.from_numpy(sees)),
         attention_mask=torch.from_numpy(mask).long(),
         num_return_sequences=COUNT,
         do_sample=False,
@@ -182,45 +185,57 @@ def test_the_compiled_function_recommends_without_this_package(programs, finishe
 
 
 @pytest.fixture(scope="module")
-def causal(finished, programs):
-    """A copy of the run that reads histories causally, leaves out seen items and ranks by exact scores.
+def reconfigured(finished, programs):
+    """Copies of the run that leave out seen items and rank by exact scores, by how they read histories.
 
-    Its weights were not trained so.
+    The weights were trained with causal histories.
     """
-    workdir = programs.folder / "causal"
-    shutil.copytree(finished.workdir, workdir)
-    described = json.loads((workdir / "config.json").read_text())
-    described["config"]["data"]["history"] = "causal"
-    described["config"]["evaluation"] |= {"seen_items": "remove", "search": "exact"}
-    (workdir / "config.json").write_text(json.dumps(described))
-    return workdir
+
+    def make(history):
+        workdir = programs.folder / f"reads_{history}"
+        if not workdir.exists():
+            shutil.copytree(finished.workdir, workdir)
+            described = json.loads((workdir / "config.json").read_text())
+            described["config"]["data"]["history"] = history
+            described["config"]["evaluation"] |= {"seen_items": "remove", "search": "exact"}
+            (workdir / "config.json").write_text(json.dumps(described))
+        return workdir
+
+    return make
 
 
-def test_the_card_of_a_causal_run_finds_what_we_find_without_seen_items(causal, exported, monkeypatch, capsys):
+@pytest.mark.parametrize("reading", ["whole", "causal"])
+def test_the_cards_of_runs_without_seen_items_find_what_we_find(reconfigured, reading, monkeypatch, capsys):
     pytest.importorskip("torch")
-    export_folders(causal, causal / "out")
-    fields = [json.loads((folder / "recommender" / "config.json").read_text()) for folder in (causal / "out", exported)]
-    assert [(row["softmax"], row["history"]) for row in fields] == [("catalogue", "causal"), ("catalogue", "whole")]
-    generation = json.loads((causal / "out" / "recommender" / "generation_config.json").read_text())
-    assert generation["renormalize_logits"] is True
-    card = (causal / "out" / "recommender" / "README.md").read_text()
-    assert "history: causal" in card and "by exact search, items seen before: remove" in card and "**Search.**" in card
+    workdir = reconfigured(reading)
+    folder = workdir / "out" / "recommender"
+    export_folders(workdir, workdir / "out")
+    fields = json.loads((folder / "config.json").read_text())
+    assert (fields["softmax"], fields["history"]) == ("catalogue", reading)
+    assert json.loads((folder / "generation_config.json").read_text())["renormalize_logits"] is True
+    card = (folder / "README.md").read_text()
+    assert f"history: {reading}" in card and "by exact search, items seen before: remove" in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    monkeypatch.chdir(causal / "out" / "recommender")
-    recommender = Recommender(causal)
     example = re.findall(r"item\d+", re.search(r"^history = .*$", code, re.MULTILINE)[0])
-    for history in (example, ["item7", "item7"]):
+    histories = [example]
+    # The other card has its prompt as a text.
+    if reading == "causal":
+        histories.append(["item7", "item7"])
+    monkeypatch.chdir(folder)
+    recommender = Recommender(workdir)
+    for history in histories:
         exec(re.sub(r"^history = .*$", f"history = {history!r}", code, flags=re.MULTILINE), {})
         found = capsys.readouterr().out.split()
         assert found == [one.item for one in recommender.recommend([history], count=COUNT, search="beam")[0]]
         assert not set(found) & set(history)
 
 
-def test_the_compiled_function_of_a_causal_run_leaves_out_seen_items(causal, tmp_path, caplog):
-    export_program(causal, tmp_path / "out", most_seen=2)
+def test_the_compiled_function_leaves_out_seen_items(reconfigured, tmp_path, caplog):
+    workdir = reconfigured("causal")
+    export_program(workdir, tmp_path / "out", most_seen=2)
     assert "its metrics are of exact search; the exported function searches with beams" in caplog.text
     script = runpy.run_path(str(tmp_path / "out" / "recommend.py"))
-    recommender = Recommender(causal)
+    recommender = Recommender(workdir)
     for history in (["item3", "item4"], ["item9", "item1", "item9", "item1", "item9", "item1"], ["item2"]):
         found = script["recommend"](tmp_path / "out", history)
         expected = recommender.recommend([history], count=COUNT, search="beam")[0]
@@ -303,10 +318,10 @@ def test_an_export_needs_the_workdir_alone_and_takes_its_example_from_data_where
     assert not leftover.exists() and len(load_ids(load_run(moved)).items) == NUM_ITEMS
     export_folders(moved, moved / "with_data", data=str(programs.data))
     recommender = Recommender(moved, str(programs.data))
-    assert "; ".join(recommender.ids.texts[:3]) in (moved / "alone" / "recommender" / "README.md").read_text()
-    history = [recommender.ids.texts[item] for item in recommender.dataset.training_sequence(0)]
-    card = (moved / "with_data" / "recommender" / "README.md").read_text()
-    assert "; ".join(history) in card and "; ".join(recommender.ids.texts[:3]) not in card
+    cards = [(moved / name / "recommender" / "README.md").read_text() for name in ("alone", "with_data")]
+    own = [recommender.dataset.items[item] for item in recommender.dataset.training_sequence(0)]
+    for card, history in zip(cards, (list(recommender.items[:3]), own), strict=True):
+        assert f"history = {history[-recommender.config.data.max_history :]!r}\n" in card
     other = write_data(moved.parent / "other")
     (other / "items.jsonl").write_text((other / "items.jsonl").read_text() + '{"id": "more", "title": "more"}\n')
     with pytest.raises(InputError, match="1 of 31 items of the catalogue have no line, the first is 'more'"):
