@@ -131,7 +131,7 @@ class TrainingConfig:
     recommender_epochs: int = _field(10, "epochs of a recommender phase", low=1)
     id_examples_per_epoch: int = _field(0, "training examples in an ID epoch, drawn anew each epoch; 0: all", low=0)
     recommender_examples_per_epoch: int = _field(0, "training examples in a recommender epoch; 0: all", low=0)
-    recommender_batch_size: int = _field(256, "examples in a recommender step", low=1)
+    recommender_batch_size: int = _field(256, "targets in a recommender step; about so many in windows", low=1)
     id_batch_size: int = _field(64, "examples in an ID step, at most", low=1)
     id_items_per_batch: int = _field(256, "distinct history items in an ID step, at most", low=1)
     id_chunks: int = _field(

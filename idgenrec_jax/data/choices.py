@@ -7,7 +7,7 @@ the tokens that may follow there. Everything else of a target is forced: it has 
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
@@ -158,11 +158,17 @@ def find_choices(
     num_items = len(targets[0])
     starts = np.searchsorted(way, np.arange(len(targets) * num_items + 1))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(fanouts))])
-    integers = (
-        array.astype(np.int32)
-        for array in (tokens, offsets, np.concatenate(children), starts, positions, nodes, chosen)
-    )
-    return Choices(*integers, num_items=num_items, mask_limit_bytes=mask_limit_bytes)
+    arrays = {
+        "tokens": tokens,
+        "offsets": offsets,
+        "children": np.concatenate(children),
+        "starts": starts,
+        "positions": positions,
+        "nodes": nodes,
+        "chosen": chosen,
+    }
+    integers: dict[str, Any] = {name: array.astype(np.int32) for name, array in arrays.items()}
+    return Choices(**integers, num_items=num_items, mask_limit_bytes=mask_limit_bytes)
 
 
 def _ways(

@@ -162,9 +162,9 @@ class RecommenderBatches:
                 return concatenate(rows, lists, shape.rows, shape.source)
 
             prompts = of_windows("tokens")
+            numbers, branches, positions = (of_windows(field)[0] for field in ("numbers", "branches", "positions"))
             order = CausalOrder(
-                *(of_windows(field)[0] for field in ("numbers", "branches", "positions")),
-                concatenate(rows, target_numbers, shape.rows, shape.target)[0],
+                numbers, branches, positions, concatenate(rows, target_numbers, shape.rows, shape.target)[0]
             )
         else:
             prompts = concatenate(rows, self._source.prompts, shape.rows, shape.source)

@@ -96,8 +96,8 @@ def _cut(users: Int[np.ndarray, " users"], lengths: Int[np.ndarray, " users"], h
     ends = np.minimum(history + 1 + number * step, length)
     starts = np.maximum(ends - history - 1, 0)
     targets = np.where(number == 0, 1, history + 1 + (number - 1) * step)
-    integers = (array.astype(np.int32) for array in (user, starts, ends, targets))
-    return Windows(*integers, np.zeros(len(user), np.uint8))
+    user, starts, ends, targets = (array.astype(np.int32) for array in (user, starts, ends, targets))
+    return Windows(user, starts, ends, targets, np.zeros(len(user), np.uint8))
 
 
 def draw_windows(

@@ -43,7 +43,7 @@ FIRST_STEP = "first training step done"
 
 
 class Validation(NamedTuple):
-    """A validation: mean loss of the targets' tokens in nats, metrics, and each user's rank of the target, from 0.
+    """A validation: mean loss in nats (see `losses`), metrics, and each user's rank of the target, from 0.
 
     The rank is -1 where the target is not among the results.
     """
@@ -224,7 +224,7 @@ class Alternation:
         epochs = state.epoch + (state.step + 0.5) / len(batches)
         rate = learning_rate(self._config.training, self._phases, state.phase, epochs)
         batch = batches.batch(state.step)
-        rest = self._place_batch(batch), self._put_scalar(rate), self._keys[phase.kind]
+        rest: tuple[Any, ...] = self._place_batch(batch), self._put_scalar(rate), self._keys[phase.kind]
         if phase.kind != WARM_START:
             rest = (*rest, self._choices())
         step = self._steps[phase.kind]

@@ -9,8 +9,6 @@ they leave one, C the tokens that may follow there, and W the output embeddings:
 The probabilities of all items sum to one, so that the loss is comparable with any other recommender's.
 """
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.data.choices import TargetChoices
@@ -18,7 +16,14 @@ from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
 from idgenrec_jax.training.choice_softmax import ChoiceTable, choice_cross_entropy
-from idgenrec_jax.training.segments import count_targets, decode_targets, encode_prompts, mean_loss, split_key
+from idgenrec_jax.training.segments import (
+    count_targets,
+    decode_targets,
+    encode_prompts,
+    mean_loss,
+    on_device,
+    split_key,
+)
 
 
 def catalogue_loss(
@@ -35,13 +40,13 @@ def catalogue_loss(
     `choices` are those of the catalogue. The other arguments are those of `recommender_loss`.
     """
     encoder_key, decoder_key = split_key(dropout_key)
-    batch = jax.tree.map(jnp.asarray, batch)
+    read = on_device(batch)
     # [rows, source] -> [rows, source, d_model]
-    encoded = encode_prompts(model, batch, dropout_key=encoder_key, part=part)
+    encoded = encode_prompts(model, read, dropout_key=encoder_key, part=part)
     # [rows, target] -> h: [rows, target, d_model]
-    h = decode_targets(model, encoded, batch, dropout_key=decoder_key, part=part)
-    total = choice_cross_entropy(h, model.output_table, choices, batch.choices).sum()
-    counted = batch if whole is None else jax.tree.map(jnp.asarray, whole)
+    h = decode_targets(model, encoded, read, dropout_key=decoder_key, part=part)
+    total = choice_cross_entropy(h, model.output_table, choices, read.choices).sum()
+    counted = read if whole is None else on_device(whole)
     return mean_loss(total, count_targets(counted.target_segments, counted.order))
 
 

@@ -97,7 +97,7 @@ def _of_wide(
     rows = nodes if choices.rows is None else choices.rows[nodes]
     # [rows, choices, columns]
     logits = jnp.einsum("rcd,vd->rcv", states, embeddings, preferred_element_type=jnp.float32)
-    allowed = jnp.where(allowed_columns(choices.mask, rows), logits, MASKED_SCORE)
+    allowed = jnp.where(allowed_columns(jnp.asarray(choices.mask), rows), logits, MASKED_SCORE)
     own = jnp.take_along_axis(logits, places.tokens[..., None], axis=-1)[..., 0]
     return _sum(jax.nn.logsumexp(allowed, axis=-1) - own, places)
 

@@ -11,6 +11,8 @@ With h the ID generator's hidden states, W its output embeddings and E the recom
 `generate_soft_ids` is the first two lines, `loss_of_soft_ids` the third.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -27,6 +29,7 @@ from idgenrec_jax.training.segments import (
     decode_targets,
     is_real,
     mean_loss,
+    on_device,
     rows_in_chunks,
     same_segment,
     sum_in_chunks,
@@ -136,7 +139,7 @@ def loss_of_soft_ids(
     """
     recommender = without_gradient(recommender)
 
-    def total_loss(rows: tuple[IdBatch, ...]) -> Float[Array, ""]:
+    def total_loss(rows: Any) -> Float[Array, ""]:
         (part,) = rows
         slots = part.prompt_tokens, part.prompt_segments, part.slot_item, part.slot_position
         # [items, length, d_model] into the slots of [rows, source] -> [rows, source, d_model].
@@ -151,9 +154,9 @@ def loss_of_soft_ids(
         weights = is_real(part.target_segments)
         return weighted_cross_entropy(hidden, recommender.output_table, part.target_tokens, weights)
 
-    batch = jax.tree.map(jnp.asarray, batch)
+    read = on_device(batch)
     # The texts are packed into rows of their own.
-    prompts = batch._replace(item_tokens=None, item_segments=None, item_places=None)
+    prompts = read._replace(item_tokens=None, item_segments=None, item_places=None)
     total = sum_in_chunks(total_loss, (prompts,), chunks)
-    segments = batch.target_segments
+    segments = read.target_segments
     return mean_loss(total, count_tokens(segments) if choices is None else count_targets(segments, None))

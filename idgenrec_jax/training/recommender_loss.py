@@ -8,7 +8,6 @@ output embeddings:
 The same loss teaches the ID generator to write words for an item's text in the warm start.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -21,6 +20,7 @@ from idgenrec_jax.training.segments import (
     encode_prompts,
     is_real,
     mean_loss,
+    on_device,
     split_key,
 )
 from idgenrec_jax.training.vocabulary_cross_entropy import weighted_cross_entropy
@@ -40,13 +40,13 @@ def recommender_loss(
     the batch `whole`, the mean is over the tokens of that one: the parts' losses add up to its loss.
     """
     encoder_key, decoder_key = split_key(dropout_key)
-    batch = jax.tree.map(jnp.asarray, batch)
+    read = on_device(batch)
     # [rows, source] -> [rows, source, d_model]
-    encoded = encode_prompts(model, batch, dropout_key=encoder_key, part=part)
+    encoded = encode_prompts(model, read, dropout_key=encoder_key, part=part)
     # [rows, target] -> h: [rows, target, d_model]
-    h = decode_targets(model, encoded, batch, dropout_key=decoder_key, part=part)
+    h = decode_targets(model, encoded, read, dropout_key=decoder_key, part=part)
     # -log softmax(h W)[token], summed; the logits [rows, target, vocab] are never stored at once.
-    total = weighted_cross_entropy(h, model.output_table, batch.target_tokens, is_real(batch.target_segments))
+    total = weighted_cross_entropy(h, model.output_table, read.target_tokens, is_real(read.target_segments))
     return mean_loss(total, count_tokens(jnp.asarray((batch if whole is None else whole).target_segments)))
 
 

@@ -1,6 +1,7 @@
 """Packed rows: which positions belong to one example, how targets are decoded, and how rows are computed in chunks."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,11 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from idgenrec_jax.data.packing import CausalOrder, SupervisedBatch
 from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.models.t5 import T5, shift_right
+
+
+def on_device(batch: Any) -> Any:
+    """Return a batch whose arrays are JAX's."""
+    return jax.tree.map(jnp.asarray, batch)
 
 
 def same_segment(
@@ -34,7 +40,8 @@ def first_of_target(
     """Tell where in a row's targets one begins."""
     is_first = segments != shift_right(segments, 0)
     if order is not None:
-        is_first |= order.target_numbers != shift_right(order.target_numbers, -1)
+        numbers = jnp.asarray(order.target_numbers)
+        is_first |= numbers != shift_right(numbers, -1)
     return is_first & (segments > 0)
 
 
@@ -45,7 +52,8 @@ def count_targets(segments: Int[Array, "rows target"], order: CausalOrder | None
 
 def same_target(batch: SupervisedBatch) -> Bool[Array, "rows target target"]:
     """Tell which pairs of a row's target tokens belong to one target."""
-    segments, order = batch.target_segments, batch.order
+    read = on_device(batch)
+    segments, order = read.target_segments, read.order
     mask = same_segment(segments, segments)
     if order is None:
         return mask
@@ -64,12 +72,13 @@ def encode_prompts(
     Examples that share a row do not see each other. In a causal history an item sees itself and those before it, and
     what stands behind the history sees all that its target reads.
     """
-    mask, order = same_segment(batch.prompt_segments, batch.prompt_segments), batch.order
+    read = on_device(batch)
+    mask, order = same_segment(read.prompt_segments, read.prompt_segments), read.order
     if order is None:
-        return model.encode(batch.prompt_tokens, mask, dropout_key=dropout_key, part=part)
+        return model.encode(read.prompt_tokens, mask, dropout_key=dropout_key, part=part)
     mask = mask & may_read(order.numbers, order.branches, order)
     return model.encode(
-        batch.prompt_tokens, mask, positions=order.positions, dropout_key=dropout_key, part=part
+        read.prompt_tokens, mask, positions=order.positions, dropout_key=dropout_key, part=part
     )
 
 
@@ -82,13 +91,14 @@ def decode_targets(
     part: BatchPart | None = None,
 ) -> Float[Array, "rows target d_model"]:
     """Return the hidden states that predict the target tokens, each given the encoded prompt of its own."""
-    start, segments, order = model.config.decoder_start_token_id, batch.target_segments, batch.order
+    read = on_device(batch)
+    start, segments, order = model.config.decoder_start_token_id, read.target_segments, read.order
     is_first = first_of_target(segments, order)
-    prompt_mask = same_segment(segments, batch.prompt_segments)
+    prompt_mask = same_segment(segments, read.prompt_segments)
     if order is not None:
         prompt_mask = prompt_mask & may_read(order.target_numbers, order.target_numbers, order)
     return model.decode(
-        jnp.where(is_first, start, shift_right(batch.target_tokens, start)),
+        jnp.where(is_first, start, shift_right(read.target_tokens, start)),
         encoded,
         prompt_mask,
         decoder_mask=same_target(batch),
@@ -101,8 +111,9 @@ def may_read(
     numbers: Int[Array, "rows queries"], branches: Int[Array, "rows queries"], order: CausalOrder
 ) -> Bool[Array, "rows queries source"]:
     """Tell which tokens of a window one of this number and branch reads: no later item, and of branches its own."""
-    is_before = order.numbers[:, None, :] <= numbers[:, :, None]
-    return is_before & ((order.branches[:, None, :] == 0) | (order.branches[:, None, :] == branches[:, :, None]))
+    own_numbers, own_branches = jnp.asarray(order.numbers), jnp.asarray(order.branches)
+    is_before = own_numbers[:, None, :] <= numbers[:, :, None]
+    return is_before & ((own_branches[:, None, :] == 0) | (own_branches[:, None, :] == branches[:, :, None]))
 
 
 def causal_mask(
