@@ -53,7 +53,7 @@ class Exhaustive:
         def score_all(params: Any, prompts: Prompts, plan: CataloguePlan) -> Float[Array, "batch items"]:
             model = nnx.merge(graphdef, params)
             encoded = model.encode(prompts.tokens, prompts.encoder_mask())
-            return score_items(model, encoded, prompts.mask, plan, self._length_penalty)
+            return score_items(model, encoded, jnp.asarray(prompts.mask), plan, self._length_penalty)
 
         def score_some(
             params: Any,

@@ -29,8 +29,7 @@ class HeldOutBatch(NamedTuple):
 
     `prompt_items`, where the history is causal, is the number of the history item that each token of the prompt belongs
     to (see `PromptTokens.render_numbered`). `choices`, over the catalogue, are those of the targets, which end at the
-    last. `seen`, where such
-    items are removed, is all that came before the target; -1 fills it up.
+    last. `seen`, where such items are removed, is all that came before the target; -1 fills it up.
     """
 
     prompt_tokens: Int[Array | np.ndarray, "batch source"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -35,6 +36,7 @@ from idgenrec_jax.sharding import constrain, replicated_beside
 from idgenrec_jax.training.catalogue_loss import held_out_losses
 from idgenrec_jax.training.choice_softmax import ChoiceTable, choice_table
 from idgenrec_jax.training.recommender_loss import target_loss
+from idgenrec_jax.training.segments import on_device
 
 NUM_BUCKETS = 4
 CACHE_MULTIPLE = 4
@@ -81,10 +83,12 @@ class Prompts(NamedTuple):
 
     def encoder_mask(self) -> Bool[Array, "batch source"] | Bool[Array, "batch source source"]:
         """Return which tokens, or for each token which others, the encoder looks at."""
+        mask = jnp.asarray(self.mask)
         if self.items is None:
-            return self.mask
+            return mask
+        items = jnp.asarray(self.items)
         # No item looks at a later one. [batch, 1, source] and [batch, source, 1] -> [batch, source, source]
-        return self.mask[:, None, :] & (self.items[:, None, :] <= self.items[:, :, None])
+        return mask[:, None, :] & (items[:, None, :] <= items[:, :, None])
 
 
 class _Found(NamedTuple):
@@ -115,8 +119,11 @@ class Ranker:
         def read(params, prompts: Prompts, targets, choices: ChoiceTable | None):
             model = nnx.merge(graphdef, params)
             encoded = model.encode(prompts.tokens, prompts.encoder_mask())
-            loss = None if targets is None else _mean_loss(model, encoded, prompts.mask, *targets[1:], choices)
-            return model, encoded, loss
+            if targets is None:
+                return model, encoded, None
+            _, tokens, mask, of_targets = targets
+            prompt_mask = on_device(prompts.mask)
+            return model, encoded, _mean_loss(model, encoded, prompt_mask, tokens, mask, of_targets, choices)
 
         def search(params, prompts: Prompts, targets, trie: Trie, choices: ChoiceTable | None, cache_length: int):
             model, encoded, loss = read(params, prompts, targets, choices)
@@ -138,14 +145,16 @@ class Ranker:
                 start_token_id=model.config.decoder_start_token_id,
                 length_penalty=length_penalty,
                 narrow=narrow_steps(num_beams) if model.config.d_model >= MODEL_WIDTH_OF_NARROW_STEPS else (),
-                seen=prompts.seen,
+                seen=on_device(prompts.seen),
             )
             return _Found(found, loss, None)
 
         def score(params, prompts: Prompts, targets, plan: CataloguePlan, choices: ChoiceTable | None):
             model, encoded, loss = read(params, prompts, targets, choices)
-            scores = score_items(model, encoded, prompts.mask, plan, length_penalty)
-            best, places = best_items(scores, prompts.seen, None if targets is None else targets[0], num_beams)
+            scores = score_items(model, encoded, on_device(prompts.mask), plan, length_penalty)
+            best, places = best_items(
+                scores, on_device(prompts.seen), None if targets is None else targets[0], num_beams
+            )
             return _Found(best, loss, places)
 
         self._search, self._score = jax.jit(search, static_argnames="cache_length"), jax.jit(score)
@@ -283,6 +292,8 @@ def _mean_loss(
     """The mean loss of the targets' tokens or, over the catalogue, of the targets."""
     if choices is None:
         return target_loss(model, encoded, prompt_mask, target_tokens, target_mask)
+    # Over the catalogue every batch has them.
+    assert target_choices is not None
     losses = held_out_losses(model, encoded, prompt_mask, target_tokens, target_choices, choices)
     # Rows that only fill up the batch have no choices, and no loss. [batch] -> []
     return losses.sum() / target_mask.any(axis=1).sum()
