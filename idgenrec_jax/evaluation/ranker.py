@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -36,7 +35,7 @@ from idgenrec_jax.sharding import constrain, replicated_beside
 from idgenrec_jax.training.catalogue_loss import held_out_losses
 from idgenrec_jax.training.choice_softmax import ChoiceTable, choice_table
 from idgenrec_jax.training.recommender_loss import target_loss
-from idgenrec_jax.training.segments import on_device
+from idgenrec_jax.training.segments import causal_mask, on_device
 
 NUM_BUCKETS = 4
 CACHE_MULTIPLE = 4
@@ -83,12 +82,9 @@ class Prompts(NamedTuple):
 
     def encoder_mask(self) -> Bool[Array, "batch source"] | Bool[Array, "batch source source"]:
         """Return which tokens, or for each token which others, the encoder looks at."""
-        mask = jnp.asarray(self.mask)
-        if self.items is None:
-            return mask
-        items = jnp.asarray(self.items)
-        # No item looks at a later one. [batch, 1, source] and [batch, source, 1] -> [batch, source, source]
-        return mask[:, None, :] & (items[:, None, :] <= items[:, :, None])
+        mask, items = on_device((self.mask, self.items))
+        # [batch, source] -> [batch, 1, source] -> [batch, source, source]
+        return mask if items is None else causal_mask(mask[:, None, :], items)
 
 
 class _Found(NamedTuple):
