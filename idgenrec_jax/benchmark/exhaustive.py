@@ -19,7 +19,7 @@ from idgenrec_jax.data.batches import HeldOutBatch, PromptRenderer, pad_rows
 from idgenrec_jax.data.recommender_batches import Target
 from idgenrec_jax.decoding.catalogue import best_items, score_items
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
-from idgenrec_jax.evaluation.ranker import Prompts
+from idgenrec_jax.evaluation.ranker import PromptBatch
 from idgenrec_jax.experiment import Experiment
 from idgenrec_jax.models.create import Model
 from idgenrec_jax.models.t5 import shift_right
@@ -50,10 +50,10 @@ class Exhaustive:
         self._plan = exact_plan(experiment, renderer)
         graphdef = experiment.recommender.graphdef
 
-        def score_all(params: Any, prompts: Prompts, plan: CataloguePlan) -> Float[Array, "batch items"]:
+        def score_all(params: Any, prompts: PromptBatch, plan: CataloguePlan) -> Float[Array, "batch items"]:
             model = nnx.merge(graphdef, params)
             encoded = model.encode(prompts.tokens, prompts.encoder_mask())
-            return score_items(model, encoded, prompts.mask, plan, self._length_penalty)
+            return score_items(model, encoded, jnp.asarray(prompts.mask), plan, self._length_penalty)
 
         def score_some(
             params: Any,
@@ -83,7 +83,7 @@ class Exhaustive:
         Raises:
             Disagreement: the score of an item that was found is another.
         """
-        prompts = Prompts(batch.prompt_tokens, batch.prompt_mask, batch.prompt_items, batch.seen)
+        prompts = PromptBatch(batch.prompt_tokens, batch.prompt_mask, batch.prompt_items, batch.seen)
         some = jax.tree.map(lambda rows: rows[: len(items)], prompts)
         exact = self._score_all(self._params, some, self._plan)
         best, _ = jax.device_get(best_items(exact, some.seen, None, _TOP))

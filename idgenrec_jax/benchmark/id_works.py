@@ -141,7 +141,8 @@ def id_training(
     texts, prompts, targets = tokens.values()
     logits, columns = targets, None
     if choices is not None:
-        logits, columns = sum(count_choices(batch.choices) for batch in batches), len(renderer.choices.tokens)
+        of_batches = [batch.choices for batch in batches if batch.choices is not None]
+        logits, columns = sum(map(count_choices, of_batches)), len(renderer.choices.tokens)
     total_operations = (
         _writing_operations(id_generator.config, count, length, texts / count)
         + _frozen_operations(recommender.config, len(examples), prompts / len(examples), targets / len(examples))

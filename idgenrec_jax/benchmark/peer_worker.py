@@ -22,6 +22,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def _fastest_batch_size(work: Any, sizes: list[int], device: torch.device) -> di
         try:
             if number == 0 or device.type == "cuda":
                 work.trial(size, size)
-            found = _timed(lambda size=size: work.trial(size, max(sizes)), device)
+            found = _timed(partial(work.trial, size, max(sizes)), device)
             rates.append(found["units"] / found["seconds"])
         except torch.OutOfMemoryError:
             rates.append(0.0)

@@ -193,11 +193,12 @@ def _batch_operations(config: T5Config, batch: SupervisedBatch, columns: int | N
     """
     order, encoder, cross, own = batch.order, 0, 0, 0
     for row in range(len(batch.prompt_segments)):
-        source, target = batch.prompt_segments[row], batch.target_segments[row]
+        source, target = np.asarray(batch.prompt_segments[row]), np.asarray(batch.target_segments[row])
         # [source, source], [target, source] and [target, target]
         of_source, of_target, within = (_same(*pair) for pair in ((source, source), (target, source), (target, target)))
         if order is not None:
-            numbers, branches, targets = order.numbers[row], order.branches[row], order.target_numbers[row]
+            numbers, branches = np.asarray(order.numbers[row]), np.asarray(order.branches[row])
+            targets = np.asarray(order.target_numbers[row])
             of_source &= _may_read(numbers, branches, numbers, branches)
             of_target &= _may_read(targets, targets, numbers, branches)
             within &= targets[:, None] == targets[None, :]

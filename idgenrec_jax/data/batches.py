@@ -24,13 +24,16 @@ from idgenrec_jax.errors import InputError
 _MEASURED_TOGETHER = 2**18
 
 
+TargetTexts = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+"""The tokens before and behind an ID, of one target text or more."""
+
+
 class HeldOutBatch(NamedTuple):
     """Prompts and the target tokens (ID + EOS) that should follow them, one example a row; other rows are padding.
 
     `prompt_items`, where the history is causal, is the number of the history item that each token of the prompt belongs
     to (see `PromptTokens.render_numbered`). `choices`, over the catalogue, are those of the targets, which end at the
-    last. `seen`, where such
-    items are removed, is all that came before the target; -1 fills it up.
+    last. `seen`, where such items are removed, is all that came before the target; -1 fills it up.
     """
 
     prompt_tokens: Int[Array | np.ndarray, "batch source"]
@@ -49,6 +52,7 @@ class PromptRenderer:
     `item_ids` and `user_ids` hold one token sequence (without EOS) per item and user; `user_ids` is None where
     templates have no user. `over_catalogue`: the recommender's probabilities are normalised over what continues an ID,
     so that targets end at their last choice. `is_causal`: an item of a history does not see those after it.
+    `found_choices` keeps `choices` by the target texts that they are of; renderers of the same `item_ids` may share it.
     """
 
     dataset: Dataset
@@ -60,6 +64,7 @@ class PromptRenderer:
     max_prompt_length: int
     over_catalogue: bool = False
     is_causal: bool = False
+    found_choices: dict[TargetTexts, Choices] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def prompt(self, user: int, history: Int[np.ndarray, " history"], template: int) -> list[int]:
         """Return the tokens of one prompt, EOS included: the last `max_history` items, fewer where they do not fit."""
@@ -140,14 +145,16 @@ class PromptRenderer:
     @cached_property
     def choices(self) -> Choices:
         """The choices of all targets under all templates."""
-        kinds = range(max(self._kinds) + 1)
-        return find_choices(
-            [
-                [self.target(item, self._kinds.index(kind))[:-1] for item in range(len(self.item_ids))]
-                for kind in kinds
-            ],
-            eos_token_id=self.eos_id,
-        )
+        texts = self._target_texts
+        if texts not in self.found_choices:
+            self.found_choices[texts] = find_choices(
+                [
+                    [self.target(item, self._kinds.index(kind))[:-1] for item in range(len(self.item_ids))]
+                    for kind in range(len(texts))
+                ],
+                eos_token_id=self.eos_id,
+            )
+        return self.found_choices[texts]
 
     @cached_property
     def most_choices(self) -> tuple[int, int]:
@@ -172,8 +179,14 @@ class PromptRenderer:
     def _kinds(self) -> tuple[int, ...]:
         """The target text of each template: templates that put the same tokens around an ID share one."""
         texts = [(template.target_prefix, template.target_suffix) for template in self.templates]
-        distinct = list(dict.fromkeys(texts))
-        return tuple(map(distinct.index, texts))
+        return tuple(map(self._target_texts.index, texts))
+
+    @cached_property
+    def _target_texts(self) -> TargetTexts:
+        """The distinct target texts of the templates."""
+        return tuple(
+            dict.fromkeys((template.target_prefix, template.target_suffix) for template in self.templates)
+        )
 
     @cached_property
     def windows(self) -> Windows:

@@ -141,7 +141,8 @@ def find_choices(
     Raises:
         InputError: as `prefix_tree`.
     """
-    vocab_size = 1 + max(eos_token_id, max(max(target) for of_kind in targets for target in of_kind))
+    largest = max((max(target, default=0) for of_kind in targets for target in of_kind), default=0)
+    vocab_size = 1 + max(eos_token_id, largest)
     trees = [prefix_tree(of_kind, vocab_size=vocab_size, eos_token_id=eos_token_id, prune=True) for of_kind in targets]
     tokens = np.unique(np.concatenate([tree.tokens[tree.num_children[tree.parents] > 1] for tree in trees]))
     fanouts, children, ways, first = [], [], [], 0

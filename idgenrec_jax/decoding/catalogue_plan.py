@@ -114,7 +114,7 @@ def catalogue_plan(
     tokens_used, edge_tokens = np.unique(tree.tokens[edges], return_inverse=True)
 
     length = max(min(block_length, round_up(tree.num_nodes, SIZE_MULTIPLE)), round_up(2 * tree.depth, SIZE_MULTIPLE))
-    rows, starts = _rows(tree, order, length)
+    (tokens, positions, ends), starts = _rows(tree, order, length)
     outputs, edge_outputs = _outputs(counts, starts, order.depths)
     edge_starts = first_edge[starts]
     block_tokens, token_starts, edge_tokens = _distinct_tokens(edge_tokens, edge_starts)
@@ -128,17 +128,27 @@ def catalogue_plan(
     num_blocks = len(starts) - 1
     # Slices of the widest case must lie inside, wherever they start.
     padded_edges = _padded_size(len(edges)) + widths[-1]
-    of_edges = edge_outputs, edge_tokens, block_tokens
+    padded_blocks = _padded_size(num_blocks)
+
+    def put(values: Int[np.ndarray, "*shape"], size: int) -> Int[Array, "*padded"]:
+        return jax.device_put(_padded(values, size))
+
     arrays = PlanArrays(
-        *(_padded(array, _padded_size(num_blocks)) for array in (*rows, outputs)),
-        *(_padded(array, _padded_size(num_blocks) + 1) for array in (edge_starts, token_starts)),
-        *(_padded(array, padded_edges) for array in of_edges),
-        _padded(tokens_used, _padded_size(len(tokens_used))),
-        _paths(tree, numbers).astype(np.int32),
-        np.asarray([len(sequence) + 1 for sequence in sequences], np.float32),
-        np.int32(num_blocks),
+        tokens=put(tokens, padded_blocks),
+        positions=put(positions, padded_blocks),
+        ends=put(ends, padded_blocks),
+        outputs=put(outputs, padded_blocks),
+        first_edges=put(edge_starts, padded_blocks + 1),
+        first_tokens=put(token_starts, padded_blocks + 1),
+        edge_outputs=put(edge_outputs, padded_edges),
+        edge_tokens=put(edge_tokens, padded_edges),
+        block_tokens=put(block_tokens, padded_edges),
+        tokens_used=put(tokens_used, _padded_size(len(tokens_used))),
+        paths=jax.device_put(_paths(tree, numbers).astype(np.int32)),
+        lengths=jax.device_put(np.asarray([len(sequence) + 1 for sequence in sequences], np.float32)),
+        num_blocks=jax.device_put(np.int32(num_blocks)),
     )
-    return CataloguePlan(jax.device_put(arrays), over_catalogue, tuple(widths))
+    return CataloguePlan(arrays, over_catalogue, tuple(widths))
 
 
 class _DepthFirst(NamedTuple):

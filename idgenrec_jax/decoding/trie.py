@@ -156,6 +156,8 @@ class Trie:
         return jnp.where(end - start == 1, self.columns[jnp.where(end - start == 1, start, 0)], -1)
 
     def _mask_rows(self, states: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
+        # A mask comes with its rows.
+        assert self.mask_rows is not None
         return self.mask_rows[self._nodes(states)]
 
     def _nodes(self, states: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
@@ -236,16 +238,16 @@ def build_trie(
         mask_rows = np.full(padded_nodes, padded_choices - 1, np.int32)
         mask_rows[choices] = np.arange(len(choices))
 
-    def put(array: np.ndarray | None, size: int) -> Array | None:
-        return None if array is None else jax.device_put(np.pad(array, (0, size - len(array))))
+    def put(array: np.ndarray, size: int) -> Array:
+        return jax.device_put(np.pad(array, (0, size - len(array))))
 
     return Trie(
         counts=jax.device_put(np.asarray([tree.num_nodes, tree.num_sequences, tree.depth], np.int32)),
         edge_offsets=jax.device_put(offsets),
         edge_states=put(tree.states, padded_edges),
         edge_tokens=put(tree.tokens, padded_edges),
-        edge_columns=put(None if tokens is None else columns, padded_edges),
-        tokens=put(tokens, num_columns),
+        edge_columns=None if tokens is None else put(columns, padded_edges),
+        tokens=None if tokens is None else put(tokens, num_columns),
         mask=None if mask is None else jax.device_put(mask),
         mask_rows=None if mask_rows is None else jax.device_put(mask_rows),
         layout=layout,

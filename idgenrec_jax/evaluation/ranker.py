@@ -35,6 +35,7 @@ from idgenrec_jax.sharding import constrain, replicated_beside
 from idgenrec_jax.training.catalogue_loss import held_out_losses
 from idgenrec_jax.training.choice_softmax import ChoiceTable, choice_table
 from idgenrec_jax.training.recommender_loss import target_loss
+from idgenrec_jax.training.segments import causal_mask, on_device
 
 NUM_BUCKETS = 4
 CACHE_MULTIPLE = 4
@@ -66,7 +67,7 @@ class Ranking:
         return target_ranks(self.items, self.scores, self.targets) if self.places is None else self.places
 
 
-class Prompts(NamedTuple):
+class PromptBatch(NamedTuple):
     """What users are ranked by, one a row.
 
     `items` is the number of the history item that each token belongs to: 0 before the history, 1 and so on for its
@@ -81,10 +82,9 @@ class Prompts(NamedTuple):
 
     def encoder_mask(self) -> Bool[Array, "batch source"] | Bool[Array, "batch source source"]:
         """Return which tokens, or for each token which others, the encoder looks at."""
-        if self.items is None:
-            return self.mask
-        # No item looks at a later one. [batch, 1, source] and [batch, source, 1] -> [batch, source, source]
-        return self.mask[:, None, :] & (self.items[:, None, :] <= self.items[:, :, None])
+        mask, items = on_device((self.mask, self.items))
+        # [batch, source] -> [batch, 1, source] -> [batch, source, source]
+        return mask if items is None else causal_mask(mask[:, None, :], items)
 
 
 class _Found(NamedTuple):
@@ -112,13 +112,16 @@ class Ranker:
         self._config, self._place_batch = config, place_batch
         num_beams, length_penalty = config.evaluation.num_beams, config.evaluation.length_penalty
 
-        def read(params, prompts: Prompts, targets, choices: ChoiceTable | None):
+        def read(params, prompts: PromptBatch, targets, choices: ChoiceTable | None):
             model = nnx.merge(graphdef, params)
             encoded = model.encode(prompts.tokens, prompts.encoder_mask())
-            loss = None if targets is None else _mean_loss(model, encoded, prompts.mask, *targets[1:], choices)
-            return model, encoded, loss
+            if targets is None:
+                return model, encoded, None
+            _, tokens, mask, of_targets = targets
+            prompt_mask = on_device(prompts.mask)
+            return model, encoded, _mean_loss(model, encoded, prompt_mask, tokens, mask, of_targets, choices)
 
-        def search(params, prompts: Prompts, targets, trie: Trie, choices: ChoiceTable | None, cache_length: int):
+        def search(params, prompts: PromptBatch, targets, trie: Trie, choices: ChoiceTable | None, cache_length: int):
             model, encoded, loss = read(params, prompts, targets, choices)
             cache = model.start_decoding(encoded, prompts.mask, num_beams=num_beams, max_length=cache_length)
             # Once, before the loop. [vocab, d_model] -> [columns, d_model]
@@ -138,14 +141,16 @@ class Ranker:
                 start_token_id=model.config.decoder_start_token_id,
                 length_penalty=length_penalty,
                 narrow=narrow_steps(num_beams) if model.config.d_model >= MODEL_WIDTH_OF_NARROW_STEPS else (),
-                seen=prompts.seen,
+                seen=on_device(prompts.seen),
             )
             return _Found(found, loss, None)
 
-        def score(params, prompts: Prompts, targets, plan: CataloguePlan, choices: ChoiceTable | None):
+        def score(params, prompts: PromptBatch, targets, plan: CataloguePlan, choices: ChoiceTable | None):
             model, encoded, loss = read(params, prompts, targets, choices)
-            scores = score_items(model, encoded, prompts.mask, plan, length_penalty)
-            best, places = best_items(scores, prompts.seen, None if targets is None else targets[0], num_beams)
+            scores = score_items(model, encoded, on_device(prompts.mask), plan, length_penalty)
+            best, places = best_items(
+                scores, on_device(prompts.seen), None if targets is None else targets[0], num_beams
+            )
             return _Found(best, loss, places)
 
         self._search, self._score = jax.jit(search, static_argnames="cache_length"), jax.jit(score)
@@ -162,11 +167,11 @@ class Ranker:
     ) -> tuple[Int[np.ndarray, "batch results"], Float[np.ndarray, "batch results"]]:
         """Return the items recommended after each prompt, best first, and their scores.
 
-        `prompt_items` and `seen` are those of `Prompts`. The first is needed where the recommender is causal. The
+        `prompt_items` and `seen` are those of `PromptBatch`. The first is needed where the recommender is causal. The
         second is needed where seen items are removed.
         """
         catalogue = put(catalogue, replicated_beside(params))
-        prompts = Prompts(prompt_tokens, prompt_mask, prompt_items, seen)
+        prompts = PromptBatch(prompt_tokens, prompt_mask, prompt_items, seen)
         best = self._run(params, prompts, None, catalogue, None).best
         return jax.device_get((best.items, best.scores))
 
@@ -181,14 +186,14 @@ class Ranker:
         seen: Int[Array, "batch seen"] | None = None,
     ) -> tuple[Int[Array, "batch results"], Float[Array, "batch results"]]:
         """`search` as part of a traced program; `trie` is a concrete one."""
-        prompts = self._checked(Prompts(prompt_tokens, prompt_mask, prompt_items, seen), trie)
+        prompts = self._checked(PromptBatch(prompt_tokens, prompt_mask, prompt_items, seen), trie)
         best = self._search(params, prompts, None, trie, None, _cache_length(trie)).best
         return best.items, best.scores
 
     def _run(
         self,
         params: Any,
-        prompts: Prompts,
+        prompts: PromptBatch,
         targets: Any,
         catalogue: Trie | CataloguePlan,
         choices: ChoiceTable | None,
@@ -199,7 +204,7 @@ class Ranker:
             return readable(self._score(params, prompts, targets, catalogue, choices))
         return readable(self._search(params, prompts, targets, catalogue, choices, _cache_length(catalogue)))
 
-    def _checked(self, prompts: Prompts, catalogue: Trie | CataloguePlan) -> Prompts:
+    def _checked(self, prompts: PromptBatch, catalogue: Trie | CataloguePlan) -> PromptBatch:
         """The prompts, if they and the catalogue are as configured; otherwise the ranking would be wrong.
 
         Raises:
@@ -253,7 +258,7 @@ class Ranker:
             # One program, so that the loss has its encoder states from the search.
             found = self._run(
                 params,
-                Prompts(batch.prompt_tokens, batch.prompt_mask, batch.prompt_items, batch.seen),
+                PromptBatch(batch.prompt_tokens, batch.prompt_mask, batch.prompt_items, batch.seen),
                 (target_items, batch.target_tokens, batch.target_mask, batch.choices),
                 catalogue,
                 choices,
@@ -283,6 +288,8 @@ def _mean_loss(
     """The mean loss of the targets' tokens or, over the catalogue, of the targets."""
     if choices is None:
         return target_loss(model, encoded, prompt_mask, target_tokens, target_mask)
+    # Over the catalogue every batch has them.
+    assert target_choices is not None
     losses = held_out_losses(model, encoded, prompt_mask, target_tokens, target_choices, choices)
     # Rows that only fill up the batch have no choices, and no loss. [batch] -> []
     return losses.sum() / target_mask.any(axis=1).sum()

@@ -237,7 +237,7 @@ def _sides(ids: RunIds, renderer: PromptRenderer) -> tuple[list[int], list[int]]
         if piece == "history":
             is_behind = True
         else:
-            sides[is_behind].extend(user if piece == "user_id" else piece)
+            sides[is_behind].extend(user if isinstance(piece, str) else piece)
     sides[is_behind].append(renderer.eos_id)
     return sides
 

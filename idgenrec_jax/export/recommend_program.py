@@ -47,7 +47,7 @@ def export_program(
     recommend.stablehlo maps prompt tokens, int32 [batch_size, length], and the mask of what is real, bool of the same
     shape, to items (int32, numbers of lines in item_ids.jsonl, -1: none) and scores (float32), best first, both
     [batch_size, beams]. Where the run reads histories causally, `prompt_items` comes next, int32 of the same shape, and
-    where it leaves out seen items `seen`, int32 [batch_size, most_seen at most] (see `evaluation.ranker.Prompts`).
+    where it leaves out seen items `seen`, int32 [batch_size, most_seen at most] (see `evaluation.ranker.PromptBatch`).
     recommend.py beside it is a script that calls it, prompt.json says what it takes and how a prompt is put together.
     The data of the run is not needed; a folder `data` is checked to have the run's items.
 

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.batches import PromptRenderer
+from idgenrec_jax.data.batches import PromptRenderer, TargetTexts
+from idgenrec_jax.data.choices import Choices
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.text import Tokenizer
@@ -67,6 +68,7 @@ class RoundIds:
         """
         self._dataset, self._tokenizer, self._prompts = dataset, tokenizer, prompts
         self._table: IdTable | None = None
+        self._found_choices: dict[TargetTexts, Choices] = {}
         self.user_table: IdTable | None = None
         self._config, self._folder = config, Path(folder)
         self._generation = id_generation(config, graphdef, tokenizer, mesh)
@@ -80,7 +82,7 @@ class RoundIds:
 
     @table.setter
     def table(self, table: IdTable) -> None:
-        self._table = table
+        self._table, self._found_choices = table, {}
 
     def renderer(
         self, *, max_history: int, evaluation: bool = False, is_causal: bool | None = None
@@ -99,6 +101,7 @@ class RoundIds:
             max_prompt_length=self._config.data.max_prompt_length,
             over_catalogue=self._config.over_catalogue,
             is_causal=self._config.is_causal if is_causal is None else is_causal,
+            found_choices=self._found_choices,
         )
 
     def load(self, round: int) -> None:

@@ -5,7 +5,7 @@ Two variants: v1.0 (relu, output table tied to the input table, final states sca
 the beams of a user are the queries of one attention.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Generic, TypeVar
@@ -332,15 +332,18 @@ class T5(nnx.Module):
         """
         dropout = Dropout(self.config.dropout_rate, dropout_key, part)
         hidden = dropout(self.embed(decoder_tokens))
-        if not isinstance(encoded, list):
-            encoded = [encoded.astype(self.config.dtype)] * len(self.decoder.blocks)
+        of_blocks: Sequence[Array | KeysValues]
+        if isinstance(encoded, list):
+            of_blocks = encoded
+        else:
+            of_blocks = [encoded.astype(self.config.dtype)] * len(self.decoder.blocks)
         length = decoder_tokens.shape[1]
         mask = jnp.tril(jnp.ones((1, 1, length, length), bool))
         if decoder_mask is not None:
             mask = mask & _mask_of_heads(decoder_mask)
         encoder_mask = _mask_of_heads(encoder_mask)
         bias = self.decoder.bias(length, positions)
-        *blocks, last = zip(self.decoder.blocks, encoded, strict=True)
+        *blocks, last = zip(self.decoder.blocks, of_blocks, strict=True)
         for block, of_block in blocks:
             hidden = self._layer(block.decode, hidden, of_block, mask, encoder_mask, bias, dropout)
         if wanted is not None:

@@ -117,7 +117,7 @@ def may_read(
 
 
 def causal_mask(
-    mask: Bool[Array, "rows source source"], items: Int[Array, "rows source"] | None
+    mask: Bool[Array, "rows _ source"], items: Int[Array, "rows source"] | None
 ) -> Bool[Array, "rows source source"]:
     """Return the mask of prompts of one target each, in which no item of a history sees a later one.
 

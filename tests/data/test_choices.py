@@ -67,6 +67,12 @@ def test_two_items_with_the_same_id_are_an_input_error():
         find_choices([[[7], [8], [7]]], eos_token_id=EOS)
 
 
+@pytest.mark.parametrize(("ids", "found"), [([], "found no sequences"), ([[7], []], "item 1 is empty")])
+def test_no_item_or_an_empty_id_is_an_input_error(ids, found):
+    with pytest.raises(InputError, match=found):
+        find_choices([ids], eos_token_id=EOS)
+
+
 def test_choices_of_several_targets_stand_one_after_the_other():
     """IDs 7 8, 7 9, and 6; of the second target, whose row has a target of two tokens before it, both are choices."""
     found = find_choices([[[7, 8], [7, 9], [6]]], eos_token_id=EOS)

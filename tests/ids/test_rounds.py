@@ -9,6 +9,7 @@ from flax import nnx
 
 from idgenrec_jax.config import preset
 from idgenrec_jax.data.batches import HeldOutBatch, held_out_batches
+from idgenrec_jax.data.choices import find_choices
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
@@ -122,6 +123,30 @@ def test_evaluation_has_the_one_template_that_was_asked_for(tmp_path):
     assert len(ids.renderer(max_history=3).templates) == 10
     (template,) = ids.renderer(max_history=3, evaluation=True).templates
     assert template.template.group == "unseen" and template not in ids.renderer(max_history=3).templates
+
+
+def test_all_renderers_of_a_table_find_its_choices_once(tmp_path, monkeypatch):
+    found = []
+
+    def count(*args, **kwargs):
+        found.append(find_choices(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr("idgenrec_jax.data.batches.find_choices", count)
+    ids, inputs = make_ids(tmp_path, **write_given_table(tmp_path / "given.txt"))
+    regenerate(ids, given=inputs.given_ids)
+
+    def choices():
+        kinds = {"is_causal": True}, {"is_causal": False}, {"max_history": 5}, {"evaluation": True}
+        return [ids.renderer(**{"max_history": 3, **kind}).choices for kind in kinds]
+
+    assert len({id(of_renderer) for of_renderer in choices()}) == len(found) == 1
+    # The next table begins with one word for all items: its first choice is the second token.
+    other = tmp_path / "other.txt"
+    other.write_text("".join(f"item{index} thing {word}\n" for index, word in enumerate(WORDS)), encoding="utf-8")
+    ids.table = load_table(other, inputs.dataset.items, TOKENIZER)
+    assert all(of_renderer is found[1] for of_renderer in choices()) and len(found) == 2
+    assert found[0].positions.min() < found[1].positions.min()
 
 
 def input_tokens(ids, inputs):
