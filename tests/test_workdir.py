@@ -101,8 +101,8 @@ def test_a_training_that_cannot_have_its_folder_says_so_before_it_loads_anything
 
 
 def test_a_training_with_an_unknown_loss_leaves_no_folder_that_refuses_the_right_one(tmp_path):
-    with pytest.raises(InputError, match="--config.training.loss: found 'vocabluary', .*nearest: vocabulary"):
-        train(preset("sample").override({"training.loss": "vocabluary"}), tmp_path / "run")
+    with pytest.raises(InputError, match="--config.training.softmax: found 'vocabluary', .*nearest: vocabulary"):
+        train(preset("sample").override({"training.softmax": "vocabluary"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -55,4 +55,4 @@ def test_every_training_and_decoding_work_is_measured_beside_the_peer(programs, 
 @pytest.mark.parametrize("name", ["rnking", ""])
 def test_an_unknown_work_is_an_error(programs, name):
     error = the_error(programs.run("benchmark", f"--only={name}"))
-    assert f"--only={name}: no such work; expected some of ranking, steps" in error
+    assert f"--only={name}: no such work; expected some of ranking, exact, steps" in error

@@ -142,7 +142,7 @@ def test_it_prints_ten_ids_with_their_items_and_a_table_beside_popularity(finish
     starts = [line.split("  ")[0] for line in lines]
     for row in ("validation", "test", "popularity, validation", "popularity, test"):
         assert row in starts
-    assert re.search(r"epoch 2/2: 5/5 steps in \d+:\d\d, [\d.]+\D*/s, loss \d", finished.stderr)
+    assert re.search(r"recommender phase, epoch 2/2: (\d+)/\1 steps in \d+:\d\d, [\d.]+\D*/s, loss \d", finished.stderr)
     assert "3 of 40 users have fewer than 3 interactions" in finished.stderr
 
 
