@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config, idle_settings
-from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, searched_catalogue

@@ -9,9 +9,10 @@ from idgenrec_jax.config import Config, DataConfig
 from idgenrec_jax.data.dataset import Dataset, load_dataset
 from idgenrec_jax.data.examples import training_positions
 from idgenrec_jax.data.lines import shown
-from idgenrec_jax.data.prompts import GROUPS, PromptTemplate, PromptTokens, default_templates, load_templates
+from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.data.spelling import check_prompt_spelling, check_spelling
+from idgenrec_jax.data.templates import GROUPS, PromptTemplate, default_templates, load_templates
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.generation import item_prompts

@@ -16,9 +16,10 @@ from jaxtyping import Int
 
 from idgenrec_jax.compilation_cache import use_compilation_cache
 from idgenrec_jax.config import SEARCHES
-from idgenrec_jax.data.batches import PromptRenderer, pad_rows, power_of_two
 from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.held_out_batches import pad_rows, power_of_two
 from idgenrec_jax.data.packing import WIDTH_MULTIPLE, round_up
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError

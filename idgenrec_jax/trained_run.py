@@ -16,11 +16,11 @@ from jax.sharding import Mesh
 
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config, MeshConfig, config_from_json
-from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.lines import parse_json, read_lines
 from idgenrec_jax.data.packing import round_up
 from idgenrec_jax.data.prompts import PromptTokens
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie

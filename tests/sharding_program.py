@@ -16,12 +16,13 @@ import numpy as np
 from flax import nnx
 
 from idgenrec_jax.config import Config, MeshConfig, preset
-from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
-from idgenrec_jax.data.prompts import PromptTokens, default_templates
+from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.data.templates import default_templates
 from idgenrec_jax.evaluation.catalogue_trie import searched_catalogue
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.experiment import assemble, make_epochs

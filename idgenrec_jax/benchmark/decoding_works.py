@@ -17,7 +17,7 @@ from idgenrec_jax.benchmark.ranking_works import nearest, spread
 from idgenrec_jax.benchmark.static_trie import StaticTrie, static_candidates, static_trie
 from idgenrec_jax.benchmark.synthetic_ids import synthetic_ids
 from idgenrec_jax.benchmark.work import Disagreement, Work
-from idgenrec_jax.data.batches import held_out_batches
+from idgenrec_jax.data.held_out_batches import held_out_batches
 from idgenrec_jax.decoding.beam import Candidates, best_candidates
 from idgenrec_jax.decoding.top_k import blockwise_top_k
 from idgenrec_jax.decoding.trie import Trie, build_trie

@@ -15,8 +15,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.benchmark.work import Disagreement
-from idgenrec_jax.data.batches import HeldOutBatch, PromptRenderer, pad_rows
+from idgenrec_jax.data.held_out_batches import HeldOutBatch, pad_rows
 from idgenrec_jax.data.recommender_batches import Target
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.decoding.catalogue import best_items, score_items
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.evaluation.ranker import PromptBatch

@@ -21,8 +21,8 @@ from idgenrec_jax.benchmark.training_steps import (
     optimizer_fields,
 )
 from idgenrec_jax.benchmark.work import Work
-from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.experiment import Experiment
 from idgenrec_jax.models import operations
 from idgenrec_jax.models.t5 import T5Config

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from idgenrec_jax.data.batches import PromptRenderer
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import write_json
 from idgenrec_jax.models.huggingface import save_t5

@@ -10,8 +10,9 @@ from jaxtyping import Int
 from idgenrec_jax.benchmark.exhaustive import SCORE_TOLERANCE, Exhaustive, exact_plan
 from idgenrec_jax.benchmark.peer import differences, write_job
 from idgenrec_jax.benchmark.work import Disagreement, Work
-from idgenrec_jax.data.batches import HeldOutBatch, PromptRenderer, held_out_batches
+from idgenrec_jax.data.held_out_batches import HeldOutBatch, held_out_batches
 from idgenrec_jax.data.prefix_tree import prefix_tree
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.evaluation.ranker import NUM_BUCKETS

@@ -22,9 +22,9 @@ from idgenrec_jax.benchmark.training_steps import (
     optimizer_fields,
 )
 from idgenrec_jax.benchmark.work import Disagreement, Work
-from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.packing import SupervisedBatch, one_example_a_row
 from idgenrec_jax.data.recommender_batches import RecommenderBatches, recommender_epoch, training_shape
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.experiment import Experiment
 from idgenrec_jax.models import operations
 from idgenrec_jax.models.t5 import T5Config

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.choices import TargetChoices, place_choices
 from idgenrec_jax.data.examples import Examples, draw_training_examples, ragged_ranges, training_positions
 from idgenrec_jax.data.packing import (
@@ -24,6 +23,7 @@ from idgenrec_jax.data.packing import (
     stratified,
 )
 from idgenrec_jax.data.recommender_batches import PLANNED_EXAMPLES, choice_room, with_choice_room
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.data.row_packing import Packed, PackedShape, as_table, joined, pack
 
 # A seed apart from those of the epochs.

@@ -10,8 +10,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from idgenrec_jax.data.prompts import default_templates
 from idgenrec_jax.data.sample import TOKENIZER_FILE, load_sample
+from idgenrec_jax.data.templates import default_templates
 from idgenrec_jax.data.words import find_words
 from idgenrec_jax.files import atomic_writer
 

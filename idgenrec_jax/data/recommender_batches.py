@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.choices import TargetChoices, place_choices
 from idgenrec_jax.data.examples import Examples, draw_training_examples
 from idgenrec_jax.data.packing import (
@@ -24,6 +23,7 @@ from idgenrec_jax.data.packing import (
     round_up,
     stratified,
 )
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.data.row_packing import PackedShape, pack
 from idgenrec_jax.data.windows import Windows, draw_windows
 from idgenrec_jax.errors import InputError

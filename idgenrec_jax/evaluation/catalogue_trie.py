@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from idgenrec_jax.data.batches import PromptRenderer
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan, catalogue_plan
 from idgenrec_jax.decoding.trie import Trie, build_trie
 

@@ -14,9 +14,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.batches import PromptRenderer, held_out_batches
 from idgenrec_jax.data.choices import TargetChoices
+from idgenrec_jax.data.held_out_batches import held_out_batches
 from idgenrec_jax.data.packing import round_up
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.decoding.beam import (
     MODEL_WIDTH_OF_NARROW_STEPS,
     BeamResult,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from idgenrec_jax import run_files
-from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.prompts import SEPARATORS
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.evaluation.metrics import results_table
 from idgenrec_jax.export.tokenizer_files import ExportedTokenizer
 from idgenrec_jax.trained_run import RunIds, TrainedRun

@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.batches import PromptRenderer, TargetTexts
 from idgenrec_jax.data.choices import Choices
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.prompts import PromptTokens
+from idgenrec_jax.data.renderer import PromptRenderer, TargetTexts
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.ids.generation import IdGeneration
 from idgenrec_jax.ids.table import IdTable, load_table, save_table

@@ -19,7 +19,7 @@ from jaxtyping import Bool
 
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.batches import PromptRenderer
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.table import IdTable

@@ -13,7 +13,7 @@ import optax
 import pytest
 from flax import nnx
 
-from idgenrec_jax.data.batches import pad_rows
+from idgenrec_jax.data.held_out_batches import pad_rows
 from idgenrec_jax.data.id_batches import IdBatch
 from idgenrec_jax.data.packing import one_example_a_row
 from idgenrec_jax.decoding.beam import BeamResult

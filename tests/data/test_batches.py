@@ -9,13 +9,15 @@ import jax
 import numpy as np
 import pytest
 
-from idgenrec_jax.data.batches import BucketedBatches, PromptRenderer, bucket_widths, held_out_batches
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.examples import Examples, training_positions
+from idgenrec_jax.data.held_out_batches import BucketedBatches, bucket_widths, held_out_batches
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
-from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates
+from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.data.sample import sample_tokenizer
+from idgenrec_jax.data.templates import PromptTemplate, default_templates
 from idgenrec_jax.errors import InputError
 
 NUM_ITEMS, NUM_USERS = 30, 25

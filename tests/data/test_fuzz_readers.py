@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from idgenrec_jax.data.dataset import load_dataset
-from idgenrec_jax.data.prompts import load_templates
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.data.sources.preparation import prepare
+from idgenrec_jax.data.templates import load_templates
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.table import load_table, save_table
 

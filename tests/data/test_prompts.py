@@ -9,8 +9,9 @@ import pytest
 import tokenizers
 
 from idgenrec_jax.data.packing import CausalOrder, SupervisedBatch
-from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens, default_templates, load_templates
+from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.data.templates import PromptTemplate, default_templates, load_templates
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.training.segments import may_read

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from idgenrec_jax.data.prompts import PromptTemplate
 from idgenrec_jax.data.recommender_batches import longest_example, recommender_epoch, training_shape
+from idgenrec_jax.data.templates import PromptTemplate
 from idgenrec_jax.errors import InputError
 from tests.data.test_batches import (
     all_batches,

@@ -9,10 +9,11 @@ import pytest
 from flax import nnx
 
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import Dataset
-from idgenrec_jax.data.prompts import PromptTemplate, PromptTokens
+from idgenrec_jax.data.prompts import PromptTokens
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.data.sample import sample_tokenizer
+from idgenrec_jax.data.templates import PromptTemplate
 from idgenrec_jax.decoding.catalogue import best_items
 from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, searched_catalogue
 from idgenrec_jax.evaluation.ranker import Ranker

@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 from idgenrec_jax.config import preset
-from idgenrec_jax.data.batches import HeldOutBatch, held_out_batches
 from idgenrec_jax.data.choices import find_choices
 from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.held_out_batches import HeldOutBatch, held_out_batches
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
 from idgenrec_jax.data.sample import sample_tokenizer
@@ -132,7 +132,7 @@ def test_all_renderers_of_a_table_find_its_choices_once(tmp_path, monkeypatch):
         found.append(find_choices(*args, **kwargs))
         return found[-1]
 
-    monkeypatch.setattr("idgenrec_jax.data.batches.find_choices", count)
+    monkeypatch.setattr("idgenrec_jax.data.renderer.find_choices", count)
     ids, inputs = make_ids(tmp_path, **write_given_table(tmp_path / "given.txt"))
     regenerate(ids, given=inputs.given_ids)
 

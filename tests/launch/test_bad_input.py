@@ -14,10 +14,11 @@ from flax import nnx
 from program_runs import TINY, the_error, write_data
 
 from idgenrec_jax.config import preset
-from idgenrec_jax.data.batches import PromptRenderer
 from idgenrec_jax.data.dataset import load_dataset
-from idgenrec_jax.data.prompts import PromptTokens, default_templates
+from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
+from idgenrec_jax.data.renderer import PromptRenderer
+from idgenrec_jax.data.templates import default_templates
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.experiment import assemble, train
 from idgenrec_jax.ids.table import load_table

@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 from program_runs import NUM_ITEMS, environment, the_error, write_data
 
-from idgenrec_jax.data.batches import pad_rows
+from idgenrec_jax.data.held_out_batches import pad_rows
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.export.folders import export_folders
 from idgenrec_jax.export.recommend_program import export_program

@@ -9,12 +9,13 @@ import optax
 import pytest
 from flax import nnx
 
-from idgenrec_jax.data.batches import PromptRenderer, pad_rows
 from idgenrec_jax.data.choices import place_choices
 from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.held_out_batches import pad_rows
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
+from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.models.t5 import T5, T5Config, shift_right
 from idgenrec_jax.training.catalogue_loss import catalogue_loss, held_out_losses
