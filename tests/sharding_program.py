@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from idgenrec_jax.config import Config, MeshConfig, preset
+from idgenrec_jax.config import Config, MeshConfig
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.prompts import PromptTokens
@@ -29,6 +29,7 @@ from idgenrec_jax.experiment import assemble, make_epochs
 from idgenrec_jax.ids.generation import IdGeneration, item_prompts
 from idgenrec_jax.ids.table import save_table
 from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.presets import preset
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh, parameter_shardings, replicated
 from idgenrec_jax.training.alternation import Alternation, Validation
 from idgenrec_jax.training.catalogue_loss import catalogue_loss

@@ -7,17 +7,9 @@ import sys
 
 import pytest
 
-from idgenrec_jax.config import (
-    PRESETS,
-    Config,
-    EvaluationConfig,
-    config_from_json,
-    fields_with_help,
-    idle_settings,
-    path_fields,
-    preset,
-)
+from idgenrec_jax.config import Config, EvaluationConfig, config_from_json, fields_with_help, idle_settings, path_fields
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)

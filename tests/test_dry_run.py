@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from idgenrec_jax.config import preset
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.dry_run import _bytes, group_of
 from idgenrec_jax.models.create import random_config
 from idgenrec_jax.models.operations import parameter_count
+from idgenrec_jax.presets import preset
 
 # Parameters of google-t5/t5-* and google/flan-t5-*, as their checkpoints hold them.
 PUBLISHED = {
@@ -31,7 +31,7 @@ PUBLISHED = {
 ON_FOUR_DEVICES = """
 import json
 import jax
-from idgenrec_jax.config import preset
+from idgenrec_jax.presets import preset
 from idgenrec_jax.dry_run import bytes_per_device, parameters_by_group, plan_run, report, simulate_devices, step_bytes
 
 sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2}

@@ -13,6 +13,7 @@ LAYERS = (
     ("locks",),
     ("files", "switches"),
     ("config", "run_files", "processes", "compilation_cache"),
+    ("presets",),
     ("background", "progress", "sharding"),
     ("data",),
     ("models",),

@@ -11,10 +11,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from idgenrec_jax import trained_run
-from idgenrec_jax.config import preset
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import train
+from idgenrec_jax.presets import preset
 from idgenrec_jax.recommender import Recommender, batch_sizes, plan_batches, prompt_widths
 from idgenrec_jax.trained_run import load_run
 from idgenrec_jax.training.checkpoints import Checkpoints

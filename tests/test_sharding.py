@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from idgenrec_jax.config import MeshConfig, preset
+from idgenrec_jax.config import MeshConfig
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.inputs import check_batches
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
+from idgenrec_jax.presets import preset
 from idgenrec_jax.sharding import (
     AXES,
     SMALL_PARAMETER,

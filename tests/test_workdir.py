@@ -14,7 +14,6 @@ from flax import nnx
 
 from idgenrec_jax import run_files
 from idgenrec_jax import workdir as workdir_module
-from idgenrec_jax.config import preset
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import examples_table, train
@@ -22,6 +21,7 @@ from idgenrec_jax.files import write_json
 from idgenrec_jax.models.create import random_config
 from idgenrec_jax.models.huggingface import save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.presets import preset
 from idgenrec_jax.workdir import RunLock, claim, described_results, described_run
 
 TEXT_TOKENS = [[number, 1] for number in range(len(load_sample().items))]

@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 from idgenrec_jax.compilation_cache import use_compilation_cache as use_compilation_cache
-from idgenrec_jax.config import PRESETS, Config, fields_with_help, preset
+from idgenrec_jax.config import Config, fields_with_help
 from idgenrec_jax.errors import InputError, nearest
 from idgenrec_jax.files import expand_home, is_disk_full
+from idgenrec_jax.presets import PRESETS, preset
 
 USER_ERROR = 2
 CONSOLE = "idgenrec"

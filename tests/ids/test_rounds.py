@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from idgenrec_jax.config import preset
 from idgenrec_jax.data.choices import find_choices
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.held_out_batches import HeldOutBatch, held_out_batches
@@ -19,6 +18,7 @@ from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.table import load_table
 from idgenrec_jax.inputs import load_inputs
 from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.presets import preset
 from idgenrec_jax.workdir import protocol
 
 TOKENIZER = sample_tokenizer()

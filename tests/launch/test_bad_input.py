@@ -13,7 +13,6 @@ import pytest
 from flax import nnx
 from program_runs import TINY, the_error, write_data
 
-from idgenrec_jax.config import preset
 from idgenrec_jax.data.dataset import load_dataset
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
@@ -26,6 +25,7 @@ from idgenrec_jax.inputs import load_prompts
 from idgenrec_jax.launch.command_line import _guarded
 from idgenrec_jax.models.huggingface import resolve_folder, save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
+from idgenrec_jax.presets import preset
 from idgenrec_jax.workdir import described_run
 
 

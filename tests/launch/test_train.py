@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from program_runs import TINY, read_records, the_error
 
-from idgenrec_jax.config import fields_with_help, preset
+from idgenrec_jax.config import fields_with_help
 from idgenrec_jax.evaluation.metrics import ranking_metrics
+from idgenrec_jax.presets import preset
 from idgenrec_jax.workdir import PACKAGES
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from stand_in_training import RATE, starts, wait_until
 
-from idgenrec_jax.config import preset
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.presets import preset
 from idgenrec_jax.sweeps.adaptive import StudyTrials, claim_search, public_storage
 from idgenrec_jax.sweeps.definition import Choice, LogUniform, Uniform, load_space
 from idgenrec_jax.sweeps.local import make_slots, run_locally

@@ -2,8 +2,8 @@
 
 import pytest
 
-from idgenrec_jax.config import preset
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.presets import preset
 from idgenrec_jax.sweeps.definition import (
     Choice,
     LogUniform,
