@@ -149,6 +149,12 @@ class TrainingConfig:
         "learning rate of the embedding tables, relative to the others'; random weights want about 10; 0: they stay",
         low=0.0,
     )
+    query_learning_rate_factor: float = _field(
+        1.0,
+        "learning rate of attention's query kernels, relative to the others'; random weights want about d_kv**-0.5, by "
+        "which T5 draws them smaller",
+        low=0.0,
+    )
     softmax: str = _field(
         CATALOGUE,
         "over what the recommender's probabilities are normalised, by its name in training/losses.py: catalogue (the "

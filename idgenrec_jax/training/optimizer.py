@@ -23,24 +23,34 @@ def embedding_mask(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(is_embedding, params)
 
 
+def query_mask(params: PyTree) -> PyTree:
+    """Return a tree of booleans like `params`: True for the query kernels of attention, by their path."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(str(getattr(key, "key", key)) == "query" for key in path), params
+    )
+
+
 def make_optimizer(
     *,
     clip_norm: float = CLIP_NORM,
     weight_decay: float = WEIGHT_DECAY,
     embedding_factor: float = 1.0,
+    query_factor: float = 1.0,
 ) -> optax.GradientTransformation:
     """Return AdamW *without* its learning rate: clip by global norm, Adam, decoupled weight decay except on norms.
 
     The rate is given to each `apply_gradients`, so that the optimizer's state holds no schedule and a resumed run
     needs none. `clip_norm` is the largest global gradient norm, 0: any; `weight_decay` is per unit of learning rate.
     `embedding_factor` multiplies the rate of the embedding tables: T5 draws them with a standard deviation of 1, most
-    kernels with d_model**-0.5, so that a rate that suits kernels moves random embeddings hardly at all.
+    kernels with d_model**-0.5, so that a rate that suits kernels moves random embeddings hardly at all. `query_factor`
+    multiplies that of the query kernels: T5 draws them with (d_model * d_kv)**-0.5, in place of a division of scores.
     """
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         optax.masked(optax.scale(embedding_factor), embedding_mask),
+        optax.masked(optax.scale(query_factor), query_mask),
     )
 
 

@@ -21,6 +21,7 @@ def configured_optimizer(training: TrainingConfig) -> optax.GradientTransformati
         clip_norm=training.gradient_clip,
         weight_decay=training.weight_decay,
         embedding_factor=training.embedding_learning_rate_factor,
+        query_factor=training.query_learning_rate_factor,
     )
 
 

@@ -96,23 +96,27 @@ def test_the_parameters_without_decay_are_exactly_the_norms_of_t5():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_only_the_embedding_tables_of_t5_have_the_embedding_factor(tied):
+@pytest.mark.parametrize("name", ["embedding_factor", "query_factor"])
+def test_only_the_embedding_tables_or_the_query_kernels_of_t5_have_their_factor(name, tied):
     config = T5Config(
-        vocab_size=20, d_model=8, d_kv=4, d_ff=12, num_layers=1, num_decoder_layers=1, num_heads=2,
+        vocab_size=20, d_model=8, d_kv=3, d_ff=12, num_layers=1, num_decoder_layers=1, num_heads=2,
         tie_word_embeddings=tied,
     )  # fmt: skip
     params = nnx.state(T5(config, rngs=nnx.Rngs(0)), nnx.Param)
     gradients = jax.tree.map(jnp.ones_like, params)
     updates = {}
     for factor in (1.0, 5.0):
-        optimizer = make_optimizer(embedding_factor=factor)
-        updates[factor] = jax.tree.leaves(optimizer.update(gradients, optimizer.init(params), params)[0])
-    tables = 0
-    for before, after in zip(updates[1.0], updates[5.0], strict=True):
+        optimizer = make_optimizer(**{name: factor})
+        found, _ = optimizer.update(gradients, optimizer.init(params), params)
+        updates[factor] = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+    scaled = 0
+    for path, before in updates[1.0].items():
         is_table = before.shape == (20, 8)
-        tables += is_table
-        np.testing.assert_allclose(after, before * (5.0 if is_table else 1.0), rtol=1e-6)
-    assert tables == (1 if tied else 2)
+        is_scaled = is_table if name == "embedding_factor" else "query" in path
+        scaled += is_scaled
+        np.testing.assert_allclose(updates[5.0][path], before * (5.0 if is_scaled else 1.0), rtol=1e-6)
+    # One attention in the encoder block, two in the decoder block.
+    assert scaled == (3 if name == "query_factor" else 1 if tied else 2)
 
 
 def test_the_schedule_rises_for_five_percent_and_falls_to_zero():
