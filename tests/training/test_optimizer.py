@@ -108,7 +108,8 @@ def test_only_the_embedding_tables_or_the_query_kernels_of_t5_have_their_factor(
     for factor in (1.0, 5.0):
         optimizer = make_optimizer(**{name: factor})
         found, _ = optimizer.update(gradients, optimizer.init(params), params)
-        updates[factor] = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+        leaves = jax.tree_util.tree_leaves_with_path(found)
+        updates[factor] = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     scaled = 0
     for path, before in updates[1.0].items():
         is_table = before.shape == (20, 8)
