@@ -199,9 +199,16 @@ def choice_room(shape: PackedShape, most: Sequence[int]) -> tuple[int, int]:
     return wide, narrow
 
 
-def windows_per_batch(renderer: PromptRenderer, windows: Windows, batch_size: int) -> int:
-    """Return how many windows have about `batch_size` targets."""
-    return max(1, round(batch_size * len(windows) / max(1, int(windows.num_targets().sum()))))
+def _draw(
+    renderer: PromptRenderer, batch_size: int, num_targets: int, rng: np.random.Generator
+) -> tuple[_Prompts | _Windows, int]:
+    """Return examples that have `num_targets` targets (0: all), and how many of them have about `batch_size`."""
+    num_templates = len(renderer.templates)
+    if not renderer.is_causal:
+        return _Prompts(renderer, draw_training_examples(renderer.dataset, num_templates, num_targets, rng)), batch_size
+    windows = renderer.windows
+    size = max(1, round(batch_size * len(windows) / max(1, int(windows.num_targets().sum()))))
+    return _Windows(renderer, draw_windows(windows, num_templates, num_targets, rng)), size
 
 
 def training_shape(renderer: PromptRenderer, *, seed: int, batch_size: int, row_multiple: int = 1) -> PackedShape:
@@ -212,16 +219,7 @@ def training_shape(renderer: PromptRenderer, *, seed: int, batch_size: int, row_
     Raises:
         InputError: no sequence has two items to train on.
     """
-    rng = np.random.default_rng([seed, _PLAN])
-    source: _Prompts | _Windows
-    if renderer.is_causal:
-        windows = renderer.windows
-        size = windows_per_batch(renderer, windows, batch_size) if len(windows) else batch_size
-        source = _Windows(renderer, draw_windows(windows, len(renderer.templates), PLANNED_EXAMPLES, rng))
-    else:
-        size = batch_size
-        drawn = draw_training_examples(renderer.dataset, len(renderer.templates), PLANNED_EXAMPLES, rng)
-        source = _Prompts(renderer, drawn)
+    source, size = _draw(renderer, batch_size, PLANNED_EXAMPLES, np.random.default_rng([seed, _PLAN]))
     if not len(source.prompts):
         raise InputError(
             f"the data {renderer.dataset.name!r} has nothing for training: expected sequences of at least four items "
@@ -267,14 +265,5 @@ def recommender_epoch(
     every prompt or, in a causal epoch, for every window.
     """
     rng = np.random.default_rng([seed, 1, epoch])
-    source: _Prompts | _Windows
-    if renderer.is_causal:
-        windows = renderer.windows
-        size = windows_per_batch(renderer, windows, batch_size)
-        source = _Windows(renderer, draw_windows(windows, len(renderer.templates), num_examples, rng))
-    else:
-        size = batch_size
-        source = _Prompts(
-            renderer, draw_training_examples(renderer.dataset, len(renderer.templates), num_examples, rng)
-        )
+    source, size = _draw(renderer, batch_size, num_examples, rng)
     return RecommenderBatches(renderer, source, shape=shape, batch_size=size, rng=rng)
