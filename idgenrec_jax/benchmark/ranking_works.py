@@ -15,7 +15,6 @@ from idgenrec_jax.data.prefix_tree import prefix_tree
 from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
-from idgenrec_jax.evaluation.ranker import NUM_BUCKETS
 from idgenrec_jax.experiment import Experiment
 from idgenrec_jax.models import operations
 
@@ -188,7 +187,6 @@ def _choose_users(experiment: Experiment, users: int, name: str) -> _Users | Non
         "validation",
         template=0,
         batch_size=config.evaluation.batch_size,
-        num_buckets=NUM_BUCKETS,
         with_seen=config.evaluation.seen_items == "remove",
     )
     count = max(1, users // config.evaluation.batch_size)

@@ -16,6 +16,10 @@ from idgenrec_jax.data.packing import WIDTH_MULTIPLE
 from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.errors import InputError
 
+MAX_BUCKETS = 4
+BATCHES_PER_BUCKET = 16
+"""Full batches for which one more bucket is worth the compilation of one more program."""
+
 
 class HeldOutBatch(NamedTuple):
     """Prompts and the target tokens (ID + EOS) that should follow them, one example a row; other rows are padding.
@@ -151,11 +155,12 @@ def held_out_batches(
     *,
     template: int,
     batch_size: int,
-    num_buckets: int,
+    num_buckets: int | None = None,
     with_seen: bool = False,
 ) -> tuple[BucketedBatches, Int[np.ndarray, " users"], Int[np.ndarray, " users"]]:
     """Return the prompts of a held-out split by length, the user of each example, and its target item (int32).
 
+    `num_buckets` is the most widths that prompts are padded to; None: as many as are worth it, up to MAX_BUCKETS.
     `with_seen`: each batch has the items that came before its targets.
     """
     examples = held_out_examples(renderer.dataset, split, template)
@@ -163,6 +168,8 @@ def held_out_batches(
         raise InputError(
             f"the data {renderer.dataset.name!r} has no user with 3 items or more, nobody to evaluate; add users"
         )
+    if num_buckets is None:
+        num_buckets = min(MAX_BUCKETS, 1 + len(examples) // (BATCHES_PER_BUCKET * batch_size))
     batches = BucketedBatches(
         renderer,
         examples,

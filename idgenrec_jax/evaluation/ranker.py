@@ -38,7 +38,6 @@ from idgenrec_jax.training.choice_softmax import ChoiceTable, choice_table
 from idgenrec_jax.training.recommender_loss import target_loss
 from idgenrec_jax.training.segments import causal_mask, on_device
 
-NUM_BUCKETS = 4
 CACHE_MULTIPLE = 4
 
 
@@ -242,7 +241,6 @@ class Ranker:
             split,
             template=0,
             batch_size=self._config.evaluation.batch_size,
-            num_buckets=NUM_BUCKETS,
             with_seen=self._config.evaluation.seen_items == "remove",
         )
         available_results(catalogue.num_items, self._config.evaluation.num_beams)

@@ -11,7 +11,12 @@ import pytest
 
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.examples import Examples, training_positions
-from idgenrec_jax.data.held_out_batches import BucketedBatches, bucket_widths, held_out_batches
+from idgenrec_jax.data.held_out_batches import (
+    BATCHES_PER_BUCKET,
+    BucketedBatches,
+    bucket_widths,
+    held_out_batches,
+)
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
@@ -305,6 +310,20 @@ def test_data_without_a_user_to_evaluate_is_an_input_error():
     short = Dataset("shop", dataset.users, dataset.items, dataset.item_texts, tuple(s[:2] for s in dataset.sequences))
     with pytest.raises(InputError, match="3"):
         held_out_batches(make_renderer(short), "test", template=0, batch_size=4, num_buckets=2)
+
+
+def test_few_users_share_one_width_and_many_have_several():
+    dataset = make_dataset()
+    renderer = make_renderer(dataset)
+    num_users = len(dataset.evaluation_users)
+
+    def widths(batch_size):
+        batches = held_out_batches(renderer, "test", template=0, batch_size=batch_size)[0]
+        return {batches.batch(step).prompt_tokens.shape[1] for step in range(len(batches))}
+
+    assert BATCHES_PER_BUCKET <= num_users < 2 * BATCHES_PER_BUCKET
+    assert len(widths(num_users)) == 1
+    assert len(widths(1)) == 2
 
 
 def test_num_examples_are_drawn_without_replacement_and_anew_each_epoch():
