@@ -166,7 +166,20 @@ class TrainingConfig:
         "export is a plain T5",
         low=0,
     )
+    recommender_average_decay: float = _field(
+        0.0,
+        "decay of the moving average of the recommender's weights, which is validated and kept in their place; 0: the "
+        "weights themselves",
+        low=0.0,
+        high=0.99999,
+    )
     warmup_fraction: float = _field(0.05, "share of training over which the learning rate rises", low=0.0, high=0.99)
+    recommender_final_rate_fraction: float = _field(
+        0.0,
+        "share of its peak to which the recommender's learning rate falls at the end; 1: it stays",
+        low=0.0,
+        high=1.0,
+    )
     weight_decay: float = _field(0.01, "AdamW weight decay, norms excepted", low=0.0)
     gradient_clip: float = _field(1.0, "largest global gradient norm; 0: gradients are not clipped", low=0.0)
     warm_start_epochs: int = _field(30, "epochs of the ID generator's warm start; none when it is pretrained", low=0)

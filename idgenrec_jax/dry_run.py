@@ -149,7 +149,9 @@ def _plan(config: Config, *, compiled: bool, layers: int | None = None) -> Plan:
         if layers is not None:
             t5_config = dataclasses.replace(t5_config, num_layers=layers, num_decoder_layers=layers)
         graphdef, shapes = abstract_model(t5_config)
-        state = jax.eval_shape(partial(create_train_state, optimizer=optimizer), shapes)
+        is_averaged = section == "recommender" and bool(config.training.recommender_average_decay)
+        create = partial(create_train_state, optimizer=optimizer, is_averaged=is_averaged)
+        state = jax.eval_shape(create, shapes)
         models[section] = PlannedModel(t5_config, graphdef, place_shapes(mesh, state))
     id_generator, recommender = models["id_generator"], models["recommender"]
     check_vocabularies(recommender.config, id_generator.config)
@@ -232,6 +234,8 @@ def step_bytes(plan: Plan, kind: str) -> dict[str, int]:
         state = model.state
         found[f"{_MODELS[name]}, parameters"] = bytes_per_device(state.params)
         found[f"{_MODELS[name]}, moments"] = bytes_per_device((state.optimizer_state, state.step))
+        if state.average is not None:
+            found[f"{_MODELS[name]}, averages"] = bytes_per_device(state.average)
     found["batch"] = bytes_per_device(step.batch)
     if step.choices is not None:
         found["choices of the catalogue"] = bytes_per_device(step.choices)

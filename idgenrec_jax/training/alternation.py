@@ -99,7 +99,8 @@ class Alternation:
         self._replicated = replicated(jax.tree.leaves(recommender[1])[0].sharding.mesh)
         self._optimizer = configured_optimizer(training)
         self.state = RunState(
-            place_train_state(id_generator[1], self._optimizer), place_train_state(recommender[1], self._optimizer)
+            place_train_state(id_generator[1], self._optimizer),
+            place_train_state(recommender[1], self._optimizer, is_averaged=bool(training.recommender_average_decay)),
         )
         self._steps = make_steps(
             config,
@@ -231,7 +232,7 @@ class Alternation:
         if phase.kind == RECOMMENDER:
             state.recommender, metrics = step(state.recommender, *rest)
         elif phase.kind == ID:
-            state.id_generator, metrics = step(state.id_generator, state.recommender.params, *rest)
+            state.id_generator, metrics = step(state.id_generator, state.recommender.result, *rest)
         else:
             state.id_generator, metrics = step(state.id_generator, *rest)
         self._note_first_step(metrics)
@@ -261,7 +262,7 @@ class Alternation:
 
     def _validate_now(self, phase: Phase) -> None:
         renderer = self._ids.renderer(max_history=self._config.data.max_history, evaluation=True)
-        loss, metrics, ranks = self._validate(self.state.recommender.params, renderer, f"{phase.title}: validation")
+        loss, metrics, ranks = self._validate(self.state.recommender.result, renderer, f"{phase.title}: validation")
         self._append({**self._place(phase, self.state.epoch, "validation"), "loss": loss, **metrics})
         self._selection.offer(self.state, phase, metrics, ranks)
 

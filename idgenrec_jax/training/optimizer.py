@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 CLIP_NORM = 1.0
 WEIGHT_DECAY = 0.01
@@ -68,10 +68,22 @@ def apply_gradients(
     return params, optimizer_state
 
 
-def warmup_linear_decay(progress: float, peak: float, warmup_fraction: float = 0.05) -> float:
-    """Return the learning rate at a share `progress` of the training: a linear rise to `peak`, then a linear fall to 0.
+def moving_average(average: PyTree, params: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
+    """Return the exponential moving average of parameters after one more step; `step` is their number before it.
 
-    Give (step + 0.5) / total_steps for step = 0, 1, ..: then neither the first step nor the last has a rate of zero.
+    The decay rises from a tenth to `decay`, so that the random weights of the beginning are soon forgotten.
+    """
+    rate = 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: old + (rate * (new - old)).astype(old.dtype), average, params)
+
+
+def warmup_linear_decay(
+    progress: float, peak: float, warmup_fraction: float = 0.05, final_fraction: float = 0.0
+) -> float:
+    """Return the learning rate at a share `progress` of the training: a linear rise to `peak`, then a linear fall.
+
+    It falls to `final_fraction` of the peak. Give (step + 0.5) / total_steps for step = 0, 1, ..: then neither the
+    first step nor the last has a rate of zero.
 
     Raises ValueError when `progress` is outside [0, 1] or `warmup_fraction` outside [0, 1).
     """
@@ -81,4 +93,5 @@ def warmup_linear_decay(progress: float, peak: float, warmup_fraction: float = 0
         raise ValueError(f"warmup_fraction is {warmup_fraction}, expected at least 0 and less than 1")
     if progress < warmup_fraction:
         return peak * progress / warmup_fraction
-    return peak * (1.0 - progress) / (1.0 - warmup_fraction)
+    fallen = peak * (1.0 - progress) / (1.0 - warmup_fraction)
+    return fallen + final_fraction * (peak - fallen) if final_fraction else fallen

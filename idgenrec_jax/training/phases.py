@@ -76,4 +76,5 @@ def learning_rate(training: TrainingConfig, phases: Sequence[Phase], number: int
     }
     total = sum(phase.epochs for phase in phases if phase.kind == kind)
     progress = (epochs_before(phases, number) + epochs) / total
-    return warmup_linear_decay(progress, peaks[kind], training.warmup_fraction)
+    final = training.recommender_final_rate_fraction if kind == RECOMMENDER else 0.0
+    return warmup_linear_decay(progress, peaks[kind], training.warmup_fraction, final)

@@ -78,8 +78,8 @@ class RunState:
         return {saved: getattr(self, name) for name, saved in run_files.CHECKPOINT_NAMES.items()}
 
     def params(self) -> dict[str, Any]:
-        """Return the parameters of both models, under the names that checkpoints have for them."""
-        return {name: state.params for name, state in self.arrays().items()}
+        """Return the parameters of both models that are kept, under the names that checkpoints have for them."""
+        return {name: state.result for name, state in self.arrays().items()}
 
 
 def _meta_fields() -> dict[str, Any]:

@@ -46,6 +46,7 @@ def make_steps(
             optimizer,
             loss=loss,
             accumulation=training.gradient_accumulation,
+            average_decay=training.recommender_average_decay,
             state_sharding=places[name],
             compiler_options=compiler_options(getattr(config, name).rematerialise),
         )

@@ -25,7 +25,7 @@ from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.sharding import parameter_shardings
 from idgenrec_jax.training.choice_softmax import ChoiceTable
 from idgenrec_jax.training.id_loss import id_loss
-from idgenrec_jax.training.optimizer import apply_gradients
+from idgenrec_jax.training.optimizer import apply_gradients, moving_average
 from idgenrec_jax.training.recommender_loss import recommender_loss
 from idgenrec_jax.training.segments import split_rows
 
@@ -40,27 +40,41 @@ Differentiated = Callable[[PyTree], tuple[Float[Array, ""], PyTree]]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """What a train step changes: parameters, the optimizer's moments, and the number of steps taken so far."""
+    """What a train step changes: parameters, the optimizer's moments, and the number of steps taken so far.
+
+    `average` is the moving average of the parameters, None where they are not averaged.
+    """
 
     params: PyTree
     optimizer_state: PyTree
     # int32 scalar: steps of this model, not of the run. A PyTree in type, because Orbax and shardings put other leaves
     # in its place.
     step: PyTree
+    average: PyTree = None
+
+    @property
+    def result(self) -> PyTree:
+        """The parameters that training has led to so far, which are validated and kept: the average, where there is."""
+        return self.params if self.average is None else self.average
 
 
-def create_train_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
+def create_train_state(
+    params: PyTree, optimizer: optax.GradientTransformation, *, is_averaged: bool = False
+) -> TrainState:
     """Return the state before the first step; works under jit and `jax.eval_shape`."""
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    average = jax.tree.map(jnp.copy, params) if is_averaged else None
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), average)
 
 
-def place_train_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
+def place_train_state(
+    params: PyTree, optimizer: optax.GradientTransformation, *, is_averaged: bool = False
+) -> TrainState:
     """Return the state before the first step, its moments where their parameters are on the mesh; it takes `params`.
 
     A step that returns its state in another place than it was given compiles again for the next.
     """
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    create = partial(create_train_state, optimizer=optimizer)
+    create = partial(create_train_state, optimizer=optimizer, is_averaged=is_averaged)
     places = parameter_shardings(mesh, jax.eval_shape(create, params))
     return jax.jit(create, out_shardings=places, donate_argnums=0)(params)
 
@@ -89,6 +103,7 @@ def make_supervised_step(
     loss: Callable[..., Float[Array, ""]] = recommender_loss,
     dropout: bool = True,
     accumulation: int = 1,
+    average_decay: float = 0.0,
     state_sharding: PyTree = None,
     compiler_options: CompilerOptions = None,
 ) -> TrainStep:
@@ -99,7 +114,8 @@ def make_supervised_step(
     `loss` (before the step) and `gradient_norm` (before clipping), float32. Inputs are read where the caller has placed
     them; `state_sharding`, a pytree prefix of the state, keeps the new state where the old one was. The rows of a
     batch, a multiple of `accumulation`, are computed in so many parts whose gradients are added up: it is the same
-    step, dropout included, up to rounding. `compiler_options` are those of `jax.jit`.
+    step, dropout included, up to rounding. `average_decay` is that of a state with an average. `compiler_options` are
+    those of `jax.jit`.
     """
 
     def supervised_step(state, batch: SupervisedBatch, learning_rate, key, choices: ChoiceTable | None = None):
@@ -121,7 +137,7 @@ def make_supervised_step(
             return jax.lax.scan(add, zero, (jnp.arange(accumulation), parts))[0]
 
         differentiated = jax.value_and_grad(loss_of) if accumulation == 1 else accumulated
-        return _descend(optimizer, state, differentiated, learning_rate)
+        return _descend(optimizer, state, differentiated, learning_rate, average_decay)
 
     return jax.jit(
         supervised_step, donate_argnums=0, out_shardings=(state_sharding, None), compiler_options=compiler_options
@@ -177,6 +193,7 @@ def _descend(
     state: TrainState,
     differentiated: Differentiated,
     learning_rate: Float[Array, ""] | float,
+    average_decay: float = 0.0,
 ) -> tuple[TrainState, Metrics]:
     """Return the state after one optimizer step, and the metrics of the state before it.
 
@@ -187,4 +204,7 @@ def _descend(
         optimizer, gradients, state.optimizer_state, state.params, learning_rate
     )
     metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
-    return TrainState(params, optimizer_state, state.step + 1), metrics
+    average = state.average
+    if average is not None:
+        average = moving_average(average, params, state.step, average_decay)
+    return TrainState(params, optimizer_state, state.step + 1, average), metrics

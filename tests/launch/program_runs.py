@@ -47,6 +47,7 @@ TINY = {
     "training.recommender_epochs": 2,
     "training.recommender_batch_size": 32,
     "training.recommender_learning_rate": 1e-2,
+    "training.recommender_average_decay": 0.5,
     "training.warm_start_learning_rate": 2e-3,
     "training.warm_start_tokens": 7,
     "training.embedding_learning_rate_factor": 10.0,

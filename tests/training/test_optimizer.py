@@ -7,7 +7,13 @@ import pytest
 from flax import nnx
 
 from idgenrec_jax.models.t5 import T5, T5Config
-from idgenrec_jax.training.optimizer import apply_gradients, decay_mask, make_optimizer, warmup_linear_decay
+from idgenrec_jax.training.optimizer import (
+    apply_gradients,
+    decay_mask,
+    make_optimizer,
+    moving_average,
+    warmup_linear_decay,
+)
 
 RATES = (0.1, 0.05, 0.2)
 
@@ -127,6 +133,27 @@ def test_the_schedule_rises_for_five_percent_and_falls_to_zero():
     assert warmup_linear_decay(0.525, 2e-3) == pytest.approx(1e-3)
     assert warmup_linear_decay(1.0, 2e-3) == 0.0
     assert warmup_linear_decay(0.0, 2e-3, warmup_fraction=0.0) == pytest.approx(2e-3)
+
+
+def test_the_schedule_falls_to_a_share_of_the_peak():
+    assert warmup_linear_decay(0.025, 2e-3, final_fraction=0.5) == pytest.approx(1e-3)
+    assert warmup_linear_decay(0.525, 2e-3, final_fraction=0.5) == pytest.approx(1.5e-3)
+    assert warmup_linear_decay(1.0, 2e-3, final_fraction=0.5) == pytest.approx(1e-3)
+    assert warmup_linear_decay(1.0, 2e-3, final_fraction=1.0) == warmup_linear_decay(0.05, 2e-3) == 2e-3
+
+
+def test_an_average_forgets_its_beginning_and_then_moves_by_its_decay():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(60, 3)).astype(np.float32)
+    average = {"kernel": jnp.full(3, 1e3, jnp.float32)}
+    expected = np.full(3, 1e3)
+    for step, value in enumerate(values):
+        average = moving_average(average, {"kernel": jnp.asarray(value)}, jnp.int32(step), 0.8)
+        decay = min(0.8, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+        np.testing.assert_allclose(average["kernel"], expected, rtol=1e-4, atol=1e-4)
+    # What came in at the 40th step counts for .8 ** 20 of what comes in at the last.
+    assert np.abs(expected).max() < 1.5
 
 
 @pytest.mark.parametrize("arguments", [(-0.01, 1.0), (1.01, 1.0), (0.5, 1.0, 1.0), (0.5, 1.0, -0.1)])

@@ -147,6 +147,24 @@ def test_a_placed_state_compiles_once():
     assert step._cache_size() == 1
 
 
+def test_a_state_with_an_average_trains_as_one_without_and_its_result_is_the_average():
+    batch, key = recommender_batch(), seed_key(0)
+    step = make_supervised_step(GRAPHDEF, OPTIMIZER, average_decay=0.3)
+    plain, averaged = new_state(), create_train_state(new_model(0)[1], OPTIMIZER, is_averaged=True)
+    assert plain.result is plain.params and averaged.result is averaged.average
+    expected = jax.tree.map(np.asarray, averaged.average)
+    for number in range(4):
+        plain, _ = step(plain, batch, RATE, key)
+        averaged, _ = step(averaged, batch, RATE, key)
+        decay = min(0.3, (1 + number) / (10 + number))
+        expected = jax.tree.map(
+            lambda old, new, decay=decay: decay * old + (1 - decay) * np.asarray(new), expected, averaged.params
+        )
+    jax.tree.map(np.testing.assert_array_equal, plain.params, averaged.params)
+    jax.tree.map(lambda found, wanted: np.testing.assert_allclose(found, wanted, atol=1e-6), averaged.result, expected)
+    assert plain.average is None
+
+
 def test_a_step_is_a_function_of_state_batch_and_seed(recommender_step):
     first, first_metrics = recommender_step(new_state(), recommender_batch(), RATE, seed_key(0))
     again, again_metrics = recommender_step(new_state(), recommender_batch(), RATE, seed_key(0))
