@@ -48,6 +48,8 @@ TINY = {
     "training.recommender_batch_size": 32,
     "training.recommender_learning_rate": 1e-2,
     "training.recommender_average_decay": 0.5,
+    "training.recommender_final_rate_fraction": 0.0,
+    "training.validate_every_epochs": 0,
     "training.warm_start_learning_rate": 2e-3,
     "training.warm_start_tokens": 7,
     "training.embedding_learning_rate_factor": 10.0,
