@@ -240,6 +240,7 @@ def run_of_a_phase(folder, data, ids):
         | {"mesh.data": 1, "mesh.fsdp": 8, "ids.table": str(folder / "ids.jsonl"), "evaluation.num_beams": 10}
         | {"training.rounds": 1, "training.id_epochs": 0, "training.recommender_epochs": 2}
         | {"training.recommender_batch_size": 16, "training.checkpoint_every_steps": 2}
+        | {"training.recommender_average_decay": 0.5}
     )
     experiment = assemble(config, folder / "run")
 
