@@ -18,6 +18,7 @@ from idgenrec_jax.compilation_cache import use_compilation_cache as use_compilat
 from idgenrec_jax.config import Config, fields_with_help
 from idgenrec_jax.errors import InputError, nearest
 from idgenrec_jax.files import expand_home, is_disk_full
+from idgenrec_jax.host_memory import keep_freed_memory
 from idgenrec_jax.presets import PRESETS, preset
 
 USER_ERROR = 2
@@ -150,6 +151,7 @@ def refuse_without(needed: str, names: Collection[str]) -> None:
 
 def run(main: Callable[[], Any]) -> None:
     """Parse flags, run `main`, and turn a user's mistakes into one line and exit code 2."""
+    keep_freed_memory()
     print_what_can_be_printed()
     _describe_in_help(main)
     try:
