@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "idgenrec_jax"
 LAYERS = (
     ("errors",),
     ("locks",),
-    ("files", "switches"),
+    ("files", "host_memory", "switches"),
     ("config", "run_files", "processes", "compilation_cache"),
     ("presets",),
     ("background", "progress", "sharding"),
