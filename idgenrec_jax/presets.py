@@ -40,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "recommender.dropout_rate": 0.2,
         "training.rounds": 1,
         "training.id_examples_per_epoch": 2048,
-        "training.recommender_epochs": 50,
+        "training.recommender_epochs": 100,
         "training.validate_every_epochs": 10,
         "training.recommender_batch_size": 128,
         "training.recommender_learning_rate": 1e-3,
