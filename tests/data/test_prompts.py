@@ -242,7 +242,7 @@ def test_no_prompt_file_gives_a_traceback(tmp_path, seed):
 
 def test_a_long_faulty_line_is_refused_at_once(tmp_path):
     path = tmp_path / "prompts.txt"
-    start = time.monotonic()
+    start = time.process_time()
     for line in (
         "t; seen; {" + "history" * 200_000 + "}; {target}",
         "t; seen; " + "{dataset}" * 200_000 + "; {target}",
@@ -250,7 +250,7 @@ def test_a_long_faulty_line_is_refused_at_once(tmp_path):
         path.write_text(line)
         with pytest.raises(InputError, match="unknown field|nothing to predict from"):
             load_templates(path)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 WINDOW_TEMPLATES = (
