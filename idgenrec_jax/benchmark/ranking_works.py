@@ -97,7 +97,7 @@ def ranking(experiment: Experiment, settings: dict[str, Any], *, users: int, nam
 
     def compare(outputs: Mapping[str, np.ndarray]) -> str:
         if is_peers:
-            return _compare_searches(*run(), outputs)
+            return _compare_searches(*run(), outputs, SCORE_TOLERANCE[config.recommender.compute_dtype])
         exhaustive = Exhaustive(experiment, renderer)
         (batch, count), compared = ready[0], len(outputs["items"])
         found = _search(experiment, [(batch, count)], trie)
@@ -226,12 +226,14 @@ def _search(
     return np.concatenate(items), np.concatenate(scores)
 
 
-def _compare_searches(items: np.ndarray, scores: np.ndarray, outputs: Mapping[str, np.ndarray]) -> str:
+def _compare_searches(
+    items: np.ndarray, scores: np.ndarray, outputs: Mapping[str, np.ndarray], tolerance: float
+) -> str:
     """Compare two results of the same search."""
     same = float((items == outputs["items"]).mean())
     real = (items >= 0) & (outputs["items"] >= 0)
     error = float(np.abs(scores - outputs["scores"])[real].max())
-    if not (same >= 0.99 and error <= SCORE_TOLERANCE):
+    if not (same >= 0.99 and error <= tolerance):
         raise Disagreement(
             f"ranking: {same:.2%} of the peer's items are ours at the same rank, scores differ by up to {error:.1e}"
         )

@@ -171,7 +171,7 @@ def _compare_with_items(experiment: Experiment, epoch: _Epoch) -> str:
     targets = epoch.batches.targets(0)
     expected = mean_item_loss(model, epoch.renderer, targets)
     error = abs(ours - expected) / abs(expected)
-    if not error <= LOSS_TOLERANCE:
+    if not error <= LOSS_TOLERANCE[model.config.compute_dtype]:
         raise Disagreement(f"recommender step: our loss is {ours}, target by target it is {expected}")
     return f"our loss of {len(targets)} targets equals the one computed target by target within {error:.1e}"
 

@@ -87,7 +87,9 @@ def measure(work: Work, machine: Machine, *, repeats: int, peer: Peer | None) ->
     if peer is not None:
         if work.compare is None:
             raise ValueError(f"{work.name}: has a peer, but nothing that compares their outputs")
-        agreement = "; ".join([work.compare(peer.outputs()), *work.differences])
+        # Accelerators round the inputs of float32 products, each library in its own way.
+        with jax.default_matmul_precision("highest"):
+            agreement = "; ".join([work.compare(peer.outputs()), *work.differences])
         if work.peer_batch_sizes:
             agreement = f"{agreement}; {peer.choose_batch_size(work.peer_batch_sizes)}"
         else:

@@ -27,6 +27,7 @@ _PEER = flags.DEFINE_bool("peer", False, "time transformers on PyTorch in turns 
 _PEER_PYTHON = define_path(
     "peer_python", sys.executable, "Python with torch and transformers; writing IDs needs one with transformers 4.56"
 )
+_PEER_COMPILE = flags.DEFINE_bool("peer_compile", True, "on a GPU, have torch.compile compile the peer's training")
 _OUTPUT = define_path("output", "benchmark.json", "file for the figures")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "timed runs of each work, each beside one of the peer's", lower_bound=1)
 _USERS = flags.DEFINE_integer("users", 64, "users ranked in a run", lower_bound=1)
@@ -108,7 +109,7 @@ def _measure(name: str) -> dict:
             "threads": len(os.sched_getaffinity(0)),
             "device": "cpu" if jax.default_backend() == "cpu" else "cuda",
             "dtype": config.recommender.compute_dtype,
-            "compile": jax.default_backend() != "cpu",
+            "compile": _PEER_COMPILE.value and jax.default_backend() != "cpu",
         }
         for number, work in enumerate(make_works(name, config, Path(scratch), sizes, settings)):
             print(f"{work.name} ...", file=sys.stderr, flush=True)

@@ -11,11 +11,14 @@ from jax.sharding import Mesh
 from idgenrec_jax.config import ModelConfig
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.host_memory import give_back_freed_memory
 from idgenrec_jax.models.huggingface import load_t5, read_config, resolve_folder
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.sharding import check_heads, parameter_sharding, parameter_shardings
 
 VOCABULARY_MULTIPLE = 128
+# T5-small has 242 million, the preset `tiny` 19.
+_LARGE_BYTES = 100_000_000
 
 _OWN_TOKENIZER = "give the tokenizer that belongs to the weights with --config.data.tokenizer"
 
@@ -33,12 +36,17 @@ class Model:
 def create_model(config: ModelConfig, tokenizer: Tokenizer, mesh: Mesh, *, seed: int, section: str) -> Model:
     """Return the model that `--config.SECTION` describes, with its parameters on the mesh.
 
+    Beside a large one the process gives back memory that it frees (see host_memory.py).
+
     Raises:
         InputError: the folder or name cannot be loaded, its vocabulary does not fit the tokenizer, or an axis of the
             mesh does not divide a parameter or the heads.
     """
     t5_config = described_config(config, tokenizer, section=section)
     check_heads(mesh, t5_config.num_heads, section)
+    graphdef, shapes = abstract_model(t5_config)
+    if sum(shape.size * shape.dtype.itemsize for shape in jax.tree.leaves(shapes)) > _LARGE_BYTES:
+        give_back_freed_memory()
     if config.folder:
         model = load_t5(
             _folder(config, section),
@@ -49,7 +57,6 @@ def create_model(config: ModelConfig, tokenizer: Tokenizer, mesh: Mesh, *, seed:
         )
         graphdef, params = nnx.split(model, nnx.Param)
         return Model(model.config, graphdef, params, pretrained=True)
-    graphdef, shapes = abstract_model(t5_config)
 
     def initial_params():
         return nnx.split(T5(t5_config, rngs=nnx.Rngs(seed)), nnx.Param)[1]

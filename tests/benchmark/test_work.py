@@ -2,6 +2,7 @@
 
 import time
 
+import jax
 import pytest
 
 from idgenrec_jax.benchmark.machine import Machine, measure_machine
@@ -90,6 +91,21 @@ def test_two_ways_are_timed_in_turns_each_on_a_line_of_its_own():
     assert fast.spread[0] <= fast.ratio <= fast.spread[1] and 2.0 < fast.ratio <= 11.0
     assert fast.floor == slow.floor == pytest.approx(2000.0)
     assert slow.ratio is None
+
+
+def test_outputs_are_compared_at_full_precision():
+    precisions = []
+
+    def run():
+        precisions.append(jax.config.jax_default_matmul_precision)
+        time.sleep(0.01)
+
+    def compare(outputs):
+        return f"compared at {jax.config.jax_default_matmul_precision}"
+
+    result = measure(Work("waiting", "nap", 1.0, run, compare=compare), MACHINE, repeats=1, peer=SlowPeer())
+    assert result.agreement == "compared at highest"
+    assert precisions == [None, None], "what is timed has JAX's own precision"
 
 
 def test_outputs_that_differ_end_the_measurement():

@@ -12,6 +12,7 @@ from idgenrec_jax.config import MeshConfig, ModelConfig
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.models import create
 from idgenrec_jax.models.create import abstract_model, create_model, random_config
 from idgenrec_jax.models.huggingface import save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
@@ -39,6 +40,15 @@ def saved_model(folder, vocab_size, **fields):
     model = T5(config, rngs=nnx.Rngs(5))
     save_t5(model, folder)
     return model
+
+
+@pytest.mark.parametrize(("limit", "times"), [(10**6, 0), (10**3, 1)])
+def test_beside_large_parameters_freed_memory_is_given_back(monkeypatch, mesh, limit, times):
+    calls = []
+    monkeypatch.setattr(create, "give_back_freed_memory", lambda: calls.append(1))
+    monkeypatch.setattr(create, "_LARGE_BYTES", limit)
+    create_model(SMALL, tokenizer_of(100), mesh, seed=0, section="recommender")
+    assert len(calls) == times
 
 
 @pytest.mark.parametrize(("size", "rows"), [(100, 128), (128, 128), (129, 256)])
