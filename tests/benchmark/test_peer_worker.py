@@ -1,7 +1,12 @@
-"""The benchmark's PyTorch worker: real processes on tiny models, whose outputs must equal this package's own."""
+"""The benchmark's PyTorch worker: its outputs on tiny models must equal this package's own.
+
+Two tests start it as the benchmark does, the others spare the seconds in which a process imports PyTorch.
+"""
 
 import importlib.util
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,16 +73,37 @@ def write_job(folder, kind, models, ragged, arrays=None, **fields):
     return folder
 
 
-def converse(folder, *commands, python=sys.executable):
-    """The worker's answers to commands given one after the other, its exit status and its standard error."""
+def converse(folder, *commands, python=None):
+    """The worker's answers to commands given one after the other, its exit status and its standard error.
+
+    It is a process of `python`, or this one where none is given.
+    """
     given = "".join(json.dumps({"command": command}) + "\n" for command in commands)
+    if python is None:
+        return converse_here(folder, given)
     result = subprocess.run(
         [python, WORKER, folder], input=given, capture_output=True, text=True, timeout=300, check=False
     )
     return [json.loads(line) for line in result.stdout.splitlines()], result.returncode, result.stderr
 
 
-def outputs_of(folder, python=sys.executable, num_units=None):
+def converse_here(folder, given):
+    """The same without a process, by what its main calls."""
+    answers = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(WORKER.parent)
+        # The worker sets it for its own process.
+        patch.setenv("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "1"))
+        patch.setattr(sys, "stdin", io.StringIO(given))
+        worker = importlib.import_module("peer_worker")
+        try:
+            worker.serve(folder, answers.append)
+        except worker.JobError as error:
+            return [*answers, {"error": str(error)}], 1, ""
+    return answers, 0, ""
+
+
+def outputs_of(folder, python=None, num_units=None):
     """The worker's outputs; where `num_units` is given, work that trains must be done in between and change none."""
     commands = ("run", "outputs", "peak", "quit") if num_units is not None else ("outputs", "quit")
     answers, status, errors = converse(folder, *commands, python=python)
@@ -137,7 +163,7 @@ def test_diverse_beam_finds_the_sequences_of_our_search(tmp_path):
 
     if tuple(int(part) for part in transformers.__version__.split(".")[:2]) > (4, 56):
         pytest.skip("group beam search is in transformers up to 4.56 only")
-    check_diverse_beam(tmp_path, sys.executable)
+    check_diverse_beam(tmp_path, None)
 
 
 def check_diverse_beam(folder, python):
@@ -168,7 +194,8 @@ def test_diverse_beam_names_the_way_out_where_transformers_has_it_no_more(tmp_pa
     if tuple(int(part) for part in transformers.__version__.split(".")[:2]) <= (4, 56):
         pytest.skip("this transformers has group beam search")
     job = write_job(tmp_path, "diverse_beam", {}, {"texts": [[3, EOS]]})
-    assert "--peer_python" in the_error(job) and transformers.__version__ in the_error(job)
+    error = the_error(job)
+    assert "--peer_python" in error and transformers.__version__ in error
 
 
 @pytest.mark.slow
@@ -181,7 +208,7 @@ def test_recommender_training_starts_from_our_loss_and_gradient(tmp_path):
         compile=False,
     )  # fmt: skip
     # Eleven examples in batches of four, and one batch of the next epoch.
-    found = outputs_of(job, num_units=4 + 4 + 3 + 4)
+    found = outputs_of(job, sys.executable, num_units=4 + 4 + 3 + 4)
     batch = one_example_a_row(prompts[:4], targets[:4], source=9, target=5)
     batch = jax.tree.map(jnp.asarray, batch)
     loss, norm = loss_and_norm(lambda model: recommender_loss(model, batch), model)
@@ -263,16 +290,16 @@ def test_id_training_starts_from_our_loss_and_gradient(eos, pad_histories, tmp_p
     np.testing.assert_allclose(found["gradient_norm"], norm, rtol=1e-4)
 
 
-def the_error(folder, *commands):
+def the_error(folder, *commands, python=None):
     """The one line of a worker that must fail."""
-    answers, status, _ = converse(folder, *commands)
+    answers, status, _ = converse(folder, *commands, python=python)
     assert status == 1 and list(answers[-1]) == ["error"] and "\n" not in answers[-1]["error"]
     return answers[-1]["error"]
 
 
 @pytest.mark.slow
 def test_a_job_that_cannot_be_done_is_answered_in_one_line(tmp_path):
-    assert "job.json" in the_error(tmp_path / "nowhere")
+    assert "job.json" in the_error(tmp_path / "nowhere", python=sys.executable)
     job = write_job(tmp_path, "greedy", {}, {"prompts": [[3, EOS]]})
     error = the_error(job)
     assert "'greedy'" in error and "constrained_beam, diverse_beam, recommender_training, id_training" in error
