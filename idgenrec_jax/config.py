@@ -46,8 +46,9 @@ class DataConfig:
     eval_prompt: str = _field("seen:0", "template that validation and test use, as GROUP:NUMBER")
     user_ids: str = _field(
         "none",
-        "textual user IDs: none, train_history (from training items only), published (from the whole sequence: leaks)",
-        choices=("none", "train_history", "published"),
+        "textual user IDs: none, train_history (from training items only), prefix (for each target from the items "
+        "before it), published (from the whole sequence: leaks)",
+        choices=("none", "train_history", "prefix", "published"),
     )
     history: str = _field(
         "causal",
@@ -57,6 +58,12 @@ class DataConfig:
     )
     max_history: int = _field(20, "items of history in a recommender prompt, the last ones", low=1)
     id_max_history: int = _field(10, "items of history in an ID-phase prompt, the last ones", low=1)
+    neighbour_items: int = _field(
+        0,
+        "items that follow an item most often in training, whose two most telling words each stand behind the item's "
+        "title for the ID generator",
+        low=0,
+    )
     max_prompt_length: int = _field(512, "tokens in a prompt; older history items are dropped to fit", low=8)
     max_text_length: int = _field(256, "tokens of an item's text that the ID generator reads", low=4)
 
@@ -114,6 +121,12 @@ class IdsConfig:
         choices=("suffix", "error"),
     )
     batch_size: int = _field(64, "items decoded at once", low=1)
+    acceptance_examples: int = _field(
+        0,
+        "training examples under which the frozen recommender must predict better with an item's new ID than with its "
+        "old one, which stays otherwise; 0: new IDs are taken as the ID generator writes them (published)",
+        low=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +142,34 @@ class TrainingConfig:
     )
     id_epochs: int = _field(1, "epochs of an ID phase; 0: no ID phases", low=0)
     recommender_epochs: int = _field(10, "epochs of a recommender phase", low=1)
+    final_recommender_epochs: int = _field(
+        0, "recommender epochs after the last round, on its IDs, in one learning-rate schedule with the others", low=0
+    )
+    id_temperature: float = _field(
+        1.0,
+        "temperature of soft IDs at the end of the last ID phase, to which it falls from 1 evenly in its logarithm "
+        "(published: 1)",
+        low=0.01,
+        high=1.0,
+    )
+    id_straight_through: bool = _field(
+        False, "history items read as the words that the ID generator writes, with the gradient of its soft IDs"
+    )
+    id_leash: float = _field(
+        0.0,
+        "weight of the divergence (nats a token) of the ID generator from itself before the ID phase, in the ID loss",
+        low=0.0,
+    )
+    id_neighbour_weight: float = _field(
+        0.0,
+        "weight of a term of the ID loss (nats an item): an item's ID is to begin like that of an item that follows it",
+        low=0.0,
+    )
+    id_measured_examples: int = _field(
+        512,
+        "training examples by which an ID phase is measured: their loss under old, soft and new IDs; 0: none",
+        low=0,
+    )
     id_examples_per_epoch: int = _field(0, "training examples in an ID epoch, drawn anew each epoch; 0: all", low=0)
     recommender_examples_per_epoch: int = _field(0, "training examples in a recommender epoch; 0: all", low=0)
     recommender_batch_size: int = _field(256, "targets in a recommender step; about so many in windows", low=1)
@@ -266,6 +307,11 @@ class Config:
                     f"{getattr(self.training, batch)} examples of --config.training.{batch}, one in each part"
                 )
 
+        if self.ids.acceptance_examples and not self.over_catalogue:
+            raise InputError(
+                f"--config.ids.acceptance_examples={self.ids.acceptance_examples}: expected 0 with --config.training."
+                f"softmax={self.training.softmax}; IDs are compared by nats per item, which {CATALOGUE} alone gives"
+            )
         if self.over_catalogue and self.evaluation.length_penalty:
             raise InputError(
                 f"--config.evaluation.length_penalty={self.evaluation.length_penalty}: expected 0 with "

@@ -311,7 +311,10 @@ def _stand_in_ids(ids: RoundIds, inputs: Inputs, config: Config) -> None:
     """Give every item, and every user where prompts name users, an ID of about the length that a run would write."""
     dataset, tokenizer = inputs.dataset, inputs.tokenizer
     ids.table = inputs.given_ids or unique_table(keywords(dataset, tokenizer, config), dataset.items, tokenizer)
-    if config.data.user_ids != "none":
+    if config.data.user_ids == "prefix":
+        before = [item for sequence in dataset.sequences for item in (None, *sequence[:-1])]
+        ids.prefix_ids = tuple(() if item is None else ids.table.tokens[item] for item in before)
+    elif config.data.user_ids != "none":
         first = [ids.table.texts[sequence[0]] for sequence in dataset.sequences]
         ids.user_table = unique_table(first, dataset.users, tokenizer)
 

@@ -187,6 +187,7 @@ def _train(
         given_ids=inputs.given_ids,
         pretrained_id_generator=experiment.id_generator.pretrained,
         validate=validate,
+        validation_loss=lambda params, renderer: experiment.ranker.loss(params, renderer, "validation"),
         should_stop=should_stop,
         place_batch=experiment.place_batch,
         restart_without_checkpoint=restart_without_checkpoint,

@@ -16,6 +16,7 @@ from idgenrec_jax.data.templates import GROUPS, PromptTemplate, default_template
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.generation import item_prompts
+from idgenrec_jax.ids.neighbours import generator_texts
 from idgenrec_jax.ids.rounds import Prompts
 from idgenrec_jax.ids.schemes import GENERATED, find_scheme, has_own_ids, unique_table
 from idgenrec_jax.ids.table import IdTable, load_table
@@ -57,7 +58,8 @@ def load_inputs(config: Config, dataset: Dataset, tokenizer: Tokenizer) -> Input
     prompts = load_prompts(config.data, tokenizer, dataset.name)
     given_ids = own_ids(config, dataset, tokenizer)
     length = config.data.max_text_length
-    text_tokens = item_prompts(dataset.item_texts, dataset.items, tokenizer, max_length=length)
+    texts = generator_texts(dataset, tokenizer, config)
+    text_tokens = item_prompts(texts, dataset.items, tokenizer, max_length=length)
     return Inputs(dataset, tokenizer, prompts, text_tokens, given_ids)
 
 
@@ -112,11 +114,14 @@ def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) ->
     """Return the templates of the configuration, tokenised; warn of words in them that the tokenizer cannot write.
 
     Raises:
-        InputError: the prompt file is at fault, `eval_prompt` names no template, or a template has {user_id} and user
-            IDs are off.
+        InputError: the prompt file is at fault, `eval_prompt` names no template, or a template has {user_id} where
+            user IDs are off, or where they cannot change with every target.
     """
     with_users = config.user_ids != "none"
-    templates = load_templates(config.prompts) if config.prompts else default_templates(with_user_ids=with_users)
+    is_changing = config.user_ids == "prefix" and config.history == "causal"
+    templates = (
+        load_templates(config.prompts) if config.prompts else default_templates(with_users, user_is_behind=is_changing)
+    )
     for template in templates:
         if "user_id" in template.fields and not with_users:
             raise InputError(
@@ -126,6 +131,13 @@ def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) ->
     tokenise = partial(PromptTokens, tokenizer=tokenizer, dataset_name=dataset_name)
     training = tuple(tokenise(template) for template in templates if template.group == "seen")
     prompts = Prompts(training, tokenise(_evaluation_template(config, templates)))
+    for tokens in (*training, prompts.evaluation):
+        if is_changing and tokens.user_is_before:
+            raise InputError(
+                f"{config.prompts}: template {shown(tokens.template.input_text)} has {{user_id}} before {{history}}, "
+                "but --config.data.user_ids=prefix changes it with every item; put it behind {history}, or set "
+                "--config.data.history=whole"
+            )
     texts = list(dict.fromkeys(text for tokens in (*training, prompts.evaluation) for text in tokens.texts))
     check_prompt_spelling(texts, tokenizer, f"prompt templates of {config.prompts or 'this package'}")
     return prompts

@@ -137,7 +137,7 @@ class Recommender:
         search = self._checked_search(search)
         count = self._checked_count(count)
         numbered = self._numbered(histories)
-        if self._renderer.user_ids is not None:
+        if self.config.data.user_ids != "none":
             raise InputError("this run was trained with user IDs, which new histories have not; use evaluate")
         # Of each prompt, its tokens and the number of the history item that each belongs to.
         prompts = [self._renderer.numbered_prompt(0, history, 0) for history in numbered]

@@ -17,6 +17,8 @@ LOCK = "lock"
 """Held (flock) by the process that trains; its text says which one."""
 LATEST_CHECKPOINTS = Path("checkpoints") / "latest"
 BEST_CHECKPOINTS = Path("checkpoints") / "best"
+LEASH_CHECKPOINTS = Path("checkpoints") / "leash"
+"""The ID generator before the ID phase that a leash holds it to."""
 CHECKPOINT_NAMES = {"id_generator": "generator", "recommender": "recommender"}
 """What a checkpoint calls the arrays of either model; runs of the first versions are read by it, too."""
 

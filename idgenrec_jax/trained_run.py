@@ -27,6 +27,7 @@ from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, searched_catalogue
 from idgenrec_jax.files import expand_home
+from idgenrec_jax.ids.prefix_ids import PrefixIds, load_prefix_ids
 from idgenrec_jax.ids.table import IdTable, load_table
 from idgenrec_jax.inputs import load_data, load_prompts
 from idgenrec_jax.models.create import abstract_model
@@ -65,12 +66,13 @@ class TrainedRun:
 class RunIds:
     """The IDs that belong to the best state of a run, and the prompt it is evaluated with.
 
-    `users` is None where prompts have no user IDs.
+    `users` is None where prompts have no user IDs, or have them by prefix: `prefix_users`, of one data set alone.
     """
 
     items: IdTable
     users: IdTable | None
     template: PromptTokens
+    prefix_users: PrefixIds | None = None
 
 
 def load_run(workdir: str | Path) -> TrainedRun:
@@ -125,14 +127,17 @@ def load_ids(run: TrainedRun, dataset: Dataset | None = None) -> RunIds:
     def load(path: Path, names: tuple[str, ...] | None) -> IdTable:
         return load_table(path, _names_in(path) if names is None else names, run.tokenizer)
 
-    users = None
-    if run.config.data.user_ids != "none":
+    users = prefix_users = None
+    if run.config.data.user_ids == "prefix":
+        if dataset is not None:
+            prefix_users = load_prefix_ids(run.workdir / run_files.user_ids(id_round), dataset)
+    elif run.config.data.user_ids != "none":
         users = load(run.workdir / run_files.user_ids(id_round), None if dataset is None else dataset.users)
     path = run.workdir / run_files.item_ids(id_round)
     items = load(path, None if dataset is None else dataset.items)
     if len(items) != run.num_items:
         raise InputError(f"{path}: {len(items)} items, but the run has {run.num_items}; {_ID_FILE}")
-    return RunIds(items, users, template)
+    return RunIds(items, users, template, prefix_users)
 
 
 def load_run_data(run: TrainedRun, data: str | None = None) -> Dataset:
@@ -160,7 +165,8 @@ def evaluation_renderer(run: TrainedRun, ids: RunIds, dataset: Dataset | None = 
         dataset=dataset or catalogue,
         templates=(ids.template,),
         item_ids=ids.items.tokens,
-        user_ids=None if ids.users is None else ids.users.tokens,
+        user_ids=ids.prefix_users if ids.users is None else ids.users.tokens,
+        user_ids_by_prefix=ids.prefix_users is not None,
         eos_id=run.tokenizer.eos_id,
         max_history=run.config.data.max_history,
         max_prompt_length=run.config.data.max_prompt_length,

@@ -256,6 +256,7 @@ def run_of_a_phase(folder, data, ids):
         id_generator=(experiment.id_generator.graphdef, experiment.id_generator.params),
         recommender=(experiment.recommender.graphdef, experiment.recommender.params),
         no_embedding=no_embedding, given_ids=None, pretrained_id_generator=False, validate=validate,
+        validation_loss=lambda params, renderer: experiment.ranker.loss(params, renderer, "validation"),
         should_stop=lambda: False, place_batch=experiment.place_batch,
     )  # fmt: skip
     before = alternation.state.arrays()

@@ -35,10 +35,10 @@ def test_links_lead_to_files_and_headings_that_exist(page):
 def test_the_map_of_the_code_names_every_file_once():
     files = (ROOT / "idgenrec_jax").rglob("*.py")
     found = [str(path.relative_to(ROOT)) for path in files if path.name != "__init__.py"]
-    mapped = mapped_files(README)
+    mapped = mapped_files(ROOT / "docs" / "map.md")
     missing, gone = sorted(set(found) - set(mapped)), sorted(set(mapped) - set(found))
-    assert missing == [], "not in README's map"
-    assert gone == [], "in README's map only"
+    assert missing == [], "not in docs/map.md"
+    assert gone == [], "in docs/map.md only"
     assert len(mapped) == len(set(mapped))
 
 

@@ -25,7 +25,7 @@ LAYERS = (
     ("inputs",),
     ("workdir",),
     ("experiment",),
-    ("report", "trained_run"),
+    ("id_comparison", "report", "trained_run"),
     ("recommender",),
     ("export", "sweeps", "serving", "benchmark", "dry_run"),
     ("launch",),

@@ -210,7 +210,7 @@ def _id_batches(experiment: Experiment, renderer: PromptRenderer, batch_size: in
     """The batches of the first ID epoch, of at most so many examples and distinct items."""
     training = experiment.config.training
     texts = experiment.inputs.text_tokens
-    shared = {"seed": training.seed, "id_length": experiment.config.ids.soft_length}
+    shared: dict[str, Any] = {"seed": training.seed, "id_length": experiment.config.ids.soft_length}
     limits = {"batch_size": batch_size, "items_per_batch": items_per_batch, "row_multiple": training.id_chunks}
     shape = id_shape(renderer, texts, **limits, **shared)
     return IdBatches(renderer, texts, epoch=0, num_examples=training.id_examples_per_epoch, shape=shape, **shared)

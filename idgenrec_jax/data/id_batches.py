@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Int
 
 from idgenrec_jax.data.choices import TargetChoices, place_choices
 from idgenrec_jax.data.examples import Examples, draw_training_examples, ragged_ranges, training_positions
+from idgenrec_jax.data.followers import Followers
 from idgenrec_jax.data.packing import (
     PLANNED_BATCHES,
     cheapest_shape,
@@ -26,8 +27,8 @@ from idgenrec_jax.data.recommender_batches import PLANNED_EXAMPLES, choice_room,
 from idgenrec_jax.data.renderer import PromptRenderer
 from idgenrec_jax.data.row_packing import Packed, PackedShape, as_table, joined, pack
 
-# A seed apart from those of the epochs.
-_PLAN = 4
+# Seeds apart from those of the epochs.
+_PLAN, _NEIGHBOURS = 4, 5
 # Share of the planned batches for whose items there is room. Room for all would be empty in most of them.
 _SHARE_WITH_ROOM = 0.9
 # Batches that are planned at once, which bounds the memory that it takes.
@@ -41,7 +42,8 @@ class IdBatch(NamedTuple):
     texts has a few places for items: `item_places` is the segment of the item's text, 0 where a place is free.
     `slot_item` is the place of a slot's item, counted through all rows of `item_places` (-1: an ordinary token),
     `slot_position` the position within that item's ID. With `choices`, targets end at their last choice. Where the
-    history is causal, `prompt_items` is the number of the history item that a token belongs to.
+    history is causal, `prompt_items` is the number of the history item that a token belongs to. `neighbour_tokens`,
+    where asked for, is the first token of the ID of an item that follows the one in a place; -1 where there is none.
     """
 
     item_tokens: Int[Array | np.ndarray, "item_rows text"]
@@ -55,6 +57,7 @@ class IdBatch(NamedTuple):
     target_segments: Int[Array | np.ndarray, "rows target"]
     choices: TargetChoices | None = None
     prompt_items: Int[Array | np.ndarray, "rows source"] | None = None
+    neighbour_tokens: Int[Array | np.ndarray, "item_rows places"] | None = None
 
 
 class IdShape(NamedTuple):
@@ -172,11 +175,14 @@ class IdBatches:
         num_examples: int,
         id_length: int,
         shape: IdShape,
+        followers: Followers | None = None,
     ):
         """Draw the epoch's examples (`num_examples` 0: all) and plan its batches; `text_tokens` is each item's text.
 
-        `shape` is that of `id_shape` for the same renderer, texts and `id_length`.
+        `shape` is that of `id_shape` for the same renderer, texts and `id_length`. With `followers`, batches have
+        `neighbour_tokens`, drawn anew each epoch.
         """
+        self._followers, self._seed, self._epoch = followers, seed, epoch
         self._renderer, self._text_tokens, self._id_length, self._shape = renderer, text_tokens, id_length, shape
         self._text_lengths = lengths_of(text_tokens)
         rng = np.random.default_rng([seed, 2, epoch])
@@ -205,9 +211,32 @@ class IdBatches:
         """Return the number of batches."""
         return len(self._prompts.examples)
 
+    @property
+    def id_length(self) -> int:
+        """Tokens of a soft ID, for which prompts have slots."""
+        return self._id_length
+
     def examples(self, step: int) -> list[tuple[int, int, int]]:
         """Return the (user, position, template) of each example of batch `step`, row by row."""
         return [self._examples[example] for row in self._prompts.rows(step) for example in row]
+
+    def items(self, step: int) -> Int[np.ndarray, "item_rows places"]:
+        """Return the item in each place of batch `step`, -1 where a place is free."""
+        texts = self._shape.texts
+        items = np.full((texts.rows, texts.examples_per_row), -1, np.int64)
+        for row, of_row in enumerate(self._texts.rows(step)):
+            items[row, : len(of_row)] = of_row
+        return items
+
+    def _neighbour_tokens(self, step: int) -> Int[np.ndarray, "item_rows places"] | None:
+        """The first token of a follower's ID for each place of batch `step`; None without followers."""
+        if self._followers is None:
+            return None
+        items = self.items(step)
+        rng = np.random.default_rng([self._seed, _NEIGHBOURS, self._epoch, step])
+        drawn = np.where(items >= 0, self._followers.draw(np.maximum(items, 0), rng), -1)
+        firsts = np.asarray([*(tokens[0] for tokens in self._renderer.item_ids), -1], np.int32)
+        return firsts[drawn]
 
     def batch(self, step: int) -> IdBatch:
         """Return batch `step`."""
@@ -244,6 +273,7 @@ class IdBatches:
             *concatenate(rows, targets, prompts.rows, prompts.target),
             choices=choices,
             prompt_items=concatenate(rows, numbers, *shape)[0] if self._renderer.is_causal else None,
+            neighbour_tokens=self._neighbour_tokens(step),
         )
 
     def _pack(self, batches: Int[np.ndarray, "batches size"], measured: _Measured) -> tuple[Packed, Packed, list[int]]:

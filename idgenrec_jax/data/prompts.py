@@ -68,6 +68,11 @@ class PromptTokens:
         return list(self._pieces)
 
     @property
+    def user_is_before(self) -> bool:
+        """Whether the user ID stands in front of the history, or there is no history."""
+        return self._has_user and not self._user_is_after
+
+    @property
     def separator(self) -> list[int]:
         """The tokens between two items' IDs."""
         return list(self._separator)
@@ -115,13 +120,14 @@ class PromptTokens:
         return tokens + after, numbers + [kept + 1] * len(after)
 
     def render_window(
-        self, history: Sequence[Sequence[int]], user_id: Sequence[int] | None, first: int
+        self, history: Sequence[Sequence[int]], user_ids: Sequence[Sequence[int] | None], first: int
     ) -> "PromptWindow":
         """Return the prompts of the targets that follow the first `first`, `first` + 1, .. and all items, as one.
 
-        What follows the history stands once for each of them.
+        What follows the history stands once for each of them, with the user ID of this target. In front of the history
+        stands the first of the `user_ids`.
         """
-        before, items, after = self._split(history, user_id)
+        before, items, _ = self._split(history, user_ids[0])
         tokens, numbers = list(before), [0] * len(before)
         ends = [len(tokens)]
         for number, item in enumerate(items, start=1):
@@ -130,6 +136,7 @@ class PromptTokens:
             ends.append(len(tokens))
         branches, positions = [0] * len(tokens), list(range(len(tokens)))
         for number in range(first, len(items) + 1):
+            after = self._split([], user_ids[number - first])[2]
             tokens += after
             numbers += [number] * len(after)
             branches += [number] * len(after)
@@ -141,14 +148,17 @@ class PromptTokens:
         id_tokens: Int[np.ndarray, " windows"],
         items: Int[np.ndarray, " windows"],
         targets: Int[np.ndarray, " windows"],
-        user_lengths: Int[np.ndarray, " windows"] | int,
+        user_tokens: tuple[Int[np.ndarray, " windows"] | int, Int[np.ndarray, " windows"] | int],
     ) -> Int[np.ndarray, " windows"]:
-        """Return the tokens of `render_window` for so many items and targets; `id_tokens` are those of the items."""
-        user_lengths = user_lengths * self._has_user
-        after = self._after_length + user_lengths * self._user_is_after
-        before = self._fixed_length - self._after_length + user_lengths * (not self._user_is_after)
+        """Return the tokens of `render_window` for so many items and targets; `id_tokens` are those of the items.
+
+        `user_tokens` are those of the user ID of the first target, and of the user IDs of all targets together.
+        """
+        first, together = (tokens * self._has_user for tokens in user_tokens)
+        users = together if self._user_is_after else first
         joined = id_tokens + len(self._separator) * np.maximum(items - 1, 0)
-        return before + joined * self._has_history + targets * after
+        before = self._fixed_length - self._after_length
+        return before + joined * self._has_history + targets * self._after_length + users
 
     def _split(
         self, history: Sequence[Sequence[int]], user_id: Sequence[int] | None

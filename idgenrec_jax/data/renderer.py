@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt
@@ -26,9 +27,11 @@ class PromptRenderer:
     """Everything a prompt is written from.
 
     `item_ids` and `user_ids` hold one token sequence (without EOS) per item and user; `user_ids` is None where
-    templates have no user. `over_catalogue`: the recommender's probabilities are normalised over what continues an ID,
-    so that targets end at their last choice. `is_causal`: an item of a history does not see those after it.
-    `found_choices` keeps `choices` by the target texts that they are of; renderers of the same `item_ids` may share it.
+    templates have no user. With `user_ids_by_prefix` they hold one per interaction instead, in the order of `items`:
+    the user's ID by what was before it. `over_catalogue`: the recommender's probabilities are normalised over what
+    continues an ID, so that targets end at their last choice. `is_causal`: an item of a history does not see those
+    after it. `found_choices` keeps `choices` by the target texts that they are of; renderers of the same `item_ids` may
+    share it.
     """
 
     dataset: Dataset
@@ -40,6 +43,7 @@ class PromptRenderer:
     max_prompt_length: int
     over_catalogue: bool = False
     is_causal: bool = False
+    user_ids_by_prefix: bool = False
     found_choices: dict[TargetTexts, Choices] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def prompt(self, user: int, history: Int[np.ndarray, " history"], template: int) -> list[int]:
@@ -49,24 +53,29 @@ class PromptRenderer:
     def numbered_prompt(
         self, user: int, history: Int[np.ndarray, " history"], template: int
     ) -> tuple[list[int], list[int]]:
-        """Return `prompt`, and of each token the number of the history item that it belongs to."""
+        """Return `prompt`, and of each token the number of the history item that it belongs to.
+
+        `history` is the user's sequence up to the target.
+        """
         ids = [self.item_ids[item] for item in history[-self.max_history :].tolist()]
-        return self.templates[template].render_numbered(ids, self._user_id(user), self.max_prompt_length)
+        return self.templates[template].render_numbered(ids, self.user_id(user, len(history)), self.max_prompt_length)
 
     def window(self, windows: Windows, window: int) -> PromptWindow:
         """Return the prompts of all targets of one window."""
         user, start, end = int(windows.users[window]), int(windows.starts[window]), int(windows.ends[window])
         ids = [self.item_ids[item] for item in self.dataset.sequences[user][start : end - 1].tolist()]
-        first = int(windows.targets[window]) - start
-        return self.templates[windows.templates[window]].render_window(ids, self._user_id(user), first)
+        first = int(windows.targets[window])
+        user_ids = [self.user_id(user, position) for position in range(first, end)]
+        return self.templates[windows.templates[window]].render_window(ids, user_ids, first - start)
 
     def slots(
         self, user: int, history: Int[np.ndarray, " history"], template: int, id_length: int
     ) -> tuple[list[int], list[int], list[int], list[int], Int[np.ndarray, " kept"]]:
         """Return an ID-phase prompt as `PromptTokens.render_slots` does, and the history items it kept."""
+        user_id = self.user_id(user, len(history))
         history = history[-self.max_history :]
         tokens, slot_item, slot_position, numbers = self.templates[template].render_slots(
-            len(history), id_length, self._user_id(user), self.max_prompt_length
+            len(history), id_length, user_id, self.max_prompt_length
         )
         kept = max(slot_item, default=-1) + 1
         return tokens, slot_item, slot_position, numbers, history[len(history) - kept :]
@@ -186,7 +195,7 @@ class PromptRenderer:
         firsts = self._starts[windows.users] + windows.starts
         lasts = self._starts[windows.users] + windows.ends - 1
         id_tokens = self._tokens_before[lasts] - self._tokens_before[firsts]
-        users = 0 if self.user_ids is None else lengths_of(self.user_ids)[windows.users]
+        first_users, all_users = self._user_tokens(windows)
         lengths = np.zeros(len(windows), np.int32)
         for number, template in enumerate(self.templates):
             (chosen,) = np.nonzero(windows.templates == number)
@@ -194,9 +203,22 @@ class PromptRenderer:
                 id_tokens[chosen],
                 (lasts - firsts)[chosen],
                 windows.num_targets()[chosen],
-                users if isinstance(users, int) else users[chosen],
+                (first_users[chosen], all_users[chosen]),
             )
         return lengths
+
+    def _user_tokens(
+        self, windows: Windows
+    ) -> tuple[Int[np.ndarray, " windows"], Int[np.ndarray, " windows"]]:
+        """The tokens of the user ID of each window's first target, and of the user IDs of all its targets."""
+        if self.user_ids is None:
+            return np.zeros(len(windows), np.int64), np.zeros(len(windows), np.int64)
+        firsts = self._user_places(windows.users, windows.targets)
+        if not self.user_ids_by_prefix:
+            tokens = self._user_lengths[firsts]
+            return tokens, tokens * windows.num_targets()
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._user_lengths, dtype=np.int64)])
+        return self._user_lengths[firsts], before[firsts + windows.num_targets()] - before[firsts]
 
     def window_targets(self, windows: Windows, window: int) -> Int[np.ndarray, " targets"]:
         """Return the items that are the targets of one window."""
@@ -259,7 +281,6 @@ class PromptRenderer:
         self, examples: Examples, tokens_before: Int[np.ndarray, " prefixes"]
     ) -> tuple[Int[np.ndarray, " examples"], Int[np.ndarray, " examples"]]:
         """Return how many history items each prompt keeps, and its tokens (int32)."""
-        user_lengths = None if self.user_ids is None else lengths_of(self.user_ids)
         kept, lengths = np.zeros((2, len(examples)), np.int32)
         for start in range(0, len(examples), _MEASURED_TOGETHER):
             some = slice(start, start + _MEASURED_TOGETHER)
@@ -268,9 +289,11 @@ class PromptRenderer:
             firsts = np.maximum(ends - self.max_history, self._starts[users])
             for number, template in enumerate(self.templates):
                 (chosen,) = np.nonzero(templates == number)
-                users_lengths = None if user_lengths is None else user_lengths[users[chosen]]
+                user_lengths = None
+                if self.user_ids is not None:
+                    user_lengths = self._user_lengths[self._user_places(users[chosen], positions[chosen])]
                 kept[start + chosen], lengths[start + chosen] = template.input_lengths(
-                    tokens_before, firsts[chosen], ends[chosen], users_lengths, self.max_prompt_length
+                    tokens_before, firsts[chosen], ends[chosen], user_lengths, self.max_prompt_length
                 )
         return kept, lengths
 
@@ -279,5 +302,15 @@ class PromptRenderer:
         rendered = self.templates[template]
         return [*rendered.target_prefix, *self.item_ids[item], *rendered.target_suffix, self.eos_id]
 
-    def _user_id(self, user: int) -> tuple[int, ...] | None:
-        return None if self.user_ids is None else self.user_ids[user]
+    def user_id(self, user: int, position: int) -> tuple[int, ...] | None:
+        """Return the user's ID in the prompt of the target at a position of the sequence; None without user IDs."""
+        return None if self.user_ids is None else self.user_ids[int(self._user_places(user, position))]
+
+    def _user_places(self, users: Any, positions: Any) -> Any:
+        """Where in `user_ids` the IDs of users stand, in prompts of targets at these positions."""
+        return self._starts[users] + positions if self.user_ids_by_prefix else users
+
+    @cached_property
+    def _user_lengths(self) -> Int[np.ndarray, " user_ids"]:
+        """The tokens of each of the user IDs."""
+        return lengths_of(self.user_ids or ())

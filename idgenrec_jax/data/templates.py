@@ -55,12 +55,16 @@ class PromptTemplate:
         return frozenset(FIELD.findall(self.input_text) + FIELD.findall(self.target_text))
 
 
-def default_templates(with_user_ids: bool) -> list[PromptTemplate]:
-    """Return our own ten seen and two unseen templates; short, because every token of a prompt costs time."""
-    return [
-        PromptTemplate("sequential", group, with_user if with_user_ids else without_user, "{target}")
-        for group, without_user, with_user in _OWN_TEMPLATES
+def default_templates(with_user_ids: bool, *, user_is_behind: bool = False) -> list[PromptTemplate]:
+    """Return our own ten seen and two unseen templates; short, because every token of a prompt costs time.
+
+    Those with a user ID have it where the language wants it, or always behind the history.
+    """
+    texts = [
+        (group, without if not with_user_ids else f"{without} for {{user_id}}" if user_is_behind else with_user)
+        for group, without, with_user in _OWN_TEMPLATES
     ]
+    return [PromptTemplate("sequential", group, text, "{target}") for group, text in texts]
 
 
 def load_templates(path: str | Path) -> list[PromptTemplate]:

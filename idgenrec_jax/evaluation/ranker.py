@@ -153,7 +153,11 @@ class Ranker:
             )
             return _Found(best, loss, places)
 
+        def loss_alone(params, prompts: PromptBatch, targets, choices: ChoiceTable | None):
+            return read(params, prompts, targets, choices)[2]
+
         self._search, self._score = jax.jit(search, static_argnames="cache_length"), jax.jit(score)
+        self._loss = jax.jit(loss_alone)
 
     def search(
         self,
@@ -273,6 +277,28 @@ class Ranker:
             check_stop()
         progress.close()
         return Ranking(users.astype(np.int32), targets, items, scores, losses / counted, places)
+
+    def loss(self, params: Any, renderer: PromptRenderer, split: str) -> float:
+        """Return the mean loss of a split's targets, as `Ranking.loss`, without ranking anything."""
+        over_catalogue = renderer.over_catalogue
+        batches, _, targets = held_out_batches(
+            renderer, split, template=0, batch_size=self._config.evaluation.batch_size
+        )
+        choices = put(choice_table(renderer.choices), replicated_beside(params)) if over_catalogue else None
+        losses, counted = 0.0, 0
+        for step in range(len(batches)):
+            batch, rows = batches.batch(step), batches.rows(step)
+            items = np.pad(targets[rows], (0, len(batch.target_mask) - len(rows)))
+            placed = self._place_batch(
+                (
+                    PromptBatch(batch.prompt_tokens, batch.prompt_mask, batch.prompt_items),
+                    (items, batch.target_tokens, batch.target_mask, batch.choices),
+                )
+            )
+            count = len(rows) if over_catalogue else int(batch.target_mask.sum())
+            loss = float(jax.device_get(readable(self._loss(params, *placed, choices))))
+            losses, counted = losses + loss * count, counted + count
+        return losses / counted
 
 
 def _mean_loss(

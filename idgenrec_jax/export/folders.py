@@ -38,10 +38,16 @@ def export_folders(
     needed: where it is there, or `data` says where it has moved, the card's example is its first user's history.
 
     Raises:
-        InputError: `workdir` holds no run or no checkpoint yet, `data` is not the run's, or `output` cannot be
-            written to or exists and is not an export of this very state, which is written anew.
+        InputError: `workdir` holds no run or no checkpoint yet, its users' IDs change with every item, `data` is not
+            the run's, or `output` cannot be written to or exists and is not an export of this very state, which is
+            written anew.
     """
     run = load_run(workdir)
+    if run.config.data.user_ids == "prefix":
+        raise InputError(
+            f"{workdir}: trained with --config.data.user_ids=prefix; the IDs of users change with every item, which a "
+            "folder of weights cannot tell; expected a run with another --config.data.user_ids"
+        )
     replaces = check_output(run, output, file="recommender/config.json")
     ids = load_ids(run)
     renderer = evaluation_renderer(run, ids)

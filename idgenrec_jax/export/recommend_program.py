@@ -66,7 +66,7 @@ def export_program(
     if data is not None:
         load_ids(run, load_run_data(run, data))
     renderer = evaluation_renderer(run, ids)
-    if renderer.user_ids is not None:
+    if config.data.user_ids != "none":
         raise InputError(
             f"{workdir}: trained with --config.data.user_ids={config.data.user_ids}, which new histories have not; "
             "expected a run with user IDs none"

@@ -4,22 +4,21 @@ import bisect
 import functools
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from idgenrec_jax.data.spelling import check_spelling
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.data.words import WordSplitter
-from idgenrec_jax.decoding.diverse import PEEL_FROM_WIDTH, diverse_beam_search
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.ids.candidate_search import EncodedTexts, decode_batch, encode_batch
 from idgenrec_jax.ids.keywords import field_names, fields_of
 from idgenrec_jax.ids.table import IdTable, clean_to_words, without_repeats
 from idgenrec_jax.ids.uniqueness import PENALTIES, assign_unique_ids
@@ -28,7 +27,6 @@ from idgenrec_jax.processes import put, readable
 LENGTH_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Lengths, in tokens with EOS, that item texts are padded to; each one in use is compiled for (see `IdGeneration`)."""
 
-_LENGTH_SPAN = 10
 # Tokens of a text whose encoding takes about as long as the decoding of its candidates.
 _DECODING_TOKENS = 250
 _BATCHES_IN_FLIGHT = 2
@@ -147,15 +145,7 @@ class IdGeneration:
         decoded so far, texts known so far to need it); retries raise the second number. Raises InputError for items
         without a unique ID (fallback "error").
         """
-        prompts = item_prompts(texts, names, self.tokenizer, max_length=self.max_text_length)
-        blank = [name for name, text in zip(names, texts, strict=True) if not text.strip()]
-        if blank:
-            message = "%d of %d texts are blank, the first is that of %r; their IDs are written from the names"
-            _LOGGER.warning(message, len(blank), len(texts), blank[0])
-        decoder = CandidateDecoder(self, params, prompts, on_progress)
-        clean = clean_to_words
-        if self.no_repeat_ngram_size:
-            clean = functools.partial(without_repeats, splitter=WordSplitter(texts))
+        decoder, clean = self._decoder(params, names, texts, on_progress)
         plain = None
         if self.fallback == "suffix":
             fields = field_names(texts)
@@ -175,6 +165,37 @@ class IdGeneration:
             tuple(assignment.text for assignment in assignments),
             tuple(assignment.tokens for assignment in assignments),
         )
+
+    def write(
+        self,
+        params: Any,
+        names: Sequence[str],
+        texts: Sequence[str],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[str]]:
+        """Return the candidates of every item at the first stage of Algorithm 1, best first, cleaned to words.
+
+        Arguments are those of `generate`.
+        """
+        decoder, clean = self._decoder(params, names, texts, on_progress)
+        stage = (np.full(len(names), value) for value in (self.min_lengths[0], self.penalties[0]))
+        written = decoder.candidates(np.arange(len(names)), *stage)
+        return [list(filter(None, dict.fromkeys(map(clean, of_item)))) for of_item in written]
+
+    def _decoder(
+        self, params: Any, names: Sequence[str], texts: Sequence[str], on_progress: Callable[[int, int], None] | None
+    ) -> tuple["CandidateDecoder", Callable[[str], str]]:
+        """What decodes the candidates of a catalogue, and what cleans them to words."""
+        prompts = item_prompts(texts, names, self.tokenizer, max_length=self.max_text_length)
+        blank = [name for name, text in zip(names, texts, strict=True) if not text.strip()]
+        if blank:
+            message = "%d of %d texts are blank, the first is that of %r; their IDs are written from the names"
+            _LOGGER.warning(message, len(blank), len(texts), blank[0])
+        clean = clean_to_words
+        if self.no_repeat_ngram_size:
+            clean = functools.partial(without_repeats, splitter=WordSplitter(texts))
+        return CandidateDecoder(self, params, prompts, on_progress), clean
 
 
 class _Request(NamedTuple):
@@ -205,7 +226,7 @@ class CandidateDecoder:
         self._padded_lengths = self._plan_lengths()
         self._num_items = Counter(self._text_of_item)
         self._remembered: dict[_Request, list[str]] = {}
-        self._encoded = _EncodedTexts(generation.encoded_budget_bytes)
+        self._encoded = EncodedTexts(generation.encoded_budget_bytes)
 
     def candidates(
         self, items: Int[np.ndarray, " n"], min_lengths: Int[np.ndarray, " n"], penalties: Float[np.ndarray, " n"]
@@ -284,7 +305,7 @@ class CandidateDecoder:
         generation = self._generation
         encoded = self._encode(sorted({request.text for request in batch}), length)
         rows = self._fill(batch)
-        tokens = _decode_batch(
+        tokens = decode_batch(
             generation.graphdef,
             self._params,
             tuple(encoded[request.text] for request in rows),
@@ -309,7 +330,7 @@ class CandidateDecoder:
             for row, number in zip(tokens, rows, strict=True):
                 row[: len(self._prompts[number])] = self._prompts[number]
             lengths = np.asarray([len(self._prompts[number]) for number in rows], np.int32)
-            outputs = _encode_batch(
+            outputs = encode_batch(
                 generation.graphdef,
                 self._params,
                 self._put(tokens),
@@ -335,103 +356,6 @@ class CandidateDecoder:
         self._done += len(batch)
         if self._on_progress is not None:
             self._on_progress(self._done, self._wanted)
-
-
-class _EncodedTexts:
-    """Encoder outputs on the device, by the number of the text, of at most `budget` bytes.
-
-    Texts are kept as long as there is room. When there is none left, a text that is encoded again for a retry takes
-    the place of texts that are not being retried.
-    """
-
-    def __init__(self, budget: int):
-        """Nothing is kept yet."""
-        self.kept: dict[int, Float[Array, "source d_model"]] = {}
-        self._budget, self._used = budget, 0
-        self._idle: list[int] = []
-
-    def begin(self, needed: Iterable[int]) -> None:
-        """Tells which texts the batches to come need: none of these gives way to another."""
-        needed = set(needed)
-        self._idle = [number for number in self.kept if number not in needed]
-
-    def keep(self, number: int, output: Float[Array, "source d_model"]) -> None:
-        """Keeps the output of a text if there is room, or if texts that are not needed can make room."""
-        while self._idle and self._used + output.nbytes > self._budget:
-            self._used -= self.kept.pop(self._idle.pop()).nbytes
-        if self._used + output.nbytes <= self._budget:
-            self.kept[number] = output
-            self._used += output.nbytes
-
-
-@functools.partial(jax.jit, static_argnames=("graphdef", "sharding"))
-def _encode_batch(
-    graphdef: nnx.GraphDef,
-    params: Any,
-    tokens: Int[Array, "batch source"],
-    lengths: Int[Array, " batch"],
-    *,
-    sharding: NamedSharding | None,
-) -> tuple[Float[Array, "source d_model"], ...]:
-    """The encoder's output for each row of a batch, whole on every device; compiled once per shape."""
-    model = nnx.merge(graphdef, params)
-    encoded = model.encode(tokens, jnp.arange(tokens.shape[1]) < lengths[:, None])
-    # A row may be decoded in another batch, at another place of the mesh.
-    if sharding is not None:
-        encoded = jax.lax.with_sharding_constraint(encoded, NamedSharding(sharding.mesh, PartitionSpec()))
-    # The barrier keeps XLA from working the last layer into each of the rows' copies.
-    return tuple(jax.lax.optimization_barrier(encoded))
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=("graphdef", "num_groups", "min_length", "length_penalty", "no_repeat_ngram_size", "sharding"),
-)
-def _decode_batch(
-    graphdef: nnx.GraphDef,
-    params: Any,
-    encoded: tuple[Float[Array, "source d_model"], ...],
-    lengths: Int[Array, " batch"],
-    penalties: Float[Array, " batch"],
-    *,
-    num_groups: int,
-    min_length: int,
-    length_penalty: float,
-    no_repeat_ngram_size: int,
-    sharding: NamedSharding | None,
-) -> Int[Array, "batch groups target"]:
-    """Diverse beam search with one beam a group over one batch; compiled once per shape and minimum length."""
-    model = nnx.merge(graphdef, params)
-    config = model.config
-    outputs = jnp.stack(encoded)
-    if sharding is not None:
-        outputs = jax.lax.with_sharding_constraint(outputs, sharding)
-    mask = jnp.arange(outputs.shape[1]) < lengths[:, None]
-    max_length = min_length + _LENGTH_SPAN
-    cache = model.start_decoding(outputs, mask, num_beams=num_groups, group_size=1, max_length=max_length - 2)
-
-    def step(beam_tokens, position, cache):
-        hidden, written = model.decode_step(beam_tokens, position, cache)
-        return model.logits(hidden), written
-
-    result = diverse_beam_search(
-        step,
-        cache,
-        batch_size=len(encoded),
-        num_beams=num_groups,
-        num_groups=num_groups,
-        diversity_penalty=penalties,
-        min_length=min_length,
-        max_length=max_length,
-        vocab_size=config.vocab_size,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-        start_token_id=config.decoder_start_token_id,
-        length_penalty=length_penalty,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        peel_first=config.d_model >= PEEL_FROM_WIDTH,
-    )
-    return result.tokens
 
 
 def _first_words(text: str, names: frozenset[str], clean: Callable[[str], str]) -> str:

@@ -5,15 +5,21 @@ A scheme only says which words it wants for each item. What makes the IDs unique
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from idgenrec_jax.config import Config, IdsConfig
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.data.words import find_words
 from idgenrec_jax.errors import unknown_name
-from idgenrec_jax.ids.keywords import telling_words
+from idgenrec_jax.ids.keywords import field_names, fields_of, telling_words
 from idgenrec_jax.ids.table import IdTable, make_unique
 
 GENERATED = "generated"
 """The name under which the ID generator writes the IDs; it is no scheme of this table, for it is trained."""
+
+# A seed apart from those of training.
+_SHUFFLE = 7
 
 Scheme = Callable[[Dataset, Tokenizer, Config], list[str]]
 """(data, tokenizer, configuration) -> the words wanted for each item, in the order of the catalogue."""
@@ -30,8 +36,30 @@ def keywords(dataset: Dataset, tokenizer: Tokenizer, config: Config) -> list[str
     )
 
 
+def title(dataset: Dataset, tokenizer: Tokenizer, config: Config) -> list[str]:
+    """Return the first words of each item's first field, its title in most data, up to the tokens of a warm start."""
+    names = field_names(dataset.item_texts)
+    limit = config.training.warm_start_tokens
+    wanted = []
+    for text in dataset.item_texts:
+        words = find_words(fields_of(text, names)[0][1])
+        while words and len(tokenizer.encode(" ".join(words))) > limit:
+            words = words[:-1]
+        wanted.append(" ".join(words))
+    return wanted
+
+
+def random_words(dataset: Dataset, tokenizer: Tokenizer, config: Config) -> list[str]:
+    """Return words that say nothing of the item: the keywords of another, drawn by the seed. A floor for IDs."""
+    words = keywords(dataset, tokenizer, config)
+    order = np.random.default_rng([config.training.seed, _SHUFFLE]).permutation(len(words))
+    return [words[item] for item in order]
+
+
 SCHEMES: dict[str, Scheme] = {
     "keywords": keywords,
+    "title": title,
+    "random_words": random_words,
 }
 
 

@@ -11,6 +11,7 @@ PROGRAMS = {
     "train": "train ID generator and recommender in alternation",
     "evaluate": "score a trained run on a held-out split",
     "generate_ids": "write a unique textual ID for every item of a catalogue",
+    "compare_ids": "compare tables of IDs by the recommenders that learn them",
     "export": "export a trained run to Hugging Face folders or a compiled program",
     "prepare_data": "make a data folder from raw files",
     "sweep": "run many trainings",

@@ -29,6 +29,7 @@ def main() -> None:
 
     from idgenrec_jax.config import Config
     from idgenrec_jax.data.text import Tokenizer
+    from idgenrec_jax.ids.neighbours import generator_texts
     from idgenrec_jax.ids.rounds import id_generation
     from idgenrec_jax.ids.table import save_table
     from idgenrec_jax.inputs import load_data
@@ -54,7 +55,10 @@ def main() -> None:
         graphdef, params = model.graphdef, model.params
     progress = Progress("writing IDs", len(dataset.items), "text")
     table = id_generation(config, graphdef, tokenizer, mesh).generate(
-        params, dataset.items, dataset.item_texts, on_progress=lambda done, total: progress.update(done, total=total)
+        params,
+        dataset.items,
+        generator_texts(dataset, tokenizer, config),
+        on_progress=lambda done, total: progress.update(done, total=total),
     )
     progress.close()
     from_main(lambda: save_table(table, _OUTPUT.value))

@@ -7,9 +7,29 @@ from idgenrec_jax.sweeps.definition import Sweep, grid, together, with_seeds
 SEEDS = (0, 1, 2)
 
 
+# An ID phase early, then most of the recommender epochs on its IDs.
+_EARLY = {"training.rounds": 1, "training.recommender_epochs": 6, "training.final_recommender_epochs": 30}
+_FROZEN = {"training.rounds": 1, "training.recommender_epochs": 36, "training.id_epochs": 0}
+
+
 def alternation() -> Sweep:
-    """Alternating training, and the recommender alone on the IDs of the warm start."""
-    return with_seeds(grid({"training.id_epochs": [1, 0]}), SEEDS)
+    """Frozen IDs, and what may be done for IDs to learn; all with 36 recommender epochs."""
+    acceptance, neighbours = {"ids.acceptance_examples": 16}, {"training.id_neighbour_weight": 1.0}
+    words = {"data.neighbour_items": 3}
+    rows = [
+        _FROZEN,
+        _FROZEN | {"training.id_epochs": 1},
+        _EARLY,
+        _EARLY | {"training.id_temperature": 0.1},
+        _EARLY | {"training.id_straight_through": True},
+        _EARLY | {"training.id_leash": 1.0},
+        _EARLY | acceptance,
+        _EARLY | neighbours,
+        _EARLY | neighbours | acceptance,
+        _FROZEN | words,
+        _EARLY | words,
+    ]
+    return with_seeds(rows, SEEDS)
 
 
 def order() -> Sweep:
@@ -18,8 +38,8 @@ def order() -> Sweep:
 
 
 def user_ids() -> Sweep:
-    """Prompts without user IDs, and with those of the training history."""
-    return with_seeds(grid({"data.user_ids": ["none", "train_history"]}), SEEDS)
+    """Prompts without user IDs, with those of the training history, and with those of what was before each target."""
+    return with_seeds(grid({"data.user_ids": ["none", "train_history", "prefix"]}), SEEDS)
 
 
 def history() -> Sweep:

@@ -24,11 +24,12 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.processes import from_main, put
-from idgenrec_jax.progress import Progress, progress_of_unknown
+from idgenrec_jax.progress import Progress
 from idgenrec_jax.sharding import replicated
 from idgenrec_jax.training.checkpoints import Checkpoints
 from idgenrec_jax.training.choice_softmax import ChoiceTable
 from idgenrec_jax.training.epochs import Batches, Epochs
+from idgenrec_jax.training.id_phases import IdPhases, ValidationLoss
 from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START, Phase, epochs_before, learning_rate, phases
 from idgenrec_jax.training.record_writers import writer_makers
 from idgenrec_jax.training.records import MetricsLog
@@ -76,6 +77,7 @@ class Alternation:
         given_ids: IdTable | None,
         pretrained_id_generator: bool,
         validate: Validate,
+        validation_loss: ValidationLoss,
         should_stop: Callable[[], bool],
         place_batch: Callable[[Any], Any],
         restart_without_checkpoint: bool = False,
@@ -85,9 +87,9 @@ class Alternation:
 
         `id_generator` and `recommender` are (graphdef, params) already placed on the mesh; the params are donated.
         `no_embedding` marks the tokens that leave no trace in a soft ID, `given_ids` are the user's own for round 0.
-        `validate(recommender params, prompts, title)` ranks the validation split; `place_batch` puts a numpy batch on
-        the mesh. `restart_without_checkpoint`: where all checkpoints are broken,
-        begin again. `log_to` names the record writers beside metrics.jsonl.
+        `validate(recommender params, prompts, title)` ranks the validation split, `validation_loss(recommender params,
+        prompts)` is the loss alone; `place_batch` puts a numpy batch on the mesh. `restart_without_checkpoint`: where
+        all checkpoints are broken, begin again. `log_to` names the record writers beside metrics.jsonl.
 
         Raises:
             InputError: the checkpoints are broken or of another version.
@@ -109,6 +111,19 @@ class Alternation:
             recommender=recommender[0],
             no_embedding=jnp.asarray(no_embedding),
             places={name: _shardings(getattr(self.state, name)) for name in run_files.CHECKPOINT_NAMES},
+        )
+        self._id_phases = IdPhases(
+            config,
+            self._phases,
+            ids,
+            epochs,
+            workdir=workdir,
+            id_generator=id_generator[0],
+            recommender=recommender[0],
+            no_embedding=jnp.asarray(no_embedding),
+            place_batch=place_batch,
+            validation_loss=validation_loss,
+            check_stop=self.check_stop,
         )
         kinds = (WARM_START, ID, RECOMMENDER)
         seeds = {kind: len(kinds) * training.seed + index for index, kind in enumerate(kinds)}
@@ -232,7 +247,11 @@ class Alternation:
         if phase.kind == RECOMMENDER:
             state.recommender, metrics = step(state.recommender, *rest)
         elif phase.kind == ID:
-            state.id_generator, metrics = step(state.id_generator, state.recommender.result, *rest)
+            more = self._id_phases.step_arguments(state, epochs)
+            temperature = None if more.temperature is None else self._put_scalar(more.temperature)
+            state.id_generator, metrics = step(
+                state.id_generator, state.recommender.result, *rest, temperature, more.reference
+            )
         else:
             state.id_generator, metrics = step(state.id_generator, *rest)
         self._note_first_step(metrics)
@@ -248,12 +267,16 @@ class Alternation:
         )
 
     def _end_phase(self, phase: Phase) -> None:
-        if phase.kind != RECOMMENDER:
-            given = self._given_ids if phase.kind == WARM_START else None
-            with progress_of_unknown(f"{phase.title}: writing IDs", "text", check=self.check_stop) as report:
-                self._ids.regenerate(self.state.id_generator.params, phase.round, on_progress=report, given=given)
+        if phase.kind == ID:
+            record = self._id_phases.end(phase, self.state, self._choices())
             self.state.id_round = phase.round
+            self._append({**self._place(phase, self.state.epoch, "ids"), **record})
         if phase.kind == WARM_START:
+            params = self.state.id_generator.params
+            told: dict[str, Any] = {"title": phase.title, "check_stop": self.check_stop}
+            table = self._given_ids or self._ids.new_table(params, **told)
+            self._ids.keep(table, phase.round, params, **told)
+            self.state.id_round = phase.round
             # The ID phases follow another objective: they start with fresh moments.
             self.state.id_generator = place_train_state(self.state.id_generator.params, self._optimizer)
         elif phase.is_validated:

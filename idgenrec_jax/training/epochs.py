@@ -8,6 +8,7 @@ from concurrent.futures import Future, wait
 
 from idgenrec_jax.background import in_daemon_thread
 from idgenrec_jax.config import Config
+from idgenrec_jax.data.followers import Followers
 from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.packing import PackedBatches
 from idgenrec_jax.data.recommender_batches import RecommenderBatches, recommender_epoch, training_shape
@@ -17,6 +18,8 @@ from idgenrec_jax.training.phases import CAUSAL, ID, RECOMMENDER, WARM_START
 from idgenrec_jax.training.warm_start import WarmStart
 
 _SECONDS_BETWEEN_CHECKS = 0.2
+# An epoch that no run has: by it the examples are drawn that ID phases are measured on.
+_MEASURED = 2**31
 Batches = PackedBatches | RecommenderBatches | IdBatches
 Planner = Callable[[int], Batches]
 
@@ -99,11 +102,20 @@ class Epochs:
         count = training.recommender_examples_per_epoch
         return lambda epoch: recommender_epoch(renderer, epoch=epoch, num_examples=count, shape=shape, **shared)
 
-    def _id(self) -> Planner:
+    def measured_batches(self, id_length: int) -> IdBatches:
+        """Return the training examples by which ID phases are measured, with the current IDs as targets.
+
+        They are the same for every phase. `id_length` is the room for an ID in a history, in tokens.
+        """
+        planner = self._id(id_length, self._config.training.id_measured_examples)
+        return planner(_MEASURED)
+
+    def _id(self, id_length: int | None = None, num_examples: int | None = None) -> Callable[[int], IdBatches]:
+        """What plans ID epochs; by default with soft IDs and as many examples as configured."""
         training = self._config.training
         renderer = self._ids.renderer(max_history=self._config.data.id_max_history)
         texts = self._text_tokens
-        shared = {"seed": training.seed, "id_length": self._config.ids.soft_length}
+        shared = {"seed": training.seed, "id_length": id_length or self._config.ids.soft_length}
         shape = id_shape(
             renderer,
             texts,
@@ -112,5 +124,8 @@ class Epochs:
             row_multiple=self._row_multiple * training.id_chunks,
             **shared,
         )
-        count = training.id_examples_per_epoch
-        return lambda epoch: IdBatches(renderer, texts, epoch=epoch, num_examples=count, shape=shape, **shared)
+        count = training.id_examples_per_epoch if num_examples is None else num_examples
+        followers = Followers(renderer.dataset) if training.id_neighbour_weight else None
+        return lambda epoch: IdBatches(
+            renderer, texts, epoch=epoch, num_examples=count, shape=shape, followers=followers, **shared
+        )

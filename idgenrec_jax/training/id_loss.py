@@ -8,7 +8,8 @@ With h the ID generator's hidden states, W its output embeddings and E the recom
     loss = cross-entropy of the next item's ID, given the prompt whose history is spelled in soft IDs,
            by the recommender, all of whose parameters are frozen
 
-`generate_soft_ids` is the first two lines, `loss_of_soft_ids` the third.
+`generate_soft_ids` is the first two lines, `loss_of_soft_ids` the third. What may be changed of it (temperature,
+straight-through) and added to it (`id_terms`) is off by default.
 """
 
 from typing import Any
@@ -22,6 +23,7 @@ from idgenrec_jax.data.packing import SupervisedBatch
 from idgenrec_jax.models.layers import DropoutKey
 from idgenrec_jax.models.t5 import T5
 from idgenrec_jax.training.choice_softmax import ChoiceTable, choice_cross_entropy
+from idgenrec_jax.training.id_terms import PUBLISHED, IdTerms, added_terms
 from idgenrec_jax.training.segments import (
     causal_mask,
     count_targets,
@@ -57,6 +59,9 @@ def id_loss(
     dropout_key: DropoutKey | None = None,
     block_size: int = DEFAULT_BLOCK_SIZE,
     chunks: int = 1,
+    temperature: Float[Array, ""] | None = None,
+    terms: IdTerms = PUBLISHED,
+    reference: T5 | None = None,
 ) -> Float[Array, ""]:
     """Return the recommender's loss on prompts whose history is spelled in the ID generator's soft IDs.
 
@@ -65,7 +70,8 @@ def id_loss(
     loss is the recommender's over the catalogue, in nats per item; without, over the vocabulary, per token.
     `dropout_key` drops out in the ID generator's differentiated pass; the greedy IDs and the recommender are
     deterministic. `chunks`, of which the rows of texts and of prompts are a multiple, is how many parts of them are
-    computed one after the other (see `rows_in_chunks`).
+    computed one after the other (see `rows_in_chunks`). `temperature` (None: 1) divides the logits of soft IDs. `terms`
+    says what is added; its leash holds the ID generator to the `reference`.
     """
     soft_ids = generate_soft_ids(
         id_generator,
@@ -78,8 +84,13 @@ def id_loss(
         dropout_key=dropout_key,
         block_size=block_size,
         chunks=chunks,
+        temperature=temperature,
+        straight_through=terms.straight_through,
     )
-    return loss_of_soft_ids(recommender, soft_ids.embeddings, soft_ids.mask, batch, choices=choices, chunks=chunks)
+    loss = loss_of_soft_ids(recommender, soft_ids.embeddings, soft_ids.mask, batch, choices=choices, chunks=chunks)
+    for added in added_terms(id_generator, reference, soft_ids.tokens, batch, terms):
+        loss = loss + added
+    return loss
 
 
 def generate_soft_ids(
@@ -94,10 +105,14 @@ def generate_soft_ids(
     dropout_key: DropoutKey | None = None,
     block_size: int = DEFAULT_BLOCK_SIZE,
     chunks: int = 1,
+    temperature: Float[Array, ""] | None = None,
+    straight_through: bool = False,
 ) -> SoftIds:
     """Return each item's ID as the mean of `table`'s rows under the ID generator's probabilities.
 
     The texts are packed as in `IdBatch`; the items are its places, row by row, and that of a free place means nothing.
+    `temperature` divides the logits. With `straight_through` the value is the row of the greedy token, the gradient
+    that of the mean.
 
     Raises ValueError when the ID generator's vocabulary is not that of `table`.
     """
@@ -113,7 +128,12 @@ def generate_soft_ids(
         h, tokens = write_ids(id_generator, *texts, id_length=id_length, dropout_key=key)
         # p = softmax(h W): [rows, places, length, vocab]; soft = p E: -> [rows, places, length, d_embed].
         # Block by block of the vocabulary, so that p is never stored; by test equal to `dense_soft_embedding`.
-        return soft_embedding(h, W, E, block_size=block_size), tokens
+        if temperature is not None:
+            h = h / temperature.astype(h.dtype)
+        soft = soft_embedding(h, W, E, block_size=block_size)
+        if straight_through:
+            soft = E[tokens].astype(soft.dtype) + soft - jax.lax.stop_gradient(soft)
+        return soft, tokens
 
     texts = item_tokens, item_segments, item_places
     written = rows_in_chunks(soft_ids, texts, chunks, dropout_key, remember=(GREEDY_TOKENS,))

@@ -47,15 +47,19 @@ def phases(config: Config, *, pretrained_id_generator: bool) -> tuple[Phase, ...
     result = [Phase(WARM_START, 0, training.warm_start_epochs if needs_words else 0)]
     for number in range(1, training.rounds + 1):
         id_phase = [Phase(ID, number, training.id_epochs)] if training.id_epochs else []
-        causal, whole = config.data.history == "causal", training.whole_epochs
-        recommender_phase = [
-            Phase(RECOMMENDER, number, training.recommender_epochs, is_causal=causal, is_validated=not whole)
-        ]
-        if whole:
-            recommender_phase.append(Phase(RECOMMENDER, number, whole))
+        recommender_phase = _recommender_phase(config, number, training.recommender_epochs)
         first = training.order == "id_first"
         result += id_phase + recommender_phase if first else recommender_phase + id_phase
+    if training.final_recommender_epochs:
+        result += _recommender_phase(config, training.rounds + 1, training.final_recommender_epochs)
     return tuple(result)
+
+
+def _recommender_phase(config: Config, number: int, epochs: int) -> list[Phase]:
+    """The recommender's part of a round, of so many epochs, and the epochs on whole histories behind them."""
+    causal, whole = config.data.history == "causal", config.training.whole_epochs
+    phase = [Phase(RECOMMENDER, number, epochs, is_causal=causal, is_validated=not whole)]
+    return phase + [Phase(RECOMMENDER, number, whole)] if whole else phase
 
 
 def epochs_before(phases: Sequence[Phase], number: int) -> int:
@@ -74,7 +78,19 @@ def learning_rate(training: TrainingConfig, phases: Sequence[Phase], number: int
         ID: training.id_learning_rate,
         RECOMMENDER: training.recommender_learning_rate,
     }
-    total = sum(phase.epochs for phase in phases if phase.kind == kind)
-    progress = (epochs_before(phases, number) + epochs) / total
     final = training.recommender_final_rate_fraction if kind == RECOMMENDER else 0.0
-    return warmup_linear_decay(progress, peaks[kind], training.warmup_fraction, final)
+    return warmup_linear_decay(_progress(phases, number, epochs), peaks[kind], training.warmup_fraction, final)
+
+
+def id_temperature(training: TrainingConfig, phases: Sequence[Phase], number: int, epochs: float) -> float:
+    """Return the temperature of soft IDs after so many `epochs`, in parts of one, of ID phase number `number`.
+
+    Its logarithm falls evenly from 0 over all ID phases of the run, as in UniGRec (arXiv 2601.17438).
+    """
+    return training.id_temperature ** _progress(phases, number, epochs)
+
+
+def _progress(phases: Sequence[Phase], number: int, epochs: float) -> float:
+    """Which share of the epochs of all phases of its kind is over, after so many of phase number `number`."""
+    total = sum(phase.epochs for phase in phases if phase.kind == phases[number].kind)
+    return (epochs_before(phases, number) + epochs) / total

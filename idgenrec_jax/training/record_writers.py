@@ -19,7 +19,7 @@ from idgenrec_jax.errors import InputError, look_up
 from idgenrec_jax.files import explain_write_error, read_json, write_json
 
 Record = dict[str, Any]
-SPLITS = ("train_step", "train", "validation")
+SPLITS = ("train_step", "train", "ids", "validation")
 """The splits of records, in the order in which those of one step are written."""
 PROJECT = "idgenrec-jax"
 """The project in Weights & Biases, where WANDB_PROJECT names no other."""

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool
 
 from idgenrec_jax.config import Config, TrainingConfig
+from idgenrec_jax.training.id_terms import IdTerms
 from idgenrec_jax.training.losses import supervised_loss
 from idgenrec_jax.training.optimizer import make_optimizer
 from idgenrec_jax.training.phases import ID, RECOMMENDER, WARM_START
@@ -23,6 +24,11 @@ def configured_optimizer(training: TrainingConfig) -> optax.GradientTransformati
         embedding_factor=training.embedding_learning_rate_factor,
         query_factor=training.query_learning_rate_factor,
     )
+
+
+def id_terms(training: TrainingConfig) -> IdTerms:
+    """Return how a run's ID loss differs from the published one."""
+    return IdTerms(training.id_straight_through, training.id_leash, training.id_neighbour_weight)
 
 
 def make_steps(
@@ -61,6 +67,7 @@ def make_steps(
             no_embedding,
             config.ids.soft_length,
             chunks=training.id_chunks,
+            terms=id_terms(training),
             state_sharding=places["id_generator"],
             compiler_options=compiler_options(config.id_generator.rematerialise, config.recommender.rematerialise),
         ),

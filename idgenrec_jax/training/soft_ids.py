@@ -48,22 +48,37 @@ def write_ids(
     greedy_encoded = encoded if dropout_key is None else frozen.encode(item_tokens, own_segment)
     text_mask = same_segment(item_places, item_segments)
     tokens = greedy_ids(frozen, jax.lax.stop_gradient(greedy_encoded), text_mask, id_length=id_length)
-    tokens = checkpoint_name(tokens, GREEDY_TOKENS)
+    tokens = checkpoint_name(tokens, GREEDY_TOKENS).reshape(*item_places.shape, id_length)
+    return hidden_behind(id_generator, encoded, text_mask, tokens, dropout_key=decoder_key), tokens
 
+
+def hidden_behind(
+    id_generator: T5,
+    encoded: Float[Array, "rows text d_model"],
+    text_mask: Bool[Array, "rows places text"],
+    tokens: Int[Array, "rows places length"],
+    *,
+    dropout_key: DropoutKey | None = None,
+) -> Float[Array, "rows places length d_model"]:
+    """Return the hidden states from which given tokens of IDs are written, with gradient.
+
+    `text_mask` is that of `greedy_ids`.
+    """
+    rows, _, id_length = tokens.shape
     # The IDs of a row's items stand one after the other, each with a start token and blind to the others:
-    # [items, length] -> [rows, places * length].
-    inputs = shift_right(tokens, id_generator.config.decoder_start_token_id).reshape(item_places.shape[0], -1)
+    # [rows, places, length] -> [items, length] -> [rows, places * length].
+    flat = tokens.reshape(-1, id_length)
+    inputs = shift_right(flat, id_generator.config.decoder_start_token_id).reshape(rows, -1)
     place = jnp.arange(inputs.shape[1]) // id_length
     hidden = id_generator.decode(
         inputs,
         encoded,
         jnp.repeat(text_mask, id_length, axis=1),
         decoder_mask=jnp.broadcast_to(place[:, None] == place[None, :], (*inputs.shape, inputs.shape[1])),
-        dropout_key=decoder_key,
+        dropout_key=dropout_key,
     )
     # [rows, places * length, d_model] -> [rows, places, length, d_model]
-    shape = *item_places.shape, id_length
-    return hidden.reshape(*shape, -1), tokens.reshape(shape)
+    return hidden.reshape(*tokens.shape, -1)
 
 
 def greedy_ids(

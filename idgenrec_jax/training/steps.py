@@ -25,6 +25,7 @@ from idgenrec_jax.models.layers import BatchPart, DropoutKey
 from idgenrec_jax.sharding import parameter_shardings
 from idgenrec_jax.training.choice_softmax import ChoiceTable
 from idgenrec_jax.training.id_loss import id_loss
+from idgenrec_jax.training.id_terms import PUBLISHED, IdTerms
 from idgenrec_jax.training.optimizer import apply_gradients, moving_average
 from idgenrec_jax.training.recommender_loss import recommender_loss
 from idgenrec_jax.training.segments import split_rows
@@ -153,23 +154,32 @@ def make_id_step(
     *,
     dropout: bool = False,
     chunks: int = 1,
+    terms: IdTerms = PUBLISHED,
     state_sharding: PyTree = None,
     compiler_options: CompilerOptions = None,
 ) -> TrainStep:
-    """Return `id_step(state, recommender_params, batch: IdBatch, learning_rate, seed_key[, choices])`.
-
-    It returns (state, metrics).
+    """Return `id_step(state, recommender_params, batch: IdBatch, learning_rate, seed_key[, choices, temperature,
+    reference_params])`, which returns (state, metrics).
 
     `state` is the ID generator's and is donated; `recommender_params` are read only. `dropout` is the ID generator's,
-    `choices` and `chunks` are those of `id_loss`. Metrics, `state_sharding` and `compiler_options` are those of
+    `choices`, `chunks`, `temperature` and `terms` are those of `id_loss`; `reference_params` are those of the ID
+    generator that a leash holds to. Metrics, `state_sharding` and `compiler_options` are those of
     `make_supervised_step`.
     """
 
     def id_step(
-        state, recommender_params, batch: IdBatch, learning_rate, key, choices: ChoiceTable | None = None
+        state,
+        recommender_params,
+        batch: IdBatch,
+        learning_rate,
+        key,
+        choices: ChoiceTable | None = None,
+        temperature: Float[Array, ""] | None = None,
+        reference_params: PyTree = None,
     ):
         dropout_key = jax.random.fold_in(key, state.step) if dropout else None
         recommender = nnx.merge(recommender_graphdef, recommender_params)
+        reference = None if reference_params is None else nnx.merge(id_generator_graphdef, reference_params)
 
         def loss_of(params):
             return id_loss(
@@ -181,6 +191,9 @@ def make_id_step(
                 choices=choices,
                 dropout_key=dropout_key,
                 chunks=chunks,
+                temperature=temperature,
+                terms=terms,
+                reference=reference,
             )
 
         return _descend(optimizer, state, jax.value_and_grad(loss_of), learning_rate)

@@ -64,9 +64,20 @@ def plain_user_ids(dataset):
     return tuple((USER + user,) for user in range(len(dataset.users)))
 
 
+def user_ids_by_prefix(dataset):
+    """User IDs that change with every item: the user's token, and as many more as items are before, up to three."""
+    return tuple(
+        (USER + user, *[USER + 2000 + place] * min(place, 3))
+        for user, sequence in enumerate(dataset.sequences)
+        for place in range(len(sequence))
+    )
+
+
 def make_renderer(dataset, *, user_ids=plain_user_ids, templates=None, max_history=20, max_prompt_length=512):
+    by_prefix = user_ids is user_ids_by_prefix
     if templates is None:
-        templates = [t for t in default_templates(with_user_ids=user_ids is not None) if t.group == "seen"]
+        all_templates = default_templates(user_ids is not None, user_is_behind=by_prefix)
+        templates = [template for template in all_templates if template.group == "seen"]
     return PromptRenderer(
         dataset=dataset,
         templates=tuple(PromptTokens(template, TOKENIZER, dataset.name) for template in templates),
@@ -75,6 +86,7 @@ def make_renderer(dataset, *, user_ids=plain_user_ids, templates=None, max_histo
         eos_id=TOKENIZER.eos_id,
         max_history=max_history,
         max_prompt_length=max_prompt_length,
+        user_ids_by_prefix=by_prefix,
     )
 
 

@@ -281,9 +281,11 @@ def window_batch(window, num_targets):
 @pytest.mark.parametrize("num_targets", [1, 2, 4])
 @pytest.mark.parametrize("text", WINDOW_TEMPLATES)
 def test_a_window_holds_the_prompt_of_each_of_its_targets_and_nothing_else(text, num_targets):
-    prompt, user_id = tokens_of(text), [7, 8, 9]
+    prompt = tokens_of(text)
+    # A user ID behind the history may be another for each target.
+    user_ids = [[7, 8, 9][: 1 if prompt.user_is_before else 1 + target % 3] for target in range(num_targets)]
     first = len(LETTERS) - num_targets + 1
-    window = prompt.render_window(LETTERS, user_id, first)
+    window = prompt.render_window(LETTERS, user_ids, first)
     batch = window_batch(window, num_targets)
     order = jax.tree.map(jnp.asarray, batch.order)
     of_targets = np.asarray(may_read(order.target_numbers, order.target_numbers, order))[0, : 2 * num_targets : 2]
@@ -292,7 +294,7 @@ def test_a_window_holds_the_prompt_of_each_of_its_targets_and_nothing_else(text,
     read = np.zeros(len(window.tokens), bool)
     for number, places in enumerate(of_targets, start=first):
         (places,) = np.nonzero(places)
-        tokens, items = prompt.render_numbered(LETTERS[:number], user_id, 100)
+        tokens, items = prompt.render_numbered(LETTERS[:number], user_ids[number - first], 100)
         # The same tokens where they would stand, of which each sees what it would see.
         in_order = places[np.argsort(np.asarray(window.positions)[places])]
         assert [window.tokens[place] for place in in_order] == tokens
@@ -305,11 +307,12 @@ def test_a_window_holds_the_prompt_of_each_of_its_targets_and_nothing_else(text,
         read[places] = True
     assert read.all(), "no token is there that no target reads"
     length = prompt.window_lengths(
-        *(np.asarray([count]) for count in (sum(map(len, LETTERS)), len(LETTERS), num_targets, len(user_id)))
+        *(np.asarray([count]) for count in (sum(map(len, LETTERS)), len(LETTERS), num_targets)),
+        (np.asarray([len(user_ids[0])]), np.asarray([sum(map(len, user_ids))])),
     )
     assert length.tolist() == [len(window.tokens)]
 
 
 def test_a_window_of_a_template_with_a_user_id_needs_one():
     with pytest.raises(InputError, match="set --config.data.user_ids=train_history or use templates without"):
-        tokens_of("{user_id} {history}").render_window(IDS, None, 1)
+        tokens_of("{user_id} {history}").render_window(IDS, [None] * len(IDS), 1)

@@ -22,6 +22,7 @@ from tests.data.test_batches import (
     recommender_batches,
     shapes,
     training_examples,
+    user_ids_by_prefix,
     user_ids_from_training_items,
 )
 
@@ -125,7 +126,7 @@ def test_a_catalogue_with_narrow_choices_has_all_of_them_in_its_batches():
 
 
 @pytest.mark.parametrize("over_catalogue", [False, True])
-@pytest.mark.parametrize("user_ids", [None, user_ids_from_training_items])
+@pytest.mark.parametrize("user_ids", [None, user_ids_from_training_items, user_ids_by_prefix])
 def test_lengths_of_windows_are_those_of_what_is_rendered(user_ids, over_catalogue):
     renderer = make_renderer(make_dataset(), user_ids=user_ids, max_history=6)
     renderer = dataclasses.replace(renderer, is_causal=True, over_catalogue=over_catalogue)

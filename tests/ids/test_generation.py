@@ -99,7 +99,7 @@ class Compilations:
         self.before = self.total()
 
     def total(self):
-        return np.array([generation_module._encode_batch._cache_size(), generation_module._decode_batch._cache_size()])
+        return np.array([generation_module.encode_batch._cache_size(), generation_module.decode_batch._cache_size()])
 
     def count(self):
         return (self.total() - self.before).tolist()
@@ -108,14 +108,14 @@ class Compilations:
 @pytest.fixture
 def encoded_texts(monkeypatch):
     """The distinct prompts of every batch that the encoder reads from now on."""
-    batches, encode = [], generation_module._encode_batch
+    batches, encode = [], generation_module.encode_batch
 
     def spy(graphdef, params, tokens, lengths, **options):
         rows = zip(np.asarray(tokens).tolist(), np.asarray(lengths).tolist(), strict=True)
         batches.append({tuple(row[:length]) for row, length in rows})
         return encode(graphdef, params, tokens, lengths, **options)
 
-    monkeypatch.setattr(generation_module, "_encode_batch", spy)
+    monkeypatch.setattr(generation_module, "encode_batch", spy)
     return batches
 
 
@@ -165,13 +165,13 @@ def test_ids_depend_on_neither_batch_size_nor_padding(id_generator, tokenizer):
     ("overhead", "lengths"), [(0, {4, 8, 12, 16}), (1, {4, 16}), (1000, {16})], ids=["all", "one", "none"]
 )
 def test_a_bucket_is_in_use_where_it_spares_more_than_it_costs(id_generator, tokenizer, monkeypatch, overhead, lengths):
-    found, encode = set(), generation_module._encode_batch
+    found, encode = set(), generation_module.encode_batch
 
     def spy(graphdef, params, tokens, lengths, **options):
         found.add(tokens.shape[1])
         return encode(graphdef, params, tokens, lengths, **options)
 
-    monkeypatch.setattr(generation_module, "_encode_batch", spy)
+    monkeypatch.setattr(generation_module, "encode_batch", spy)
     # Texts of four tokens are many; there is one each of lengths 7, 11 and 15.
     counts = [4] * 80 + [7, 11, 15]
     prompts = [[5 + number, *[4] * (count - 2), tokenizer.eos_id] for number, count in enumerate(counts)]
@@ -228,7 +228,7 @@ def test_stages_of_one_length_share_a_batch_and_each_pair_is_decoded_once(id_gen
 
 def test_kept_encoder_outputs_stay_within_the_budget_and_retried_texts_come_first():
     output = jnp.zeros((4, 2), jnp.float32)
-    kept = generation_module._EncodedTexts(3 * output.nbytes + 1)
+    kept = generation_module.EncodedTexts(3 * output.nbytes + 1)
     kept.begin(range(5))
     for text in range(5):
         kept.keep(text, output)

@@ -1,5 +1,6 @@
 """The IDs of a run: saved, loaded, given, and what a user's ID may be made from."""
 
+import dataclasses
 import json
 
 import jax
@@ -14,6 +15,7 @@ from idgenrec_jax.data.id_batches import IdBatches, id_shape
 from idgenrec_jax.data.recommender_batches import recommender_epoch, training_shape
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.ids.prefix_ids import load_prefix_ids
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.table import load_table
 from idgenrec_jax.inputs import load_inputs
@@ -70,7 +72,8 @@ def make_ids(folder, dataset=None, **fields):
 
 
 def regenerate(ids, number=0, params=PARAMS, given=None):
-    ids.regenerate(params, number, on_progress=lambda done, total: None, given=given)
+    told = {"title": "test", "check_stop": lambda: None}
+    ids.keep(given or ids.new_table(params, **told), number, params, **told)
     return ids
 
 
@@ -186,22 +189,60 @@ def test_held_out_items_leave_no_trace_with_user_ids_of_training_items_and_leak_
     tokens, tables = {}, {}
     # The given item IDs are apart from one another, so that a user's text changes with every item of his.
     given = write_given_table(tmp_path / "given.txt")
-    for mode in ("train_history", "published"):
+    for mode in ("train_history", "published", "prefix"):
         for places in ((), (-1,), (-1, -2)):
             folder = tmp_path / f"{mode}{len(places)}"
             ids, inputs = make_ids(folder, make_dataset(places), **given, **{"data.user_ids": mode})
             regenerate(ids, given=inputs.given_ids)
-            tokens[mode, len(places)], tables[mode, len(places)] = input_tokens(ids, inputs), ids.user_table
-    before = tokens["train_history", 0]
-    for changed in (1, 2):
-        assert tables["train_history", changed] == tables["train_history", 0]
-        after = tokens["train_history", changed]
-        assert all(same(before[split], after[split]) for split in ("recommender", "id", "validation"))
-    assert same(before["test"], tokens["train_history", 1]["test"])
-    assert not same(before["test"], tokens["train_history", 2]["test"])
+            tokens[mode, len(places)] = input_tokens(ids, inputs)
+            tables[mode, len(places)] = ids.prefix_ids if mode == "prefix" else ids.user_table
+    for mode in ("train_history", "prefix"):
+        before = tokens[mode, 0]
+        for changed in (1, 2):
+            after = tokens[mode, changed]
+            assert all(same(before[split], after[split]) for split in ("recommender", "id", "validation"))
+        assert same(before["test"], tokens[mode, 1]["test"])
+        assert not same(before["test"], tokens[mode, 2]["test"])
+        assert tables[mode, 1] == tables[mode, 0]
+    assert tables["train_history", 2] == tables["train_history", 0]
 
     assert tables["published", 1] != tables["published", 0]
     assert not same(tokens["published", 0]["recommender"], tokens["published", 1]["recommender"])
+
+
+@pytest.mark.slow
+def test_user_ids_by_prefix_tell_no_target_of_what_comes_after_it_and_are_loaded_as_written(tmp_path):
+    given = write_given_table(tmp_path / "given.txt")
+    found = []
+    for places in ((), (-3,)):
+        ids, inputs = make_ids(tmp_path / str(places), make_dataset(places), **given, **{"data.user_ids": "prefix"})
+        regenerate(ids, given=inputs.given_ids)
+        found.append(ids.prefix_ids)
+        loaded, _ = make_ids(tmp_path / str(places), make_dataset(places), **given, **{"data.user_ids": "prefix"})
+        loaded.load(0)
+        assert loaded.prefix_ids == ids.prefix_ids and loaded.renderer(max_history=3).user_ids_by_prefix
+    # Five users with five items each, another with one; the third item of each is another.
+    whole, changed = (np.asarray(list(map(str, tokens)), object)[:25].reshape(5, 5) for tokens in found)
+    assert (whole[:, :3] == changed[:, :3]).all() and (whole[:, 3:] != changed[:, 3:]).any()
+    assert [not tokens for tokens in found[0]] == [place % 5 == 0 for place in range(26)]
+    path = loaded.user_path(0)
+    with pytest.raises(InputError, match=r"user 'user0' has 5 IDs, expected 4"):
+        shorter = dataclasses.replace(make_dataset(), sequences=tuple(s[:4] for s in make_dataset().sequences))
+        load_prefix_ids(path, shorter)
+    path.write_text(path.read_text().replace("tokens", "words", 1))
+    with pytest.raises(InputError, match=r'users_round_0.jsonl:1: expected \{"user", "tokens"\}'):
+        loaded.load(0)
+
+
+def test_user_ids_that_change_stand_behind_the_history_where_it_is_causal(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("sequential; seen; {user_id} after {history}; {target}\n")
+    fields = {"data.prompts": str(prompts), "data.user_ids": "prefix"}
+    with pytest.raises(InputError, match=r"has \{user_id\} before \{history\}.*put it behind"):
+        make_inputs(**fields)
+    make_inputs(**fields, **{"data.history": "whole"})
+    _, inputs = make_inputs(**{"data.user_ids": "prefix"})
+    assert not any(tokens.user_is_before for tokens in inputs.prompts.training)
 
 
 @pytest.mark.parametrize(("mode", "leaks"), [("none", False), ("train_history", False), ("published", True)])

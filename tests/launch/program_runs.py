@@ -44,6 +44,7 @@ TINY = {
     "training.id_items_per_batch": 32,
     "training.id_examples_per_epoch": 64,
     "training.id_learning_rate": 1e-2,
+    "training.id_measured_examples": 0,
     "training.recommender_epochs": 2,
     "training.recommender_batch_size": 32,
     "training.recommender_learning_rate": 1e-2,

@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from program_runs import DEADLINE, assert_same_run, the_error
+from program_runs import DEADLINE, FinishedRun, assert_same_run, the_error
 
 from idgenrec_jax.training.checkpoints import Checkpoints
 
@@ -47,9 +47,9 @@ def wait_for(process, reached):
         time.sleep(POLL_SECONDS)
 
 
-def disturb(programs, workdir, reached, number):
+def disturb(programs, workdir, reached, number, **overrides):
     """Start the run, send the signal when `reached()`, and return the exit code, stdout and stderr."""
-    with programs.start("train", *programs.train_flags(workdir, **EVERY_STEP)) as process:
+    with programs.start("train", *programs.train_flags(workdir, **overrides, **EVERY_STEP)) as process:
         wait_for(process, reached)
         process.send_signal(number)
         output, errors = process.communicate(timeout=60)
@@ -109,6 +109,30 @@ def test_kills_at_every_kind_of_moment_leave_no_trace_in_the_results(programs, f
     kill_at(programs, workdir, lambda: newest_cursor(workdir) == (FIRST_RECOMMENDER, 0, 0))
     kill_at(programs, workdir, lambda: within(workdir, SECOND_RECOMMENDER))
     go_on(programs, workdir, finished)
+
+
+def test_a_run_with_every_lever_of_id_phases_goes_on_from_within_one(programs):
+    """What a leash holds to is that of before the phase, not of before the stop."""
+    levers = {
+        "training__order": "recommender_first", "training__rounds": 1, "training__final_recommender_epochs": 1,
+        "training__id_temperature": 0.1, "training__id_straight_through": True, "training__id_leash": 0.5,
+        "training__id_neighbour_weight": 0.5, "training__id_measured_examples": 16,
+        "training__id_examples_per_epoch": 96, "data__neighbour_items": 2, "ids__acceptance_examples": 2,
+    }  # fmt: skip
+    undisturbed, workdir = programs.folder / "levers", programs.folder / "levers_stopped"
+    result = programs.train(undisturbed, **levers)
+    stopped = disturb(programs, workdir, lambda: within(workdir, 2), signal.SIGTERM, **levers)
+    assert stopped[0] == 0, stopped[2]
+    assert newest_cursor(workdir)[0] == 2 and newest_cursor(workdir)[2] > 0
+    programs.train(workdir, **levers)
+    reference = FinishedRun(undisturbed, result.stdout, result.stderr)
+    assert_same_run(workdir, reference)
+    (record,) = [record for record in reference.records if record["split"] == "ids"]
+    assert record["phase"] == "id" and record["ids_changed"] > 0
+    # Which prompts are measured is drawn, but whatever changed them, old and new IDs are not read alike.
+    assert record["loss_old_ids"] != record["loss_new_ids"]
+    validations = [record for record in reference.records if record["split"] == "validation"]
+    assert record["validation_loss_before"] == pytest.approx(validations[0]["loss"], rel=1e-5)
 
 
 def test_sigterm_saves_and_a_truncated_newest_checkpoint_falls_back(programs, finished):

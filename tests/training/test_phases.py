@@ -10,6 +10,7 @@ from idgenrec_jax.training.phases import (
     WARM_START,
     Phase,
     epochs_before,
+    id_temperature,
     learning_rate,
     phases,
 )
@@ -69,3 +70,23 @@ def test_the_learning_rate_has_one_schedule_over_all_phases_of_a_kind():
     assert rates == pytest.approx([0.25, 0.5, 0.5 * 2 / 3])
     rates = [learning_rate(training, PHASES, 4, epochs) for epochs in (0.0, 1.0, 2.0)]
     assert rates == pytest.approx([0.5 * 2 / 3, 0.5 / 3, 0.0])
+
+
+def test_final_epochs_follow_the_last_round_in_one_schedule_with_the_others():
+    config = CONFIG.override({"training.order": "recommender_first", "training.final_recommender_epochs": 5})
+    found = phases(config, pretrained_id_generator=False)
+    assert found[-2:] == (Phase(ID, 2, 1), Phase(RECOMMENDER, 3, 5))
+    assert [epochs_before(found, number) for number in (1, 3, 5)] == [0, 2, 4]
+    assert learning_rate(config.training, found, 5, 5.0) == 0.0
+    whole = config.override({"data.history": "causal", "training.whole_epochs": 3})
+    last = phases(whole, pretrained_id_generator=False)[-2:]
+    assert last == (Phase(RECOMMENDER, 3, 5, is_causal=True, is_validated=False), Phase(RECOMMENDER, 3, 3))
+
+
+def test_the_temperature_falls_evenly_in_its_logarithm_over_all_id_phases():
+    config = CONFIG.override({"training.id_temperature": 0.01})
+    found = phases(config, pretrained_id_generator=False)
+    falling = [id_temperature(config.training, found, 1, 0.0), id_temperature(config.training, found, 1, 1.0)]
+    falling += [id_temperature(config.training, found, 3, 0.0), id_temperature(config.training, found, 3, 1.0)]
+    assert falling == pytest.approx([1.0, 0.1, 0.1, 0.01])
+    assert id_temperature(CONFIG.training, found, 3, 0.7) == 1.0
