@@ -16,7 +16,7 @@ def alternation() -> Sweep:
     """Frozen IDs, and what may be done for IDs to learn; all with 36 recommender epochs."""
     acceptance, neighbours = {"ids.acceptance_examples": 16}, {"training.id_neighbour_weight": 1.0}
     words = {"data.neighbour_items": 3}
-    rows = [
+    rows: Sweep = [
         _FROZEN,
         _FROZEN | {"training.id_epochs": 1},
         _EARLY,
