@@ -121,7 +121,7 @@ def test_an_unknown_field_suggests_the_nearest(wrong, nearest):
         ("training.rounds", 0, "found 0, expected at least 1"),
         ("recommender.dropout_rate", 0.99, r"found 0.99, expected at least 0.0 and at most 0.95"),
         ("training.rounds", True, "found True, expected a value of type int"),
-        ("data.user_ids", "publish", "expected one of none, train_history, published; nearest: published"),
+        ("data.user_ids", "publish", "expected one of none, train_history, prefix, published; nearest: published"),
         ("evaluation.length_penalty", 1e30, "expected at least -10.0 and at most 10.0"),
         ("evaluation.trie_layout", "cst", "expected one of auto, dense, csr; nearest: csr"),
     ],
