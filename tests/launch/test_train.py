@@ -80,7 +80,6 @@ def test_metrics_jsonl_has_the_named_keys_and_steps_that_never_fall(finished):
             assert all(0 < record[name] < 10_000 for name in STEP_KEYS)
         elif record["split"] == "ids":
             assert record["phase"] == "id" and record["ids_changed"] >= 0
-            assert all(record[f"loss_{kind}_ids"] > 0 for kind in ("old", "soft", "new"))
         else:
             assert record["split"] == "validation" and set(record) >= METRICS
             assert all(0 <= record[name] <= 1 for name in METRICS)
