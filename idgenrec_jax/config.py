@@ -228,6 +228,13 @@ class TrainingConfig:
     warm_start_batch_size: int = _field(32, "items in a warm-start step", low=1)
     warm_start_words: int = _field(5, "most words in a warm-start ID", low=1)
     warm_start_tokens: int = _field(9, "most tokens in a warm-start ID", low=1)
+    warm_start_cluster_words: int = _field(
+        0,
+        "words at the start of a warm-start ID that name a cluster of items which the same users take in training, and "
+        "a part of it; 0: none",
+        low=0,
+        high=2,
+    )
     validate_every_epochs: int = _field(0, "recommender epochs between validations; 0: at a phase's end only", low=0)
     early_stop_patience: int = _field(0, "stop after so many recommender validations without a gain; 0: never", low=0)
     checkpoint_every_seconds: float = _field(

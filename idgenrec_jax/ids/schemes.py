@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from idgenrec_jax.config import Config, IdsConfig
+from idgenrec_jax.config import Config, IdsConfig, TrainingConfig
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.data.words import find_words
 from idgenrec_jax.errors import unknown_name
+from idgenrec_jax.ids.clusters import cluster_words
 from idgenrec_jax.ids.keywords import field_names, fields_of, telling_words
 from idgenrec_jax.ids.table import IdTable, make_unique
 
@@ -26,14 +27,32 @@ Scheme = Callable[[Dataset, Tokenizer, Config], list[str]]
 
 
 def keywords(dataset: Dataset, tokenizer: Tokenizer, config: Config) -> list[str]:
-    """Return the most telling words of each item's own text, by TF-IDF: those that a warm start teaches."""
+    """Return the words that a warm start teaches: the most telling words of each item's own text, by TF-IDF.
+
+    With `config.training.warm_start_cluster_words` those of its cluster lead, and as many of its own follow as fit.
+    """
     training = config.training
-    return telling_words(
+    own = telling_words(
         dataset.item_texts,
         max_words=training.warm_start_words,
         max_tokens=training.warm_start_tokens,
         tokenizer=tokenizer,
     )
+    if not training.warm_start_cluster_words:
+        return own
+    names = cluster_words(dataset, own, tokenizer, levels=training.warm_start_cluster_words)
+    return [
+        _fitting([*name, *(word for word in words.split(" ") if word not in name)], tokenizer, training)
+        for name, words in zip(names, own, strict=True)
+    ]
+
+
+def _fitting(words: list[str], tokenizer: Tokenizer, training: TrainingConfig) -> str:
+    """As many of the words as a warm-start ID may have, at least one."""
+    words = words[: training.warm_start_words]
+    while len(words) > 1 and len(tokenizer.encode(" ".join(words))) > training.warm_start_tokens:
+        words = words[:-1]
+    return " ".join(words)
 
 
 def title(dataset: Dataset, tokenizer: Tokenizer, config: Config) -> list[str]:
