@@ -38,7 +38,7 @@ sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_decoder_lay
 small = {f"{model}.{name}": value for model in ("recommender", "id_generator") for name, value in sizes.items()}
 config = preset("sample").override(
     {**small, "mesh.data": 1, "mesh.fsdp": 2, "mesh.tensor": 2, "ids.soft_length": 3,
-     "data.history": "causal", "training.id_batch_size": 16, "training.id_items_per_batch": 32,
+     "data.history": "causal", "training.id_epochs": 1, "training.id_batch_size": 16, "training.id_items_per_batch": 32,
      "training.recommender_average_decay": 0.9})
 simulate_devices(config.mesh)
 plan = plan_run(config)

@@ -75,7 +75,8 @@ def assign_unique_ids(
 
     Items for which all stages hold nothing free come last, in order. Each gets the words of its first valid candidate,
     or of its entry in `fallback_texts` where it has none. The smallest whole number >= 2 behind them makes them unique.
-    A warning counts these items. Without `fallback_texts`, raises InputError that names them.
+    A warning counts these items; where one stage alone is allowed, it is a note. Without `fallback_texts`, raises
+    InputError that names them.
     """
     stages = [(length, penalty) for length in min_lengths for penalty in penalties]
     items = [_Item() for _ in range(num_items)]
@@ -104,9 +105,11 @@ def assign_unique_ids(
         base = first.text if first is not None else fallback_texts[index]
         text, tokens = make_unique(base, item_names[index], taken, tokenizer, next_number=next_number)
         numbered[index] = Assignment(text, tokens, -1)
-    _LOGGER.warning(
-        "%d of %d items have no unique ID after %d stages; a number behind the words makes them unique, "
-        "the first is %r for item %r",
+    # One stage alone is a choice: what is taken shall have a number (see the presets).
+    _LOGGER.log(
+        logging.WARNING if len(stages) > 1 else logging.INFO,
+        "%d of %d items have no unique ID after the stages that are allowed, %d; a number behind the words makes them "
+        "unique, the first is %r for item %r",
         len(exhausted), num_items, len(stages), numbered[exhausted[0]].text, item_names[exhausted[0]],
     )  # fmt: skip
     return [numbered[index] if choice is None else choice for index, choice in enumerate(chosen)]
