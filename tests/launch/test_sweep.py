@@ -129,7 +129,7 @@ def test_an_adaptive_search_trains_and_is_told_the_validations(programs, folder)
 
 def test_mistakes_are_one_line(programs, tmp_path):
     for flags, message in (
-        (["--sweep=altenation"], "alternation, order"),
+        (["--sweep=altenation"], "alternation, cluster_words"),
         (["--summary"], "expected the --output of a run of launch.sweep"),
         (["--sweep=order", "--trials=3"], "--trials=3: expected with --sampler only"),
         (["--trial=0", "--preset=tiny"], "--sweep: expected a file or one of the named sweeps"),

@@ -71,7 +71,7 @@ def test_a_sweep_from_a_file_and_what_can_be_wrong_with_it(tmp_path):
         load_sweep(f"{path}:empty", NAMED, BASE)
     with pytest.raises(InputError, match="has no function 'missing'"):
         load_sweep(f"{path}:missing", NAMED, BASE)
-    with pytest.raises(InputError, match="no such file, nor one of the named sweeps: alternation, order"):
+    with pytest.raises(InputError, match="no such file, nor one of the named sweeps: alternation, cluster_words"):
         load_sweep("nowhere", NAMED, BASE)
 
 
