@@ -174,7 +174,7 @@ def test_what_a_run_is_told_to_change_where_it_stops_may_be_changed_and_is_kept_
     for value in (stopped, told):
         claim_with(tmp_path / "run", **{f"{section}__{field}": value})
         assert described_run(tmp_path / "run")["config"][section][field] == value
-    with pytest.raises(InputError, match="made with --config.ids.num_groups=10, now it is 9"):
+    with pytest.raises(InputError, match="made with --config.ids.num_groups=1, now it is 9"):
         claim_with(tmp_path / "run", **{f"{section}__{field}": told, "ids__num_groups": 9})
 
 
