@@ -9,6 +9,7 @@ near each other in training sequences, and those of the words of its text, which
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -73,7 +74,9 @@ def _split(
     if count == 1:
         labels = np.zeros(len(items), np.int64)
     else:
-        labels = kmeans2(vectors[items], count, iter=_ITERATIONS, minit="++", missing="warn", rng=_SEED)[1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # SciPy warns of clusters without items, which are left out.
+            labels = kmeans2(vectors[items], count, iter=_ITERATIONS, minit="++", missing="warn", rng=_SEED)[1]
     clusters = [items[labels == label] for label in np.unique(labels)]
     return list(zip(clusters, _names(clusters, has_word, lengths, taken), strict=True))
 
