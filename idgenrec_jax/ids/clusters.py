@@ -126,17 +126,22 @@ def _item_vectors(dataset: Dataset, has_word: csr_array) -> Float[np.ndarray, "i
 
 def _information(dataset: Dataset) -> csr_array:
     """Return the positive pointwise mutual information, in nats, of items near each other in training sequences."""
+    sequences = [dataset.training_sequence(user) for user in range(len(dataset.users))]
+    # Of all training interactions, one after the other, the items and the users. [interactions]
+    items = np.concatenate([np.zeros(0, np.int64), *sequences])
+    users = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
     firsts, seconds, weights = [], [], []
-    for user in range(len(dataset.users)):
-        sequence = np.asarray(dataset.training_sequence(user))
-        for distance in range(1, _REACH + 1):
-            firsts += [sequence[:-distance], sequence[distance:]]
-            seconds += [sequence[distance:], sequence[:-distance]]
-            weights += [np.full(2 * max(0, len(sequence) - distance), 1 / distance)]
-    first, second, weight = (np.concatenate([np.zeros(0), *parts]) for parts in (firsts, seconds, weights))
+    for distance in range(1, _REACH + 1):
+        of_one_user = users[:-distance] == users[distance:]
+        earlier, later = items[:-distance][of_one_user], items[distance:][of_one_user]
+        firsts += [earlier, later]
+        seconds += [later, earlier]
+        weights.append(np.full(2 * len(earlier), 1 / distance))
+    # Each pair in both orders. [pairs]
+    first, second, weight = (np.concatenate(parts) for parts in (firsts, seconds, weights))
     apart = first != second
     shape = (len(dataset.items), len(dataset.items))
-    together = csr_array((weight[apart], (first[apart].astype(np.int64), second[apart].astype(np.int64))), shape=shape)
+    together = csr_array((weight[apart], (first[apart], second[apart])), shape=shape)
     together.sum_duplicates()
     often = np.maximum(together.sum(axis=1), 1e-9)
     rows = np.repeat(np.arange(len(often)), np.diff(together.indptr))
