@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from idgenrec_jax.config import Config, IdsConfig, TrainingConfig
+from idgenrec_jax.config import Config, IdsConfig
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.data.words import find_words
@@ -42,30 +42,27 @@ def keywords(dataset: Dataset, tokenizer: Tokenizer, config: Config) -> list[str
         return own
     names = cluster_words(dataset, own, tokenizer, levels=training.warm_start_cluster_words)
     return [
-        _fitting([*name, *(word for word in words.split(" ") if word not in name)], tokenizer, training)
+        _fitting(
+            [*name, *(word for word in words.split(" ") if word not in name)][: training.warm_start_words],
+            tokenizer,
+            training.warm_start_tokens,
+        )
         for name, words in zip(names, own, strict=True)
     ]
-
-
-def _fitting(words: list[str], tokenizer: Tokenizer, training: TrainingConfig) -> str:
-    """As many of the words as a warm-start ID may have, at least one."""
-    words = words[: training.warm_start_words]
-    while len(words) > 1 and len(tokenizer.encode(" ".join(words))) > training.warm_start_tokens:
-        words = words[:-1]
-    return " ".join(words)
 
 
 def title(dataset: Dataset, tokenizer: Tokenizer, config: Config) -> list[str]:
     """Return the first words of each item's first field, its title in most data, up to the tokens of a warm start."""
     names = field_names(dataset.item_texts)
     limit = config.training.warm_start_tokens
-    wanted = []
-    for text in dataset.item_texts:
-        words = find_words(fields_of(text, names)[0][1])
-        while words and len(tokenizer.encode(" ".join(words))) > limit:
-            words = words[:-1]
-        wanted.append(" ".join(words))
-    return wanted
+    return [_fitting(find_words(fields_of(text, names)[0][1]), tokenizer, limit) for text in dataset.item_texts]
+
+
+def _fitting(words: list[str], tokenizer: Tokenizer, max_tokens: int) -> str:
+    """As many of the words as have at most `max_tokens` together; one, if there is one, in any case."""
+    while len(words) > 1 and len(tokenizer.encode(" ".join(words))) > max_tokens:
+        words = words[:-1]
+    return " ".join(words)
 
 
 def random_words(dataset: Dataset, tokenizer: Tokenizer, config: Config) -> list[str]:

@@ -1,10 +1,10 @@
 """Names of clusters: items taken together share them, nothing that is held out has a part in them."""
 
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
+from held_out import with_others_held_out
 from scipy.sparse import csr_array
 
 from idgenrec_jax.config import Config
@@ -54,13 +54,7 @@ def test_a_part_has_a_name_of_its_own_behind_that_of_its_cluster():
 
 
 def test_what_is_held_out_changes_no_name():
-    rng = np.random.default_rng(0)
-    sequences = tuple(
-        np.concatenate([sequence[:-2], rng.integers(0, len(SAMPLE.items), 2)]).astype(np.int32)
-        for sequence in SAMPLE.sequences
-    )
-    assert min(map(len, sequences)) >= 3
-    other = dataclasses.replace(SAMPLE, sequences=sequences)
+    other = with_others_held_out(SAMPLE)
     expected = cluster_words(SAMPLE, WORDS, TOKENIZER, levels=2)
     assert cluster_words(other, WORDS, TOKENIZER, levels=2) == expected
 
@@ -108,6 +102,14 @@ def test_the_smallest_catalogues_have_names_too(tokenizer, sequences, words, exp
     dataset = make_dataset(sequences, len(words))
     found = cluster_words(dataset, words, tokenizer, levels=2)
     assert [name[:1] for name in found] == expected
+
+
+@pytest.mark.parametrize("sequences", [[], [[0, 1, 2, 3, 4]], [list(range(30))] * 3])
+@pytest.mark.parametrize("text", ["pen", ""])
+def test_items_that_nothing_tells_apart_make_fewer_clusters(tokenizer, sequences, text):
+    names = cluster_words(make_dataset(sequences, 30), [text] * 30, tokenizer, levels=2)
+    # 4 clusters were asked for; there is one word at most to name them.
+    assert set(names) <= {(), ("pen",)} and (() in names or text)
 
 
 def test_a_warm_start_teaches_them_in_front_of_an_items_own_words():

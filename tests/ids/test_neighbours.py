@@ -1,8 +1,8 @@
 """What the ID generator reads of an item's neighbours: their words behind the first field, from training alone."""
 
-import dataclasses
 
 import numpy as np
+from held_out import with_others_held_out
 
 from idgenrec_jax.config import Config
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
@@ -41,11 +41,5 @@ def test_words_of_the_most_frequent_followers_stand_behind_the_title():
 
 
 def test_what_is_held_out_changes_no_text():
-    rng = np.random.default_rng(0)
-    sequences = tuple(
-        np.concatenate([sequence[:-2], rng.integers(0, len(SAMPLE.items), 2)]).astype(np.int32)
-        for sequence in SAMPLE.sequences
-    )
-    assert min(map(len, sequences)) >= 3
-    other = dataclasses.replace(SAMPLE, sequences=sequences)
+    other = with_others_held_out(SAMPLE)
     assert generator_texts(other, TOKENIZER, CONFIG) == generator_texts(SAMPLE, TOKENIZER, CONFIG)
