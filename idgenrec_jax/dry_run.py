@@ -19,11 +19,12 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from idgenrec_jax.config import Config, MeshConfig
+from idgenrec_jax.data.sample import load_data
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import make_epochs
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.schemes import keywords, unique_table
-from idgenrec_jax.inputs import Inputs, check_batches, check_vocabularies, checked_inputs, load_data
+from idgenrec_jax.inputs import Inputs, check_batches, check_vocabularies, checked_inputs
 from idgenrec_jax.models.create import abstract_model, described_config
 from idgenrec_jax.models.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.models.t5 import T5Config

@@ -14,6 +14,7 @@ from idgenrec_jax import run_files
 from idgenrec_jax.config import Config, idle_settings
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.renderer import PromptRenderer
+from idgenrec_jax.data.sample import load_data
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, searched_catalogue
@@ -23,7 +24,7 @@ from idgenrec_jax.files import expand_home, write_json
 from idgenrec_jax.ids.rounds import RoundIds
 from idgenrec_jax.ids.schemes import keywords
 from idgenrec_jax.ids.table import IdTable
-from idgenrec_jax.inputs import Inputs, check_batches, check_vocabularies, checked_inputs, load_data
+from idgenrec_jax.inputs import Inputs, check_batches, check_vocabularies, checked_inputs
 from idgenrec_jax.models.create import Model, create_model
 from idgenrec_jax.processes import any_process, from_main, put
 from idgenrec_jax.sharding import batch_devices, batch_sharding, make_mesh

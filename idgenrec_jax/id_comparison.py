@@ -12,12 +12,13 @@ import numpy as np
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config
 from idgenrec_jax.data.choices import find_choices
+from idgenrec_jax.data.sample import load_data
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation.significance import holm, paired_differences, read_gains, sign_flip_p_value
 from idgenrec_jax.experiment import train
 from idgenrec_jax.ids.schemes import SCHEMES
 from idgenrec_jax.ids.table import IdTable
-from idgenrec_jax.inputs import load_data, load_tokenizer, own_ids
+from idgenrec_jax.inputs import load_tokenizer, own_ids
 
 Overrides = dict[str, Any]
 

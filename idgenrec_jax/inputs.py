@@ -6,11 +6,11 @@ from functools import partial
 from jax.sharding import AbstractMesh, Mesh
 
 from idgenrec_jax.config import Config, DataConfig
-from idgenrec_jax.data.dataset import Dataset, load_dataset
+from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.examples import training_positions
 from idgenrec_jax.data.lines import shown
 from idgenrec_jax.data.prompts import PromptTokens
-from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.data.spelling import check_prompt_spelling, check_spelling
 from idgenrec_jax.data.templates import GROUPS, PromptTemplate, default_templates, load_templates
 from idgenrec_jax.data.text import Tokenizer
@@ -82,11 +82,6 @@ def own_ids(config: Config, dataset: Dataset, tokenizer: Tokenizer) -> IdTable |
     table = unique_table(words, dataset.items, tokenizer)
     check_spelling(table.texts, tokenizer, f"IDs of the scheme {config.ids.scheme}", tokens=table.tokens)
     return table
-
-
-def load_data(path: str) -> Dataset:
-    """Return the embedded catalogue ("sample") or the one in a data folder."""
-    return load_sample() if path == "sample" else load_dataset(path)
 
 
 def load_tokenizer(config: Config) -> Tokenizer:

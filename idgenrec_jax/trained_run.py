@@ -21,6 +21,7 @@ from idgenrec_jax.data.lines import parse_json, read_lines
 from idgenrec_jax.data.packing import round_up
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.renderer import PromptRenderer
+from idgenrec_jax.data.sample import load_data
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
@@ -29,7 +30,7 @@ from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, searched_cata
 from idgenrec_jax.files import expand_home
 from idgenrec_jax.ids.prefix_ids import PrefixIds, load_prefix_ids
 from idgenrec_jax.ids.table import IdTable, load_table
-from idgenrec_jax.inputs import load_data, load_prompts
+from idgenrec_jax.inputs import load_prompts
 from idgenrec_jax.models.create import abstract_model
 from idgenrec_jax.models.t5 import T5Config
 from idgenrec_jax.sharding import batch_devices, check_heads, make_mesh, place_shapes

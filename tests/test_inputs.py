@@ -6,12 +6,12 @@ import pytest
 from flax import nnx
 
 from idgenrec_jax.config import Config
-from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.data.sample import load_data, load_sample, sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.schemes import SCHEMES
 from idgenrec_jax.ids.table import load_table, save_table
-from idgenrec_jax.inputs import check_prompt_room, check_splits, load_data, load_inputs, load_prompts, own_ids
+from idgenrec_jax.inputs import check_prompt_room, check_splits, load_inputs, load_prompts, own_ids
 from idgenrec_jax.models.huggingface import load_t5, read_config, save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.presets import preset

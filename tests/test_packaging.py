@@ -103,6 +103,7 @@ def test_the_wheel_tells_its_licence_and_what_it_needs_for_what(wheel):
     for file, marker in (
         ("requirements.txt", ""),
         ("requirements-logging.txt", 'extra == "logging"'),
+        ("requirements-pages.txt", 'extra == "pages"'),
         ("requirements-sweeps.txt", 'extra == "sweeps"'),
     ):
         lines = (ROOT / file).read_text(encoding="utf-8").splitlines()

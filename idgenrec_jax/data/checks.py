@@ -41,6 +41,22 @@ def share_in_key_order(items: Sequence[str], sequences: Sequence[Int[np.ndarray,
     return most / len(judged), len(judged)
 
 
+def key_steps(items: Sequence[str], sequences: Sequence[Int[np.ndarray, " _"]]) -> tuple[int, int, int]:
+    """Return how many transitions of the sequences go up in the item keys, how many down, and how many there are.
+
+    `sequences` hold indices into `items`; keys are compared as text. A transition to the same item goes nowhere.
+    """
+    if not sequences:
+        return 0, 0, 0
+    place = {item: number for number, item in enumerate(sorted(set(items)))}
+    rank = np.asarray([place[item] for item in items], dtype=np.int64)
+    steps = np.diff(rank[np.concatenate(sequences)])
+    # From one sequence to the next there is no step.
+    within = np.ones(len(steps), dtype=bool)
+    within[np.cumsum([len(sequence) for sequence in sequences[:-1]], dtype=np.int64) - 1] = False
+    return int((steps[within] > 0).sum()), int((steps[within] < 0).sum()), int(within.sum())
+
+
 def warn_about_order(path: Path, items: Sequence[str], sequences: Sequence[Int[np.ndarray, " _"]]) -> None:
     """Warn loudly where over half of the sequences that can be judged follow their items' keys instead of time."""
     share, judged = share_in_key_order(items, sequences)

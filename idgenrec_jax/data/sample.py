@@ -18,7 +18,7 @@ from importlib import resources
 import numpy as np
 import tokenizers
 
-from idgenrec_jax.data.dataset import Dataset, item_text
+from idgenrec_jax.data.dataset import Dataset, item_text, load_dataset
 from idgenrec_jax.data.sample_words import BRANDS, DEVICES, EVERYDAY, SEASONAL, SEASONS, SERIES
 from idgenrec_jax.data.text import Tokenizer
 
@@ -79,6 +79,11 @@ class _Shopper:
     authors: Sequence[str]
     seasonal_brands: Sequence[str]
     habits: list[list[int]] = field(default_factory=list)
+
+
+def load_data(path: str) -> Dataset:
+    """Return the embedded catalogue ("sample") or the one in a data folder."""
+    return load_sample() if path == "sample" else load_dataset(path)
 
 
 @lru_cache(maxsize=1)

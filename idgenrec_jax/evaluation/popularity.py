@@ -1,9 +1,17 @@
 """What everyone else bought: the ranking that needs no model, to compare with."""
 
 import numpy as np
+from jaxtyping import Int
 
 from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.evaluation.metrics import ranking_metrics
+
+
+def training_counts(dataset: Dataset) -> Int[np.ndarray, " items"]:
+    """Return how often each item occurs in training."""
+    sequences = [dataset.training_sequence(user) for user in range(len(dataset.users))]
+    together = np.concatenate([np.zeros(0, np.int32), *sequences])
+    return np.bincount(together, minlength=len(dataset.items))
 
 
 def popularity_metrics(dataset: Dataset, split: str, *, num_results: int) -> dict[str, float]:
@@ -11,9 +19,7 @@ def popularity_metrics(dataset: Dataset, split: str, *, num_results: int) -> dic
 
     Ties count against the target: it comes after all other items of its frequency.
     """
-    counts = np.zeros(len(dataset.items), np.int64)
-    for user in range(len(dataset.users)):
-        np.add.at(counts, dataset.training_sequence(user), 1)
+    counts = training_counts(dataset)
     targets = [dataset.held_out(int(user), split)[1] for user in dataset.evaluation_users]
     # The items at least as frequent as each target, less the target itself.
     ranks = len(counts) - np.searchsorted(np.sort(counts), counts[targets], side="left") - 1

@@ -14,6 +14,7 @@ PROGRAMS = {
     "compare_ids": "compare tables of IDs by the recommenders that learn them",
     "export": "export a trained run to Hugging Face folders or a compiled program",
     "prepare_data": "make a data folder from raw files",
+    "check_data": "say what a data folder asks of a model, and what is wrong with it",
     "sweep": "run many trainings",
     "benchmark": "time the work that matters",
 }

@@ -28,11 +28,11 @@ def main() -> None:
     use_compilation_cache()
 
     from idgenrec_jax.config import Config
+    from idgenrec_jax.data.sample import load_data
     from idgenrec_jax.data.text import Tokenizer
     from idgenrec_jax.ids.neighbours import generator_texts
     from idgenrec_jax.ids.rounds import id_generation
     from idgenrec_jax.ids.table import save_table
-    from idgenrec_jax.inputs import load_data
     from idgenrec_jax.models.create import create_model
     from idgenrec_jax.models.huggingface import resolve_folder
     from idgenrec_jax.processes import from_main

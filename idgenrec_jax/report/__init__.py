@@ -1,0 +1,1 @@
+"""Reports for people: plain text, JSON and self-contained pages."""
