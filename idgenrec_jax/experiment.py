@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config, idle_settings
 from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.inspection import inspect_data
 from idgenrec_jax.data.renderer import PromptRenderer
-from idgenrec_jax.data.sample import load_data
+from idgenrec_jax.data.sample import data_folder, load_data
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, searched_catalogue
@@ -151,6 +152,8 @@ def _train(
     experiment = assemble(config, workdir)
     inputs = experiment.inputs
     dataset, tokenizer = inputs.dataset, inputs.tokenizer
+    for line in inspect_data(dataset, data_folder(config.data.path)).summary():
+        logging.info("%s", line)
     if not from_main((workdir / run_files.RESULTS).exists):
         lock.take()
     claim(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -21,6 +22,7 @@ import tokenizers
 from idgenrec_jax.data.dataset import Dataset, item_text, load_dataset
 from idgenrec_jax.data.sample_words import BRANDS, DEVICES, EVERYDAY, SEASONAL, SEASONS, SERIES
 from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.files import expand_home
 
 NUM_USERS = 1000
 SEED = 2024
@@ -84,6 +86,11 @@ class _Shopper:
 def load_data(path: str) -> Dataset:
     """Return the embedded catalogue ("sample") or the one in a data folder."""
     return load_sample() if path == "sample" else load_dataset(path)
+
+
+def data_folder(path: str) -> Path | None:
+    """Return the folder that a path of `load_data` names; the embedded catalogue has none."""
+    return None if path == "sample" else Path(expand_home(path))
 
 
 @lru_cache(maxsize=1)

@@ -31,7 +31,7 @@ NUM_RESULTS = 20
 MOST_SCORES = 2**30
 """So many scores of users for items are computed at most, those of a sample of the users where all would be more."""
 
-_SCORES_AT_ONCE = 2**24
+_SCORES_AT_ONCE = 2**23
 
 
 class Popularity:
@@ -145,8 +145,10 @@ def _measure_floor(
 def ranks_in(
     scores: Float[np.ndarray, "users items"], targets: Int[np.ndarray, " users"]
 ) -> Int[np.ndarray, " users"]:
-    """Return the place of each user's target among all items, from 0, behind all others of its score; -1 from
-    NUM_RESULTS on."""
+    """Return the place of each user's target among all items, from 0; -1 where it is not in the first NUM_RESULTS.
+
+    Ties count against the target: it comes after all others of its score.
+    """
     of_targets = np.take_along_axis(scores, targets[:, None], axis=1)
     ranks = (scores >= of_targets).sum(axis=1) - 1
     return np.where(ranks < NUM_RESULTS, ranks, -1)

@@ -1,7 +1,6 @@
 """Say what a data folder asks of a model, and what is wrong with it: python -m launch.check_data --data=DIR ..."""
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -18,14 +17,13 @@ _STRICT = flags.DEFINE_bool(
     "strict",
     False,
     f"exit with {DEFEATED} where the test split measures nothing: sequences by item key instead of time, nearly all "
-    "interactions tied in time, targets that mostly repeat the validation target or are in no training sequence, "
-    "nobody to evaluate, nothing to train on",
+    "interactions tied in time, most targets equal to the validation target, nobody to evaluate, nothing to train on",
 )
 
 
 def main() -> None:
     """Count, rank without training, print, and write what is asked for."""
-    from idgenrec_jax.data.sample import load_data
+    from idgenrec_jax.data.sample import data_folder, load_data
     from idgenrec_jax.data.text import Tokenizer
     from idgenrec_jax.files import write_json
     from idgenrec_jax.report.data_check import check_data
@@ -35,7 +33,7 @@ def main() -> None:
         check_page_requirements(f"--page={_PAGE.value}")
     tokenizer = Tokenizer.load(_TOKENIZER.value) if _TOKENIZER.value else None
     dataset = load_data(_DATA.value)
-    found = check_data(dataset, None if _DATA.value == "sample" else Path(_DATA.value), tokenizer)
+    found = check_data(dataset, data_folder(_DATA.value), tokenizer)
     print(found.to_text())
     if _JSON.value:
         write_json(_JSON.value, found.to_json())

@@ -1,5 +1,6 @@
 """What launch.check_data found, as plain text and as JSON."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ SPREAD = {
 """The columns of a table of distributions, and the fields that they show."""
 
 _LABEL_WIDTH = 38
+_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,9 @@ class DataCheck:
             lines += ["", heading, f"  {names}", f"  {values}"]
         if self.floors:
             lines += ["", f"Without training ({self.floor_note()})", metrics_table(self.floor_rows(), COLUMNS)]
-        lines += ["", "Judgement", *(f"  - {_marked(finding)}" for finding in self.findings)]
+        lines += ["", "Judgement"]
+        for sentence in map(str, self.findings):
+            lines.append(textwrap.fill(sentence, _WIDTH, initial_indent="  - ", subsequent_indent="    "))
         if not self.findings:
             lines.append("  Nothing stands out.")
         return "\n".join(lines)
@@ -165,10 +169,6 @@ def check_data(dataset: Dataset, folder: Path | None = None, tokenizer: Tokenize
     return DataCheck(
         inspect_data(dataset, folder), measure_texts(dataset.item_texts, tokenizer), measure_floors(dataset)
     )
-
-
-def _marked(finding: Finding) -> str:
-    return f"THE TEST SPLIT MEANS NOTHING. {finding.text}" if finding.defeats_test else finding.text
 
 
 def _part(part: int, whole: int, kind: str) -> str:

@@ -25,7 +25,7 @@ class Bars:
 
     title: str
     labels: Sequence[str]
-    values: Sequence[float]
+    values: Sequence[int | float]
     texts: Sequence[str]
     limit: float | None = None
     reference: float | None = None
