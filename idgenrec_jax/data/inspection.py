@@ -204,9 +204,7 @@ def distribution(values: Int[np.ndarray, " values"]) -> Distribution:
     if not len(values):
         return Distribution(0, 0.0, 0.0, 0.0, 0.0, 0, 0.0)
     quarter, half, three_quarters, most = np.percentile(values, (25, 50, 75, 90)).tolist()
-    return Distribution(
-        int(values.min()), quarter, half, three_quarters, most, int(values.max()), float(values.mean())
-    )
+    return Distribution(int(values.min()), quarter, half, three_quarters, most, int(values.max()), float(values.mean()))
 
 
 def count_in_buckets(values: Int[np.ndarray, " values"]) -> dict[str, int]:

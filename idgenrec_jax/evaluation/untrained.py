@@ -142,9 +142,7 @@ def _measure_floor(
     return Floor(split, len(users), is_sample, metrics)
 
 
-def ranks_in(
-    scores: Float[np.ndarray, "users items"], targets: Int[np.ndarray, " users"]
-) -> Int[np.ndarray, " users"]:
+def ranks_in(scores: Float[np.ndarray, "users items"], targets: Int[np.ndarray, " users"]) -> Int[np.ndarray, " users"]:
     """Return the place of each user's target among all items, from 0; -1 where it is not in the first NUM_RESULTS.
 
     Ties count against the target: it comes after all others of its score.

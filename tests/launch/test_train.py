@@ -147,6 +147,7 @@ def test_it_prints_ten_ids_with_their_items_and_a_table_beside_popularity(finish
         assert row in starts
     assert re.search(r"recommender phase, epoch 2/2: (\d+)/\1 steps in \d+:\d\d, [\d.]+\D*/s, loss \d", finished.stderr)
     assert "3 of 40 users have fewer than 3 interactions" in finished.stderr
+    assert "data shop: 40 users, 30 items" in finished.stderr and "of transitions up in the key" in finished.stderr
 
 
 def test_a_finished_run_returns_at_once_with_the_same_table(finished, programs):
