@@ -107,8 +107,9 @@ class Finding:
 class Inspection:
     """The numbers of a data set.
 
-    `repeated_interactions` are with an item that the user had before. `history_lengths` are in items, before the test
-    targets. `duplicate_texts` counts the items whose text, not blank, another item has too. Buckets are named "5-9".
+    `repeated_interactions` are with an item that the user had before. `training_transitions` are from one item of a
+    training sequence to the next. `history_lengths` are in items, before the test targets. `duplicate_texts` counts
+    the items whose text, not blank, another item has too. Buckets are named "5-9".
     """
 
     name: str
@@ -155,9 +156,9 @@ def inspect_data(dataset: Dataset, folder: Path | None = None) -> Inspection:
     """
     lengths = np.asarray([len(sequence) for sequence in dataset.sequences], dtype=np.int64)
     together = np.concatenate([np.zeros(0, np.int32), *dataset.sequences])
-    is_repeat = _repeats(together, np.repeat(np.arange(len(lengths)), lengths), len(dataset.items))
-    repeats_of_users = np.bincount(np.repeat(np.arange(len(lengths)), lengths), is_repeat, minlength=len(lengths))
-    users, positions = held_out_cases(dataset, "test")
+    # [users] -> [interactions]
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    is_repeat = _repeats(together, users, len(dataset.items))
     ascending, descending, transitions = key_steps(dataset.items, dataset.sequences)
     in_key_order, judged = share_in_key_order(dataset.items, dataset.sequences)
     training = [dataset.training_sequence(user) for user in range(len(dataset.users))]
@@ -168,11 +169,11 @@ def inspect_data(dataset: Dataset, folder: Path | None = None) -> Inspection:
         items=len(dataset.items),
         interactions=int(lengths.sum()),
         order=Order(judged, in_key_order, transitions, ascending, descending, _tied_interactions(folder)),
-        users_with_repeats=int((repeats_of_users > 0).sum()),
+        users_with_repeats=len(np.unique(users[is_repeat])),
         repeated_interactions=int(is_repeat.sum()),
         held_out=_held_out(dataset, together, is_repeat, training),
         training_transitions=sum(max(len(sequence) - 1, 0) for sequence in training),
-        history_lengths=distribution(positions),
+        history_lengths=distribution(held_out_cases(dataset, "test")[1]),
         users_by_interactions=count_in_buckets(lengths),
         items_by_interactions=count_in_buckets(np.bincount(together, minlength=len(dataset.items))),
         blank_texts=len(dataset.item_texts) - texts.total(),

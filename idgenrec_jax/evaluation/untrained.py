@@ -135,7 +135,9 @@ def _measure_floor(
     ranks: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(order), size):
         block = order[start : start + size]
-        popularity, transitions, text = (scores([histories[place] for place in block]) for scores in rankings)
+        popularity, transitions, text = (
+            ranking([histories[place] for place in block]) for ranking in rankings
+        )
         for name, scores in zip(RANKINGS, (popularity, transitions, text, transitions + text), strict=True):
             ranks.setdefault(name, []).append(ranks_in(scores, targets[block]))
     metrics = {name: ranking_metrics(np.concatenate(blocks), NUM_RESULTS) for name, blocks in ranks.items()}
