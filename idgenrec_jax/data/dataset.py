@@ -140,14 +140,15 @@ def load_dataset(folder: str | Path) -> Dataset:
     return dataset
 
 
-def clean_text(text: str) -> str:
+def clean_text(text: str, *, entities: bool = True) -> str:
     """Return the text on one line: HTML entities resolved, control characters and runs of white space single spaces.
 
-    Letters and their accents are composed (Unicode NFC), so that equal texts are equal however they were typed. Halves
+    Without `entities` an ampersand is only that. Letters and their accents are composed (Unicode NFC), so that equal texts are equal however they were typed. Halves
     of surrogate pairs, which JSON can spell but no text can hold, become question marks.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
-    return _BLANKS.sub(" ", unicodedata.normalize("NFC", html.unescape(text))).strip()
+    resolved = html.unescape(text) if entities else text
+    return _BLANKS.sub(" ", unicodedata.normalize("NFC", resolved)).strip()
 
 
 def item_text(fields: dict[str, str]) -> str:
