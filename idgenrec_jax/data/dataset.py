@@ -143,8 +143,9 @@ def load_dataset(folder: str | Path) -> Dataset:
 def clean_text(text: str, *, entities: bool = True) -> str:
     """Return the text on one line: HTML entities resolved, control characters and runs of white space single spaces.
 
-    Without `entities` an ampersand is only that. Letters and their accents are composed (Unicode NFC), so that equal texts are equal however they were typed. Halves
-    of surrogate pairs, which JSON can spell but no text can hold, become question marks.
+    Without `entities` an ampersand is only that. Letters and their accents are composed (Unicode NFC), so that equal
+    texts are equal however they were typed. Halves of surrogate pairs, which JSON can spell but no text can hold,
+    become question marks.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
     resolved = html.unescape(text) if entities else text

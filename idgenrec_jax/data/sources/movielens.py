@@ -14,9 +14,9 @@ _COLUMNS = InteractionColumns("userId", "movieId", "timestamp", "s", "rating")
 _FIELDS = {"title": text("title"), "categories": enumeration("genres", "|", none=("(no genres listed)",))}
 
 _GENRES_OF_100K = (
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
-    "Mystery Romance Sci-Fi Thriller War Western"
-).split()
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
 _MOVIES_OF_100K = ("movieId", "title", "date", "video_date", "url", *_GENRES_OF_100K)
 
 
@@ -26,7 +26,7 @@ def _genres(*flags: str) -> str:
 
 _FIELDS_OF_100K = {
     "title": text("title"),
-    "categories": Field(tuple(_GENRES_OF_100K[1:]), _genres),
+    "categories": Field(_GENRES_OF_100K[1:], _genres),
     "date": text("date", default=False),
 }
 

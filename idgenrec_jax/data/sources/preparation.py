@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,9 +65,9 @@ def prepare(
     source: str,
     inputs: Sequence[str | Path],
     output: str | Path,
-    filters: Filters = Filters(),
+    filters: Filters,
     *,
-    table: TableFlags = TableFlags(),
+    table: TableFlags | None = None,
     command: str = "",
     progress: bool = False,
 ) -> DatasetCard:
@@ -84,7 +84,7 @@ def prepare(
     if not math.isfinite(filters.min_rating):
         raise InputError(f"--min_rating={filters.min_rating}: expected a finite number, such as 4")
     since, until = _moment("from", filters.since, -math.inf), _moment("to", filters.until, math.inf)
-    source, raw = recognise(source, [expand_home(path) for path in inputs], table)
+    source, raw = recognise(source, [expand_home(path) for path in inputs], table or TableFlags())
     logging.info("--source=%s: %s", source, raw.reason)
     for note in raw.notes:
         logging.warning("%s", note)
@@ -227,7 +227,7 @@ def _split(asked: str, raw: RawData) -> Split:
 
 
 def _moment(flag: str, text: str, default: float) -> float:
-    """Seconds since 1970 of a date, or of a number of seconds, or of milliseconds where it has twelve digits or more."""
+    """Seconds since 1970 of a date or of a number of seconds; one of twelve digits or more is in milliseconds."""
     if not text:
         return default
     text = text.strip()

@@ -34,7 +34,8 @@ def recognise(source: str, inputs: Sequence[str | Path], table: TableFlags) -> t
             return name, raw
     known_names = "; ".join(f"{name} ({known.help})" for name, known in SOURCES.items())
     raise InputError(
-        f"--source=auto: does not know {_describe(files)}; it knows {known_names}; any other table is read by {guess(files)}"
+        f"--source=auto: does not know {_describe(files)}; it knows {known_names}; any other table is read by "
+        f"{guess(files)}"
     )
 
 
