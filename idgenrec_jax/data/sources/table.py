@@ -1,7 +1,8 @@
 """Any file with a column of users and one of items, by the names of its columns; and a guess what these could be."""
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,13 +14,18 @@ from idgenrec_jax.data.sources.source import NO_ITEMS, Items, RawData
 from idgenrec_jax.data.sources.tables import InteractionColumns, interactions_of, items_of, text
 from idgenrec_jax.errors import InputError
 
+# Tried in order: the first pattern that a column's name fits gives the column.
 _GUESSES = {
-    "user_column": r"^(user|customer|member|reviewer|visitor|session|account|u)(_?id|_?name|_?key|_?no)?$|user",
-    "item_column": r"^(item|product|article|movie|book|song|track|business|game|news|i)(_?id|_?key|_?no|_?code)?$"
-    r"|^(asin|sku|isbn)$|item|product",
-    "time_column": r"^(time|date|datetime|ts|timestamp|created_at|t_dat)$|time|date",
-    "rating_column": r"^(rating|stars|score|overall)$|rating|stars",
+    "user_column": (r"^(user|customer|member|reviewer|visitor|session|account)(_?(id|name|key|no))?$", r"user"),
+    "item_column": (
+        r"^(item|product|article|movie|book|song|track|business|game|news)(_?(id|key|no|code))?$",
+        r"^(asin|sku|isbn)$",
+        r"item|product",
+    ),
+    "time_column": (r"^(time|date|datetime|ts|timestamp|created_at|t_dat)$", r"time|date"),
+    "rating_column": (r"^(rating|stars|score|overall)$", r"rating|stars"),
 }
+_TIME_LIKE = re.compile(r"\d{4}-\d\d-\d\d.*|\d{9,16}")
 _TEXTS = r"title|name|brand|author|categor|genre|description|text|summary|tags"
 
 
@@ -72,7 +78,7 @@ def open_table(files: Sequence[RawFile], flags: TableFlags) -> RawData:
     return RawData(
         interactions_of([log.path], form, columns),
         items,
-        f"--source=table: {log.describe()}",
+        log.describe(),
         list(dict.fromkeys([log.path, *described])),
         has_times=bool(flags.time_column),
     )
@@ -137,7 +143,7 @@ def guess(files: Sequence[RawFile]) -> str:
     tables = [file for file in files if file.kind in ("json", "csv", "parquet")]
     flags, log = {}, None
     for file in tables:
-        found = _guess_columns(file)
+        found = _guess_columns(file) or _guess_places(file)
         if "user_column" in found and "item_column" in found:
             flags, log = found, file
             break
@@ -147,28 +153,54 @@ def guess(files: Sequence[RawFile]) -> str:
             "--items=FILE --item_key=COLUMN --text_columns=COLUMN,COLUMN"
         )
     words = ["--source=table", f"--input={log.path}", *(f"--{flag}={column}" for flag, column in flags.items())]
+    if flags["user_column"].isdigit():
+        words.append("--noheader")
     for file in tables:
         if file is log:
             continue
-        key = _first_match(file.fields, f"^{re.escape(flags['item_column'])}$|" + _GUESSES["item_column"] + "|^id$")
+        patterns = (f"^{re.escape(flags['item_column'])}$", *_GUESSES["item_column"], "^id$")
+        key = next(filter(None, (_first_match(file.fields, pattern) for pattern in patterns)), "")
         texts = [name for name in file.fields if re.search(_TEXTS, name, re.IGNORECASE) and name != key]
         if key and texts:
             words += [f"--items={file.path}", f"--item_key={key}", f"--text_columns={','.join(texts[:5])}"]
             break
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _guess_columns(file: RawFile) -> dict[str, str]:
     found: dict[str, str] = {}
-    for flag, pattern in _GUESSES.items():
-        for alternative in pattern.split("$|"):
-            free = [name for name in file.fields if name not in found.values()]
-            column = _first_match(free, alternative + ("$" if alternative.startswith("^") else ""))
-            if column:
-                found[flag] = column
-                break
+    for flag, patterns in _GUESSES.items():
+        free = [name for name in file.fields if name not in found.values()]
+        column = next(filter(None, (_first_match(free, pattern) for pattern in patterns)), "")
+        if column:
+            found[flag] = column
     if "time_column" in found:
         found["time_unit"] = _guess_unit(_values(file, found["time_column"]))
+    return _in_order(found) if "user_column" in found and "item_column" in found else {}
+
+
+def _guess_places(file: RawFile) -> dict[str, str]:
+    """The columns of a table without a header, by number: users and items are the first two that are nothing else.
+
+    Times look like times, ratings are numbers of at most ten, and other numbers with a point are neither.
+    """
+    if file.kind != "csv" or file.width < 2:
+        return {}
+    found: dict[str, str] = {}
+    for place in range(file.width):
+        values = [row[place].strip() for row in file.rows]
+        if "time_column" not in found and all(map(_TIME_LIKE.fullmatch, values)):
+            found |= {"time_column": str(place + 1), "time_unit": _guess_unit(values)}
+        elif all(map(_is_number, values)) and all(abs(float(value)) <= 10 for value in values):
+            found.setdefault("rating_column", str(place + 1))
+        elif all(map(_is_number, values)) and any("." in value for value in values):
+            continue
+        else:
+            found.setdefault("item_column" if "user_column" in found else "user_column", str(place + 1))
+    return _in_order(found)
+
+
+def _in_order(found: Mapping[str, str]) -> dict[str, str]:
     order = ("user_column", "item_column", "time_column", "time_unit", "rating_column")
     return {flag: found[flag] for flag in order if flag in found}
 
