@@ -31,7 +31,7 @@ LONGEST_CELL = 2**24
 """Characters of a cell; a quote without its partner would otherwise swallow the rest of a file."""
 
 _REPORTED_LINES = 8192
-_MEGABYTE = 2**20
+_MEGABYTE = 10**6
 _LARGE_MEGABYTES = 16
 _BROKEN_FILE = "download or write it again, and check its permissions"
 
@@ -227,7 +227,8 @@ class Rows:
 
     def _progress(self) -> Progress | None:
         size = self.path.stat().st_size // _MEGABYTE
-        return Progress(self.path.name, size, "MiB") if self.reading.progress and size >= _LARGE_MEGABYTES else None
+        shown = self.reading.progress and size >= _LARGE_MEGABYTES
+        return Progress(self.path.name, size, "megabyte") if shown else None
 
     def _decoded_lines(self) -> Iterator[tuple[int, str]]:
         name = codecs.lookup(self.encoding).name
