@@ -87,14 +87,14 @@ def read_record(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 def _fetch_file(file: RemoteFile, folder: Path, download: Download, waits: Sequence[float]) -> list[Path]:
     path = folder / file.name
-    remedy = f"or get it by hand ({download.page}), and name its folder with --input, without --download"
+    remedy = f"get it by hand ({download.page}), and name its folder with --input, without --download"
     if path.exists():
         _check_present(path, file)
     else:
         _receive_file(path, file, remedy, waits)
     if not file.members:
         return [path]
-    return unpack(path, file.members, folder, remedy=f"delete it to have it fetched anew, {remedy}")
+    return unpack(path, file.members, folder, remedy=f"delete it to have it fetched anew, or {remedy}")
 
 
 def _receive_file(path: Path, file: RemoteFile, remedy: str, waits: Sequence[float]) -> None:
@@ -110,7 +110,7 @@ def _receive_file(path: Path, file: RemoteFile, remedy: str, waits: Sequence[flo
         _drop(part)
         raise InputError(
             f"{file.address}: what came has the MD5 {md5}, expected {expected}, and was deleted; run the same command "
-            f"again, {remedy}"
+            f"again, or {remedy}"
         )
     # Before the file has its name: a file that is in no record is not from here.
     _record(path, part.stat().st_size, sha256, expected, version)
@@ -158,7 +158,7 @@ def _published_md5(address: str, path: Path, remedy: str, waits: Sequence[float]
     _drop(part)
     found = re.findall(r"(?<![0-9a-fA-F])[0-9a-fA-F]{32}(?![0-9a-fA-F])", text)
     if len(found) != 1:
-        raise InputError(f"{address}: found {text[:60]!r}, expected one MD5; run the same command again, {remedy}")
+        raise InputError(f"{address}: found {text[:60]!r}, expected one MD5; run the same command again, or {remedy}")
     return found[0].lower()
 
 
@@ -170,7 +170,7 @@ def _check_beginning(part: Path, file: RemoteFile, remedy: str) -> None:
         _drop(part)
         raise InputError(
             f"{file.address}: what came begins with {found!r}, expected a {Path(file.name).suffix} file, and was "
-            f"deleted; see what a browser shows at this address, then run the same command again, {remedy}"
+            f"deleted; see what a browser shows at this address, then run the same command again, or {remedy}"
         )
 
 

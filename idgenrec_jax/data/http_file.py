@@ -13,7 +13,7 @@ import shutil
 import ssl
 import time
 from collections.abc import Iterator, Sequence
-from http.client import HTTPException, HTTPResponse, responses
+from http.client import HTTPException, HTTPResponse, IncompleteRead, responses
 from io import FileIO
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -79,7 +79,10 @@ def receive(address: str, part: Path, *, remedy: str, waits: Sequence[float] = W
                 transfer.forget()
             elif error.code not in _PASSING:
                 raise InputError(f"{address}: {reason}, expected the file; {remedy}") from error
-        except (OSError, HTTPException) as error:
+        except InputError:
+            raise
+        # A ValueError is what urllib makes of an address that it was sent on to and that is none.
+        except (OSError, HTTPException, ValueError) as error:
             reason = transfer.explain(error)
         arrived = transfer.resumable()
         if arrived > furthest:
@@ -124,12 +127,14 @@ class _Transfer:
             headers |= {"Range": f"bytes={offset}-", "If-Range": str(self._version.validator)}
         with urlopen(Request(self._address, headers=headers), timeout=_TIMEOUT) as response:
             self._answered = True
+            if self._address.startswith("https:") and not response.url.startswith("https:"):
+                raise InputError(f"{self._address}: leads to {response.url}, expected https; {self._remedy}")
             if response.status not in (200, 206):
                 raise HTTPError(self._address, response.status, "", response.headers, None)
             self._version = self._version_of(response, offset)
             return self._store(response, offset if response.status == 206 else 0, self._version)
 
-    def explain(self, error: OSError | HTTPException) -> str:
+    def explain(self, error: Exception) -> str:
         """Return why a connection failed.
 
         Raises:
@@ -148,12 +153,13 @@ class _Transfer:
                 f"{self._address}: cannot be reached ({text}); check the network (HTTPS_PROXY names a proxy), then run "
                 f"the same command again, or {self._remedy}"
             ) from error
-        return f"the connection was cut ({text})"
+        cut = isinstance(error, (OSError, IncompleteRead))
+        return f"the connection was cut ({text})" if cut else f"the answer is no HTTP ({text})"
 
     def _version_of(self, response: HTTPResponse, offset: int) -> Version:
         """Return the version that is being sent; raise _Changed where it does not continue that of the part."""
         headers = response.headers
-        version = Version(self._address, headers["ETag"], headers["Last-Modified"], response.length)
+        version = Version(self._address, _told(headers["ETag"]), _told(headers["Last-Modified"]), response.length)
         if response.status == 200:
             return version
         sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", (headers["Content-Range"] or "").strip())
@@ -175,7 +181,7 @@ class _Transfer:
                 f"{self._part}: {format_bytes(missing)} are to come, and the disk has {format_bytes(free)} free; free "
                 "some and run the same command again"
             )
-        done, note = offset, "cut"
+        done, note = offset, "not whole"
         progress = Progress(self._part.name.removesuffix(".part"), version.length or 0, "byte", done=offset)
         try:
             with self._open(offset, version) as file:
@@ -201,6 +207,11 @@ class _Transfer:
                 write_json(version_file(self._part), dataclasses.asdict(version))
             # Without a buffer: closing a file that could not be written would try again, and fail as if it were new.
             return open(self._part, "ab", buffering=0)
+
+
+def _told(value: str | None) -> str | None:
+    """Return the value of a header where it can be sent back; None where a line break is in it."""
+    return value if value and value.isprintable() else None
 
 
 def _write(file: FileIO, chunk: bytes) -> None:

@@ -58,7 +58,7 @@ def fault(server, folder, waits=WAITS, **more):
     """The message of a download that fails: one line."""
     with pytest.raises(InputError) as caught:
         fetch(download(server, **more), folder, waits=waits)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "or or" not in str(caught.value) and "; or" not in str(caught.value)
     return str(caught.value)
 
 
@@ -174,7 +174,9 @@ def test_a_file_that_has_changed_is_begun_anew(server, tmp_path, looks_at_if_ran
 
 
 @pytest.mark.parametrize(
-    "served", [{"ranges": False}, {"etag": None}, {"etag": 'W/"weak"'}], ids=["no ranges", "no version", "weak"]
+    "served",
+    [{"ranges": False}, {"etag": None}, {"etag": 'W/"weak"'}, {"etag": '"a\r\n b"'}],
+    ids=["no ranges", "no version", "weak", "two lines"],
 )
 def test_a_server_that_cannot_continue_sends_the_file_anew_and_is_not_asked_for_ever(server, tmp_path, served):
     server.files[f"/{NAME}"] = Served(BODY, **served, cuts=[100_000, 100_000, 100_000])
@@ -188,6 +190,13 @@ def test_a_server_that_cannot_continue_sends_the_file_anew_and_is_not_asked_for_
 def test_a_file_of_unknown_length_is_fetched(server, tmp_path):
     server.files[f"/{NAME}"].tells_length = False
     assert fetched(server, tmp_path, md5=md5(BODY)) == BODY
+
+
+def test_a_file_that_comes_in_chunks_is_continued(server, tmp_path, caplog):
+    server.files[f"/{NAME}"].in_chunks, server.files[f"/{NAME}"].cuts = True, [100_000]
+    assert fetched(server, tmp_path, md5=md5(BODY)) == BODY
+    assert [start for _, start, _ in server.log] == [0, 65536], "what came of a piece that was not whole is asked again"
+    assert "the connection was cut (IncompleteRead" in caplog.text
 
 
 def test_a_wrong_checksum_leaves_nothing_and_names_both_sums(server, tmp_path):
@@ -226,6 +235,17 @@ def test_without_a_network_the_message_is_one_line(server, tmp_path, monkeypatch
     assert "cannot be reached (Name or service not known); check the network" in fault(server, tmp_path)
 
 
+def test_a_redirection_is_followed_with_what_is_asked_for(server, tmp_path):
+    server.files["/new.gz"] = Served(BODY, cuts=[100_000])
+    server.files[f"/{NAME}"].leads_to = f"{server.address}/new.gz"
+    assert fetched(server, tmp_path, md5=md5(BODY)) == BODY
+    assert [start for _, start, _ in server.log] == [0, 100_000]
+    server.files["/circle.gz"] = Served(b"", leads_to=f"{server.address}/circle.gz")
+    assert "answers 302 Found" in fault(server, tmp_path, name="circle.gz")
+    server.files["/nowhere.gz"] = Served(b"", leads_to="http://[")
+    assert "nowhere.gz: the answer is no HTTP (Invalid IPv6 URL), tried" in fault(server, tmp_path, name="nowhere.gz")
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
@@ -242,6 +262,10 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path, monkeypatch)
         assert "IP address mismatch" in fault(server, tmp_path / "raw")
         server.address = server.address.replace("127.0.0.1", "localhost")
         assert fetched(server, tmp_path / "raw") == BODY
+        with file_server() as plain:
+            plain.files[f"/{NAME}"] = Served(BODY)
+            server.files["/on.gz"] = Served(b"", leads_to=f"{plain.address}/{NAME}")
+            assert f"leads to {plain.address}/{NAME}, expected https" in fault(server, tmp_path / "raw", name="on.gz")
 
 
 def test_a_login_page_in_the_place_of_the_file_is_refused(server, tmp_path):

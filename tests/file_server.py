@@ -22,7 +22,9 @@ class Served:
     ranges: bool = True
     looks_at_if_range: bool = True
     tells_length: bool = True
+    in_chunks: bool = False
     resets: bool = False
+    leads_to: str | None = None  # the address of a redirection
     then: Callable[[], None] = lambda: None  # called where the connection is to be cut
 
 
@@ -42,15 +44,21 @@ class _Handler(BaseHTTPRequestHandler):
         if served is None or served.statuses:
             files.log.append((self.path, 0, 0))
             return self.send_error(served.statuses.pop(0) if served else 404)
+        if served.leads_to is not None:
+            self.send_response(302)
+            self.send_header("Location", served.leads_to)
+            return self.end_headers()
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
-        same = self.headers["If-Range"] in (served.etag, served.last_modified)
+        same = self.headers["If-Range"] in (None, served.etag, served.last_modified)
         start = int(asked[1]) if asked and served.ranges and (same or not served.looks_at_if_range) else 0
         if start and start >= len(served.body):
             files.log.append((self.path, start, 0))
             return self.send_error(416)
         self.send_response(206 if start else 200)
         told = {"ETag": served.etag, "Last-Modified": served.last_modified}
-        if served.tells_length:
+        if served.in_chunks:
+            told["Transfer-Encoding"] = "chunked"
+        elif served.tells_length:
             told["Content-Length"] = str(len(served.body) - start)
         if start:
             told["Content-Range"] = f"bytes {start}-{len(served.body) - 1}/{len(served.body)}"
@@ -61,6 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
         cut = served.cuts.pop(0) if served.cuts else None
         sent = served.body[start:][:cut]
         files.log.append((self.path, start, len(sent)))
+        if served.in_chunks:
+            sent = f"{len(served.body) - start:x}\r\n".encode() + sent + (b"\r\n0\r\n\r\n" if cut is None else b"")
         with contextlib.suppress(OSError):
             self.wfile.write(sent)
         if cut is not None:
