@@ -35,6 +35,7 @@ class FileServer:
         self.address = f"http://127.0.0.1:{port}"
         self.files: dict[str, Served] = {}
         self.log: list[tuple[str, int, int]] = []
+        self.stop: Callable[[], None] = lambda: None  # ends it: from then on nothing listens
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -91,6 +92,7 @@ def file_server(context=None):
         if context is not None:
             server.socket = context.wrap_socket(server.socket, server_side=True)
             server.files.address = server.files.address.replace("http:", "https:")
+        server.files.stop = lambda: (server.shutdown(), server.server_close())
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server.files

@@ -121,6 +121,14 @@ def test_a_connection_that_is_cut_again_and_again_stops_and_the_next_call_goes_o
     assert server.log[-1] == (f"/{NAME}", 100_000, len(BODY) - 100_000)
 
 
+def test_a_network_that_goes_away_meanwhile_may_come_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with file_server() as server:
+        server.files[f"/{NAME}"] = Served(BODY, cuts=[100_000], then=server.stop)
+        text = fault(server, tmp_path)
+    assert "cut (Connection refused), tried 3 times; the same command goes on behind the 97.7 KiB" in text
+
+
 def test_an_interrupted_download_is_continued_by_the_next_call(server, tmp_path):
     answered = threading.Event()
 
@@ -307,6 +315,15 @@ def test_a_file_that_is_there_is_compared_with_what_is_known_of_it(server, tmp_p
     assert fetched(server, tmp_path) == BODY
 
 
+def test_a_part_from_elsewhere_is_not_continued(server, tmp_path):
+    server.files[f"/2014/{NAME}"] = Served(OTHER, cuts=[100_000])
+    elsewhere = RemoteFile(f"{server.address}/2014/{NAME}", NAME)
+    with pytest.raises(InputError):
+        fetch(Download("reviews", "amazon", (elsewhere,), "https://publisher.example/page", "none"), tmp_path, waits=())
+    assert fetched(server, tmp_path) == BODY
+    assert server.log[1:] == [(f"/{NAME}", 0, len(BODY))]
+
+
 def test_a_file_of_the_same_name_from_elsewhere_is_not_taken_for_it(server, tmp_path):
     server.files[f"/2014/{NAME}"] = Served(OTHER)
     elsewhere = RemoteFile(f"{server.address}/2014/{NAME}", NAME)
@@ -348,6 +365,10 @@ def test_the_sum_that_a_publisher_keeps_beside_a_file_is_fetched_and_compared(se
 def test_a_sum_that_is_none_is_refused_and_the_file_need_not_come_again(server, tmp_path):
     beside = {"name": NAME, "md5_address": f"{server.address}/{NAME}.md5"}
     server.files[f"/{NAME}.md5"] = Served(b"<html>moved</html>")
+    # The sum of an earlier file, from a process that was killed when it had come whole.
+    (tmp_path / f"{NAME}.md5.part").write_text(md5(OTHER))
+    version = http_file.Version(beside["md5_address"], '"one"', None, 32)
+    (tmp_path / f"{NAME}.md5.part.json").write_text(json.dumps(vars(version)))
     assert "found '<html>moved</html>', expected one MD5" in fault(server, tmp_path, **beside)
     server.files[f"/{NAME}.md5"] = Served(md5(BODY).encode())
     assert fetched(server, tmp_path, **beside) == BODY
