@@ -2,15 +2,21 @@
 
 import shlex
 import sys
+from pathlib import Path
+from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
+from idgenrec_jax.data.download import fetch, read_record
+from idgenrec_jax.data.publishers import DOWNLOADS
 from idgenrec_jax.data.sources import SOURCES
+from idgenrec_jax.data.sources.data_folder import check_output
 from idgenrec_jax.data.sources.filters import DUPLICATES
 from idgenrec_jax.data.sources.preparation import CORE, MISSING_TEXT, Filters, prepare
 from idgenrec_jax.data.sources.recognition import AUTO, TABLE
 from idgenrec_jax.data.sources.table import TableFlags
 from idgenrec_jax.data.sources.values import BAD_LINES
+from idgenrec_jax.errors import InputError, look_up
 from idgenrec_jax.files import expand_home
 from idgenrec_jax.launch.command_line import define_path, refuse_without, run
 
@@ -20,7 +26,8 @@ _SOURCE = flags.DEFINE_enum(
     "source", AUTO, [AUTO, TABLE, *sorted(SOURCES)],
     f"raw format; {AUTO} recognises it, {TABLE} is any file with columns of users and items; {_FORMATS}",
 )  # fmt: skip
-_INPUT = flags.DEFINE_list("input", None, "raw files or folders of them, .gz or unpacked", required=True)
+_INPUT = flags.DEFINE_list("input", [], "raw files or folders of them, .gz or unpacked; the folder of a --download")
+_DOWNLOAD = flags.DEFINE_string("download", "", "fetch public data into the --input folder first, such as ml-1m")
 _OUTPUT = define_path("output", None, "data folder to make, new or empty", required=True)
 _USER_CORE = flags.DEFINE_integer("user_core", None, f"interactions a user needs to stay; {CORE}", lower_bound=1)
 _ITEM_CORE = flags.DEFINE_integer("item_core", None, f"interactions an item needs to stay; {CORE}", lower_bound=1)
@@ -61,9 +68,12 @@ def main() -> None:
     if _SOURCE.value != TABLE:
         refuse_without(f"--source={TABLE}", _TABLE_FLAGS)
     given = {name: flag.value for name, flag in _TABLE_FLAGS.items()}
+    inputs, downloaded = _fetch() if _DOWNLOAD.value else (_INPUT.value, {})
+    if not inputs:
+        raise InputError("--input: missing; expected raw files or a folder of them")
     card = prepare(
         _SOURCE.value,
-        _INPUT.value,
+        inputs,
         _OUTPUT.value,
         Filters(
             min_rating=_MIN_RATING.value,
@@ -82,9 +92,23 @@ def main() -> None:
         ),
         table=TableFlags(**given | {"text_columns": tuple(_TEXT_COLUMNS.value), "items": expand_home(given["items"])}),
         command=shlex.join(["python", "-m", "launch.prepare_data", *sys.argv[1:]]),
+        downloaded=downloaded,
         progress=True,
     )
     print(f"{_OUTPUT.value}: {card.summary()}")
+
+
+def _fetch() -> tuple[list[str], dict[str, Any]]:
+    """The files that --download names, in the --input folder, and where each is from."""
+    download = look_up(DOWNLOADS, _DOWNLOAD.value, "--download")
+    if len(_INPUT.value) != 1:
+        raise InputError(f"--download={download.name}: expected --input=FOLDER, the one to fetch into")
+    check_output(Path(_OUTPUT.value))
+    logging.info("--download=%s: %s; %s", download.name, download.page, download.licence)
+    paths = fetch(download, _INPUT.value[0])
+    names = {file.name for file in download.files}
+    record = read_record(_INPUT.value[0])
+    return [str(path) for path in paths], {name: record[name] for name in names if name in record}
 
 
 if __name__ == "__main__":

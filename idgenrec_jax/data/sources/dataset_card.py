@@ -35,6 +35,7 @@ class DatasetCard:
     notes: list[str]
     command: str
     files: list[dict[str, Any]]
+    downloaded: dict[str, Any]
     licence: str
     interactions_by_filter: dict[str, int]
     exact_repeats: int

@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -69,11 +70,13 @@ def prepare(
     *,
     table: TableFlags | None = None,
     command: str = "",
+    downloaded: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> DatasetCard:
     """Make a data folder from raw files of the format `source` (see SOURCES; "auto" and "table", too); return its card.
 
-    `output` is checked before anything is read, and appears whole or not at all.
+    `output` is checked before anything is read, and appears whole or not at all. The card has the `command` and what
+    was `downloaded`.
 
     Raises:
         InputError: `output` is in use or cannot be made, a raw file is missing or faulty (file, line and remedy), the
@@ -130,6 +133,7 @@ def prepare(
         notes=list(raw.notes),
         command=command,
         files=checksums(raw.files),
+        downloaded=dict(downloaded or {}),
         licence=SOURCES[source].licence if source in SOURCES else "see whoever made the data",
         interactions_by_filter=stages,
         exact_repeats=exact_repeats,

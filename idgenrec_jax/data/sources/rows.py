@@ -31,8 +31,8 @@ LONGEST_CELL = 2**24
 """Characters of a cell; a quote without its partner would otherwise swallow the rest of a file."""
 
 _REPORTED_LINES = 8192
-_MEGABYTE = 10**6
-_LARGE_MEGABYTES = 16
+_LARGE = 2**24
+"""Bytes from which on a person sees how far a file is read."""
 _BROKEN_FILE = "download or write it again, and check its permissions"
 
 
@@ -213,10 +213,10 @@ class Rows:
                         if number == 1:
                             line = line.removeprefix(codecs.BOM_UTF8)
                         if progress and number % _REPORTED_LINES == 0:
-                            progress.update(packed.tell() // _MEGABYTE, f"{number:,} lines")
+                            progress.update(packed.tell(), f"{number:,} lines")
                         yield number, line
                     if progress:
-                        progress.update(self.path.stat().st_size // _MEGABYTE)
+                        progress.update(self.path.stat().st_size)
                         progress.close(f"{number:,} lines")
         except FileNotFoundError as error:
             raise InputError(f"{self.path}: no such file; check --input") from error
@@ -226,9 +226,9 @@ class Rows:
             raise InputError(f"{self.path}: cannot be read ({reason}); {_BROKEN_FILE}") from error
 
     def _progress(self) -> Progress | None:
-        size = self.path.stat().st_size // _MEGABYTE
-        shown = self.reading.progress and size >= _LARGE_MEGABYTES
-        return Progress(self.path.name, size, "megabyte") if shown else None
+        size = self.path.stat().st_size
+        shown = self.reading.progress and size >= _LARGE
+        return Progress(self.path.name, size, "byte") if shown else None
 
     def _decoded_lines(self) -> Iterator[tuple[int, str]]:
         name = codecs.lookup(self.encoding).name

@@ -16,8 +16,11 @@ _SEEN_BYTES = 2**17
 _REMEDY = "name the raw files or their folder, unpacked from archives"
 _SEEN_ROWS = 30
 _SEPARATORS = ("\t", "::", ",", "|", ";")
-_BY_NAME = ("readme", "license", "licence", "changelog", "checksum", "md5")
-_OTHER_ENDINGS = (".md", ".md5", ".pdf", ".html", ".png", ".jpg", ".py", ".sh", ".zip", ".tar", ".npy", ".pt", ".pkl")
+_BY_NAME = ("readme", "license", "licence", "changelog", "checksum", "md5", "download.json")
+_OTHER_ENDINGS = (
+    ".md", ".md5", ".pdf", ".html", ".png", ".jpg", ".py", ".sh", ".zip", ".tar", ".npy", ".pt", ".pkl",
+    ".part", ".part.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
