@@ -12,5 +12,6 @@ SOURCES: dict[str, Source] = {
     for name in (
         "amazon",
         "movielens",
+        "yelp",
     )
 }
