@@ -132,7 +132,11 @@ def open_log(
     if log is None:
         return None
     described = only(
-        [file for file in alike if file.has(columns.item) and not file.has(columns.user) and any(map(file.has, titles))],
+        [
+            file
+            for file in alike
+            if file.has(columns.item) and not file.has(columns.user) and any(map(file.has, titles))
+        ],
         "texts of items",
     )
     return RawData(
