@@ -13,5 +13,6 @@ SOURCES: dict[str, Source] = {
         "amazon",
         "movielens",
         "yelp",
+        "google_local",
     )
 }
