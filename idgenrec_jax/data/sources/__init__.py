@@ -14,5 +14,6 @@ SOURCES: dict[str, Source] = {
         "movielens",
         "yelp",
         "google_local",
+        "hm",
     )
 }
