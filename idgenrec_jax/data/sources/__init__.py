@@ -15,5 +15,6 @@ SOURCES: dict[str, Source] = {
         "yelp",
         "google_local",
         "hm",
+        "gowalla",
     )
 }
