@@ -15,6 +15,7 @@ SOURCES: dict[str, Source] = {
         "yelp",
         "google_local",
         "hm",
+        "lastfm",
         "gowalla",
     )
 }
