@@ -13,6 +13,7 @@ SOURCES: dict[str, Source] = {
         "amazon",
         "movielens",
         "yelp",
+        "steam",
         "google_local",
         "hm",
         "lastfm",
