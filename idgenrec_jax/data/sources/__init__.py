@@ -14,6 +14,7 @@ SOURCES: dict[str, Source] = {
         "movielens",
         "yelp",
         "steam",
+        "goodreads",
         "google_local",
         "hm",
         "lastfm",
