@@ -69,6 +69,7 @@ class Source:
 
     `help` says in a line what it is, `expects` which files it consists of, `licence` what is known of the terms.
     `recognise` opens files of the format, or returns None where they are of another; it looks at their first records.
+    It raises InputError where several files of the format could be meant.
     """
 
     help: str

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from idgenrec_jax.data.sources.rows import Form, Reading, Rows
-from idgenrec_jax.data.sources.source import Interaction, Items
+from idgenrec_jax.data.sources.sniffing import RawFile
+from idgenrec_jax.data.sources.source import NO_ITEMS, Interaction, Items, RawData
 from idgenrec_jax.data.sources.texts import joined, listed
 from idgenrec_jax.data.sources.values import RowFault, key_of, rating_of, time_reader
+from idgenrec_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -106,3 +108,54 @@ def items_of(path: Path, form: Form, key: str, fields: Mapping[str, Field]) -> I
                 yield found
 
     return Items({name: field.default for name, field in fields.items()}, read)
+
+
+def open_log(
+    files: Sequence[RawFile],
+    form: Form,
+    columns: InteractionColumns,
+    fields: Mapping[str, Field],
+    notes: Sequence[str] = (),
+) -> RawData | None:
+    """Open the file that has all these columns and, where it is there, the one that describes the items.
+
+    That one has no users. It has the items' keys under the same name, and a column of the field "title". None is
+    returned where no file has the columns.
+
+    Raises:
+        InputError: several files fit.
+    """
+    named = [name for name in (columns.user, columns.item, columns.time, columns.rating) if name is not None]
+    titles = fields["title"].columns
+    alike = [file for file in files if file.kind == form.kind and file.separator in ("", form.separator)]
+    log = only([file for file in alike if file.has(*named)], "interactions")
+    if log is None:
+        return None
+    described = only(
+        [
+            file
+            for file in alike
+            if file.has(columns.item) and not file.has(columns.user) and any(map(file.has, titles))
+        ],
+        "texts of items",
+    )
+    return RawData(
+        interactions_of([log.path], form, columns),
+        items_of(described.path, form, columns.item, fields) if described else NO_ITEMS,
+        f"{log.path.name} has {', '.join(named)}",
+        [file.path for file in (log, described) if file],
+        has_times=columns.time is not None,
+        notes=notes,
+    )
+
+
+def only(files: Sequence[RawFile], what: str) -> RawFile | None:
+    """Return the one file of its kind, or None where there is none.
+
+    Raises:
+        InputError: there are several, and nobody can tell which is meant.
+    """
+    if len(files) > 1:
+        names = " and ".join(str(file.path) for file in files[:3])
+        raise InputError(f"--input: {names} hold {what}; name the files to read, with commas between")
+    return files[0] if files else None
