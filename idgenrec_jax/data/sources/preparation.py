@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,9 @@ def prepare(
     stages |= {"in time": len(log.events), "without exact repeats": len(log.events) - exact_repeats}
     stages["without repeats"] = len(events)
     if filters.missing_text == "drop" or filters.min_title_words:
-        described = _described(raw, reading, names, set(log.item_keys), filters)
+        # The texts of what is kept are read again; so are their faults.
+        first = replace(reading, faults=Faults(faults.skip))
+        described = _described(raw, first, names, set(log.item_keys), filters)
         events = events.only(np.array([key in described for key in log.item_keys], bool)[events.items])
         stages["with text"] = len(events)
     events = core_filter(events, user_core, item_core)
