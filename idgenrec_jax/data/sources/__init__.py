@@ -12,5 +12,9 @@ SOURCES: dict[str, Source] = {
     for name in (
         "amazon",
         "movielens",
+        "recbole",
+        "letter",
+        "mind",
+        "idgenrec",
     )
 }

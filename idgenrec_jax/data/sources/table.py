@@ -129,7 +129,7 @@ def _check(file: RawFile, form: Form, flag: str, column: str) -> None:
 
 def _reads_like_text(file: RawFile, form: Form, name: str) -> bool:
     values = _values(replace(file, fields=_names(file, form)), name)
-    return not values or not all(_is_number(value) or value.startswith(("http://", "https://")) for value in values)
+    return not values or not all(is_number(value) or value.startswith(("http://", "https://")) for value in values)
 
 
 def guess(files: Sequence[RawFile]) -> str:
@@ -168,7 +168,7 @@ def _guess_columns(file: RawFile) -> dict[str, str]:
                 found[flag] = column
                 break
     if "time_column" in found:
-        found["time_unit"] = _guess_unit(_values(file, found["time_column"]))
+        found["time_unit"] = guess_unit(_values(file, found["time_column"]))
     order = ("user_column", "item_column", "time_column", "time_unit", "rating_column")
     return {flag: found[flag] for flag in order if flag in found}
 
@@ -186,9 +186,9 @@ def _values(file: RawFile, name: str) -> list[str]:
     return [row[place].strip() for row in file.rows[1:] if len(row) == len(file.fields)]
 
 
-def _guess_unit(values: Sequence[str]) -> str:
+def guess_unit(values: Sequence[str]) -> str:
     """The unit of times by their size: seconds since 1970 have ten digits today."""
-    numbers = [float(value) for value in values if _is_number(value)]
+    numbers = [float(value) for value in values if is_number(value)]
     if not values or len(numbers) < len(values):
         formats = ("%d/%m/%Y %H:%M:%S", "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y", "%d.%m.%Y", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S")
         return next((form for form in formats if values and all(_fits(value, form) for value in values)), "iso")
@@ -204,5 +204,5 @@ def _fits(value: str, form: str) -> bool:
     return True
 
 
-def _is_number(value: str) -> bool:
+def is_number(value: str) -> bool:
     return bool(re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", value))
