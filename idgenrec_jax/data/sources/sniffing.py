@@ -137,8 +137,9 @@ def sniff(path: Path) -> RawFile:
 
 
 def _is_document(record: dict) -> bool:
-    """A file of one object whose values are all lists or objects says something of each of its keys."""
-    return all(isinstance(value, list | dict) for value in record.values()) and all(key.isdigit() for key in record)
+    """A file of one object whose values are mostly lists, or mostly objects, says something of each of its keys."""
+    kinds = [type(value) for value in record.values()]
+    return 2 * max(kinds.count(list), kinds.count(dict)) > len(kinds)
 
 
 def _records(lines: list[str]) -> list[dict]:

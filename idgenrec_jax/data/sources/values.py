@@ -109,7 +109,7 @@ def time_reader(unit: str, name: str) -> Callable[[Any], float]:
     if unit in _SECONDS:
         scale = _SECONDS[unit]
 
-        def from_number(value: Any) -> float:
+        def from_number(value: Any) -> int | float:
             if isinstance(value, datetime):
                 return _stamp(value)
             number = number_of(value, name)
