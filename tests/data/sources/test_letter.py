@@ -13,14 +13,15 @@ TEXTS = {
     "2": {"title": "Two", "description": ""},
     "9": {"title": "Never bought"},
 }
-COLUMNS = "user_id,history_item_title,item_title,history_item_id,item_id,history_item_sid,item_sid".split(",")
+COLUMNS = ["user_id", "history_item_title", "item_title", "history_item_id", "item_id", "history_item_sid", "item_sid"]
+CODES = {"1": ["<a_1>", "<b_2>"], "2": ["<a_1>", "<b_3>"]}
 
 
 @pytest.mark.parametrize("indent", [None, 2])
 def test_documents(tmp_path, prepared, indent):
     (tmp_path / "X.inter.json").write_text(json.dumps(SEQUENCES, indent=indent))
     (tmp_path / "X.item.json").write_text(json.dumps(TEXTS, indent=indent))
-    (tmp_path / "X.index.json").write_text(json.dumps({"1": ["<a_1>", "<b_2>"], "2": ["<a_1>", "<b_3>"]}, indent=indent))
+    (tmp_path / "X.index.json").write_text(json.dumps(CODES, indent=indent))
     card, sequences, texts = prepared(tmp_path, duplicates="keep")
     assert (card.source, card.split.name, card.order[:22]) == ("letter", "leave_one_out", "the order of the files")
     assert sequences == {"10": ["3", "1", "2", "1"], "u 2": ["B", "1"], "7": ["2"]}

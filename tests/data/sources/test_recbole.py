@@ -4,12 +4,7 @@ import pytest
 
 from idgenrec_jax.errors import InputError
 
-INTER = (
-    "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
-    "u 1\t007\t5\t30\n"
-    "u 1\tB\t2\t10.5\n"
-    'v\t"B\t4\t20\n'
-)
+INTER = 'user_id:token\titem_id:token\trating:float\ttimestamp:float\nu 1\t007\t5\t30\nu 1\tB\t2\t10.5\nv\t"B\t4\t20\n'
 ITEMS = (
     "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\tprice:float\tposter:token\n"
     '007\tThe "Spy" Loved\t1977\tAction Sci-Fi\t3.5\thttp://a/b\n'
