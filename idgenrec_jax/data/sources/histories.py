@@ -14,27 +14,30 @@ from absl import logging
 from idgenrec_jax.data.lines import named
 from idgenrec_jax.data.sources.rows import Form, Reading, Rows
 from idgenrec_jax.data.sources.source import Interaction
-from idgenrec_jax.data.sources.tables import require_no_rating
+from idgenrec_jax.data.sources.tables import check_unrated
 from idgenrec_jax.data.sources.values import SHOWN_PLACES, key_of
 
 
 @dataclass
 class _Sequence:
-    """What is known of a user: the items, oldest first, the part of each, and the row read last."""
+    """A user's items, oldest first, the part of each, the row that was read last, and the length of the longest."""
 
     items: list[str] = field(default_factory=list)
     parts: list[int] = field(default_factory=list)
     row: list[str] = field(default_factory=list)
+    longest: int = 0
 
     def add(self, row: list[str], part: int) -> bool:
         """Take a row, its target last; tell whether it fits what is known."""
-        previous, self.row = self.row, row
+        previous, longest = self.row, self.longest
+        self.row, self.longest = row, max(longest, len(row))
         items, history = self.items, row[:-1]
         if not items:
             self._append(history, 0)
             self._append(row[-1:], part)
             return True
-        later = part > self.parts[-1] or len(row) > len(previous) or history == previous[1:] or history == previous[:-1]
+        follows = history == previous[1:] or (history == previous[:-1] and row != previous)
+        later = part > self.parts[-1] or len(row) > longest or follows
         if not later:
             if _is_within(row, items):
                 return True
@@ -69,7 +72,7 @@ def interactions_of_histories(
 
     def read(reading: Reading) -> Iterator[Interaction]:
         def parse(user: Any, history: Any, item: Any) -> tuple[str, list[str]]:
-            require_no_rating(reading)
+            check_unrated(reading)
             row = [key_of(each, history_name) for each in listed(history)]
             return key_of(user, user_name), [*row, key_of(item, item_name)]
 

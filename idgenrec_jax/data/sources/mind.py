@@ -8,7 +8,7 @@ from idgenrec_jax.data.lines import shown
 from idgenrec_jax.data.sources.rows import Form, Reading, Rows
 from idgenrec_jax.data.sources.sniffing import RawFile
 from idgenrec_jax.data.sources.source import NO_ITEMS, Interaction, RawData, Source
-from idgenrec_jax.data.sources.tables import Field, chained, items_of, require_no_rating, text
+from idgenrec_jax.data.sources.tables import Field, chained, check_unrated, items_of, text
 from idgenrec_jax.data.sources.texts import listed
 from idgenrec_jax.data.sources.values import RowFault, key_of, time_reader
 
@@ -72,7 +72,7 @@ def _interactions(files: Sequence[Path]) -> Callable[[Reading], Iterator[Interac
         first: dict[str, tuple[float, str]] = {}  # The time of a user's first impression, and the history there.
 
         def parse(user: str, time: str, history: str, impressions: str) -> tuple[str, float, list[str]]:
-            require_no_rating(reading)
+            check_unrated(reading)
             user, moment = key_of(user, "user"), time_of(time)
             clicked = []
             for impression in impressions.split():

@@ -187,7 +187,7 @@ def _values(file: RawFile, name: str) -> list[str]:
 
 
 def guess_unit(values: Sequence[str]) -> str:
-    """The unit of times by their size: seconds since 1970 have ten digits today."""
+    """Return the unit of times by their size: seconds since 1970 have ten digits today."""
     numbers = [float(value) for value in values if is_number(value)]
     if not values or len(numbers) < len(values):
         formats = ("%d/%m/%Y %H:%M:%S", "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y", "%d.%m.%Y", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S")
@@ -205,4 +205,5 @@ def _fits(value: str, form: str) -> bool:
 
 
 def is_number(value: str) -> bool:
+    """Tell whether a cell is a number."""
     return bool(re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", value))

@@ -75,7 +75,7 @@ def interactions_of(
             time = order if columns.time is None else time_of(others[0])
             rating = None if rating_name is None else rating_of(others[-1], rating_name)
             if rating is None:
-                require_no_rating(reading)
+                check_unrated(reading)
             return Interaction(key_of(user, user_name), key_of(item, item_name), time, rating, part)
 
         for part, path in enumerate(files):  # noqa: B007, `parse` puts it into events
@@ -84,11 +84,11 @@ def interactions_of(
     return read
 
 
-def require_no_rating(reading: Reading) -> None:
-    """Check a record that has no rating.
+def check_unrated(reading: Reading) -> None:
+    """Check that no rating is needed, for a record without one.
 
     Raises:
-        RowFault: a rating is needed.
+        RowFault: one is needed.
     """
     if reading.needs_rating:
         raise RowFault("has no rating, and --min_rating needs one")
@@ -109,7 +109,7 @@ def sequences_of(
         order = 0
 
         def parse(user: Any, items: Any) -> tuple[str, list[str]]:
-            require_no_rating(reading)
+            check_unrated(reading)
             user = key_of(user, user_name)
             if user in seen:
                 raise RowFault(f"{user_name} {named(user)} has a sequence above, expected one")

@@ -77,6 +77,7 @@ def test_a_split_of_single_events(tmp_path, prepared):
     [
         "u\ta\tb\nu\ta b\tc\nu\tb c\td\nw\tx\ty\n",  # The oldest target first, histories cut to two items.
         "w\tx\ty\nu\tb c\td\nu\ta b\tc\nu\ta\tb\n",  # The newest first.
+        "u\ta b\tc\nu\ta b\tc\nw\tx\ty\nu\ta\tb\nu\tb c\td\nu\ta b\tc\n",  # Shuffled, with repeats.
     ],
 )
 def test_a_split_of_histories_and_targets(tmp_path, prepared, caplog, train):
