@@ -19,5 +19,9 @@ SOURCES: dict[str, Source] = {
         "hm",
         "lastfm",
         "gowalla",
+        "recbole",
+        "letter",
+        "mind",
+        "idgenrec",
     )
 }

@@ -9,7 +9,7 @@ from idgenrec_jax.data.sources.rows import Form
 from idgenrec_jax.data.sources.sniffing import RawFile
 from idgenrec_jax.data.sources.source import NO_ITEMS, Items, RawData, Source
 from idgenrec_jax.data.sources.tables import Field, InteractionColumns, interactions_of, items_of, text
-from idgenrec_jax.data.sources.texts import joined, listed
+from idgenrec_jax.data.sources.texts import joined, known_brand, listed
 
 _JSON = Form("json")
 _OF_2014 = InteractionColumns("reviewerID", "asin", "unixReviewTime", "s", "overall")
@@ -30,8 +30,7 @@ def _title(value: Any) -> str:
 
 def _brand(value: Any) -> str:
     brand = joined(_BY.sub("", value, count=1) if isinstance(value, str) else value)
-    brand = _AUTHOR_PAGE.sub(r"\1", brand)
-    return "" if brand.casefold() in ("unknown", "unknown brand") else brand
+    return known_brand(_AUTHOR_PAGE.sub(r"\1", brand))
 
 
 def _categories(nested: Any, flat: Any) -> str:

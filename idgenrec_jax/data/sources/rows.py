@@ -40,8 +40,12 @@ _BROKEN_FILE = "download or write it again, and check its permissions"
 class Form:
     """How a file is written.
 
-    - `kind` is "json" (an object a line; Python literals, too), "csv" (separated values) or "parquet".
-    - `columns` names the columns of a "csv" without a header line; None: its first line names them.
+    - `kind` is "json" (an object a line; Python literals, too), "csv" (separated values), "parquet", "words" (columns
+      with blanks between, the last of which is the rest of the line) or "document" (one JSON object for the whole file,
+      each member of which is a record).
+    - `columns` names the columns of a "csv" without a header line; None: its first line names them. It names those of
+      "words". For a "document" it names the column of the members' keys and, where there is a second name, that of
+      their values; the other columns are the fields of the values.
     - `separator` is one character or several; with several, nothing is quoted.
     - `encoding` is Python's name of one, or "utf-8|latin-1": the second where the file is not in the first.
     """
@@ -71,19 +75,26 @@ class Reading:
 class Rows:
     """The records of a file as tuples of the values of some of its columns, None where a record lacks one.
 
-    `line` is the line that the record just given begins on (for Parquet, its number). Iterating raises InputError where
-    the file cannot be read, and tells `reading.faults` of records that cannot be taken.
+    `line` is the line that the record just given begins on (for Parquet, its number; for a document, its key).
+    Iterating raises InputError where the file cannot be read, and tells `reading.faults` of records that cannot be
+    taken.
     """
 
     path: Path
     form: Form
     wanted: Sequence[str]
     reading: Reading
-    line: int = 0
+    line: int | str = 0
 
     def __iter__(self) -> Iterator[tuple]:
         """Give the records in the order of the file."""
-        read = {"json": self._json, "csv": self._separated, "parquet": self._parquet}[self.form.kind]
+        read = {
+            "json": self._json,
+            "csv": self._separated,
+            "parquet": self._parquet,
+            "words": self._words,
+            "document": self._document,
+        }[self.form.kind]
         yield from read()
 
     def parsed(self, parse: Callable[..., Any]) -> Iterator[Any]:
@@ -178,6 +189,38 @@ class Rows:
                 lines = chain(taken[1:], lines)
                 taken = []
 
+    def _words(self) -> Iterator[tuple]:
+        names = self.form.columns or ()
+        places = [names.index(name) for name in self.wanted]
+        for number, text in self._decoded_lines():
+            self.line = number
+            cells = text.split(None, len(names) - 1)
+            if cells:
+                cells += [""] * (len(names) - len(cells))
+                yield tuple([cells[place].rstrip() for place in places])
+
+    def _document(self) -> Iterator[tuple]:
+        key_column, value_column = (*(self.form.columns or ()), None)[:2]
+        raw = b"".join(line for _, line in self._lines())
+        try:
+            document = json.loads(self._decode(raw), object_pairs_hook=_without_repeats)
+        except (ValueError, RecursionError) as error:  # A RowFault is a ValueError.
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise InputError(f"{self.path}: cannot be read as one JSON document ({reason}); {_BROKEN_FILE}") from error
+        if not isinstance(document, dict):
+            raise InputError(f"{self.path}: a JSON {type(document).__name__}, expected an object; check --input")
+        for key, value in document.items():
+            self.line = shown(key)
+            if value_column is None and not isinstance(value, dict):
+                self.reading.faults.note(self.path, self.line, f"is {shown(value)}, expected an object with fields")
+                continue
+            yield tuple(
+                [
+                    key if name == key_column else value if name == value_column else value.get(name)
+                    for name in self.wanted
+                ]
+            )
+
     def _parquet(self) -> Iterator[tuple]:
         import pyarrow
         import pyarrow.parquet
@@ -190,11 +233,12 @@ class Rows:
                 raise InputError(
                     f"{self.path}: has no column {lacking[0]}; its columns are {', '.join(map(shown, names[:20]))}"
                 )
-            self.line = 0
+            number = 0
             for batch in file.iter_batches(columns=list(dict.fromkeys(self.wanted)), batch_size=65536):
                 columns = [batch.column(name).to_pylist() for name in self.wanted]
                 for row in zip(*columns, strict=True):
-                    self.line += 1
+                    number += 1
+                    self.line = number
                     yield row
         except FileNotFoundError as error:
             raise InputError(f"{self.path}: no such file; check --input") from error
@@ -279,13 +323,27 @@ def read_record(line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
-        record = _read_literal(line)
+        record = read_literal(line)
     if not isinstance(record, dict):
         raise RowFault(f"a {type(record).__name__}, expected an object with fields")
     return record
 
 
-def _read_literal(line: str) -> object:
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON document; Python would keep the last of equal keys without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise RowFault(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} stands twice in an object")
+    return found
+
+
+def read_literal(line: str) -> object:
+    """Return a Python literal.
+
+    Raises:
+        RowFault: it is none.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python warns of "\d" and the like in a literal, line by line.

@@ -30,7 +30,8 @@ class RawFile:
     - `kind` is "json" (an object a line), "document" (one JSON value over many lines), "csv" (values separated by
       `separator`), "parquet", "lines" (anything else that is text) or "empty".
     - `fields` are the names of an object's fields, of a Parquet file's columns, or the cells of the first line.
-    - `rows` are the first lines of a "csv" as cells, its header among them, or of "lines", split at blanks.
+    - `rows` are the first lines of a "csv" as cells, its header among them, or of a "document" or "lines", split at
+      blanks.
     - `records` are the first objects of a "json".
     """
 
@@ -73,7 +74,7 @@ class RawFile:
 def find_files(paths: Sequence[str | Path]) -> list[RawFile]:
     """Return the raw files that --input names, sniffed: files, and what lies in folders (read-me files left out).
 
-    A folder that holds nothing but one folder is that folder.
+    Of a folder that holds only folders, these are searched.
 
     Raises:
         InputError: a path is missing or cannot be read, or there is no file at all.
@@ -98,8 +99,8 @@ def _files_in(folder: Path) -> list[Path]:
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__")))
     files = [path for path in inside if path.is_file() and not _is_beside(path)]
     folders = [path for path in inside if path.is_dir()]
-    if not files and len(folders) == 1:
-        return _files_in(folders[0])
+    if not files:
+        return [file for folder in folders for file in _files_in(folder)]
     return files
 
 
@@ -130,7 +131,7 @@ def sniff(path: Path) -> RawFile:
             if len(lines) > 1 or not _is_document(records[0]):
                 return RawFile(path, "json", tuple(fields), records=tuple(records))
         if not records or _is_document(records[0]):
-            return RawFile(path, "document")
+            return RawFile(path, "document", rows=tuple(tuple(line.split()) for line in lines))
     separator, rows = _split(lines)
     if separator:
         return RawFile(path, "csv", tuple(cell.strip() for cell in rows[0]), separator, tuple(map(tuple, rows)))
@@ -139,8 +140,9 @@ def sniff(path: Path) -> RawFile:
 
 
 def _is_document(record: dict) -> bool:
-    """A file of one object whose values are all lists or objects says something of each of its keys."""
-    return all(isinstance(value, list | dict) for value in record.values()) and all(key.isdigit() for key in record)
+    """A file of one object whose values are mostly lists, or mostly objects, says something of each of its keys."""
+    kinds = [type(value) for value in record.values()]
+    return 2 * max(kinds.count(list), kinds.count(dict)) > len(kinds)
 
 
 def _records(lines: list[str]) -> list[dict]:
@@ -167,7 +169,8 @@ def _split(lines: list[str]) -> tuple[str, list[list[str]]]:
 
 
 def _cells(line: str, separator: str) -> list[str]:
-    if len(separator) > 1 or '"' not in line:
+    # A quote is a letter like any other in most tables with tabs or bars.
+    if separator not in (",", ";") or '"' not in line:
         return line.split(separator)
     try:
         return next(csv.reader([line], delimiter=separator))

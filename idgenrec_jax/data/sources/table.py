@@ -135,7 +135,7 @@ def _check(file: RawFile, form: Form, flag: str, column: str) -> None:
 
 def _reads_like_text(file: RawFile, form: Form, name: str) -> bool:
     values = _values(replace(file, fields=_names(file, form)), name)
-    return not values or not all(_is_number(value) or value.startswith(("http://", "https://")) for value in values)
+    return not values or not all(is_number(value) or value.startswith(("http://", "https://")) for value in values)
 
 
 def guess(files: Sequence[RawFile]) -> str:
@@ -175,7 +175,7 @@ def _guess_columns(file: RawFile) -> dict[str, str]:
         if column:
             found[flag] = column
     if "time_column" in found:
-        found["time_unit"] = _guess_unit(_values(file, found["time_column"]))
+        found["time_unit"] = guess_unit(_values(file, found["time_column"]))
     return _in_order(found) if "user_column" in found and "item_column" in found else {}
 
 
@@ -190,10 +190,10 @@ def _guess_places(file: RawFile) -> dict[str, str]:
     for place in range(file.width):
         values = [row[place].strip() for row in file.rows]
         if "time_column" not in found and all(map(_TIME_LIKE.fullmatch, values)):
-            found |= {"time_column": str(place + 1), "time_unit": _guess_unit(values)}
-        elif all(map(_is_number, values)) and all(abs(float(value)) <= 10 for value in values):
+            found |= {"time_column": str(place + 1), "time_unit": guess_unit(values)}
+        elif all(map(is_number, values)) and all(abs(float(value)) <= 10 for value in values):
             found.setdefault("rating_column", str(place + 1))
-        elif all(map(_is_number, values)) and any("." in value for value in values):
+        elif all(map(is_number, values)) and any("." in value for value in values):
             continue
         else:
             found.setdefault("item_column" if "user_column" in found else "user_column", str(place + 1))
@@ -218,9 +218,9 @@ def _values(file: RawFile, name: str) -> list[str]:
     return [row[place].strip() for row in file.rows[1:] if len(row) == len(file.fields)]
 
 
-def _guess_unit(values: Sequence[str]) -> str:
-    """The unit of times by their size: seconds since 1970 have ten digits today."""
-    numbers = [float(value) for value in values if _is_number(value)]
+def guess_unit(values: Sequence[str]) -> str:
+    """Return the unit of times by their size: seconds since 1970 have ten digits today."""
+    numbers = [float(value) for value in values if is_number(value)]
     if not values or len(numbers) < len(values):
         formats = ("%d/%m/%Y %H:%M:%S", "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y", "%d.%m.%Y", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S")
         return next((form for form in formats if values and all(_fits(value, form) for value in values)), "iso")
@@ -236,5 +236,6 @@ def _fits(value: str, form: str) -> bool:
     return True
 
 
-def _is_number(value: str) -> bool:
+def is_number(value: str) -> bool:
+    """Tell whether a cell is a number."""
     return bool(re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", value))

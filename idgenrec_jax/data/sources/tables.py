@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from idgenrec_jax.data.lines import named
 from idgenrec_jax.data.sources.rows import Form, Reading, Rows
 from idgenrec_jax.data.sources.sniffing import RawFile
 from idgenrec_jax.data.sources.source import NO_ITEMS, Interaction, Items, RawData
@@ -75,12 +76,55 @@ def interactions_of(
             order += 1
             time = order if columns.time is None else time_of(others[0])
             rating = None if rating_name is None else rating_of(others[-1], rating_name)
-            if rating is None and reading.needs_rating:
-                raise RowFault("has no rating, and --min_rating needs one")
+            if rating is None:
+                check_unrated(reading)
             return Interaction(key_of(user, user_name), key_of(item, item_name), time, rating, part)
 
         for part, path in enumerate(files):  # noqa: B007, `parse` puts it into events
             yield from Rows(path, form, wanted, reading).parsed(parse)
+
+    return read
+
+
+def check_unrated(reading: Reading) -> None:
+    """Check that no rating is needed, for a record without one.
+
+    Raises:
+        RowFault: one is needed.
+    """
+    if reading.needs_rating:
+        raise RowFault("has no rating, and --min_rating needs one")
+
+
+def sequences_of(
+    path: Path, form: Form, columns: tuple[str, str], listed: Callable[[Any], Sequence[Any]]
+) -> Callable[[Reading], Iterator[Interaction]]:
+    """Return what reads interactions from records that each hold all items of a user, oldest first.
+
+    `columns` are those of the user and the items, `listed` gives the keys in the latter. The time of an event is its
+    number.
+    """
+    user_name, items_name = columns
+
+    def read(reading: Reading) -> Iterator[Interaction]:
+        seen: set[str] = set()
+        order = 0
+
+        def parse(user: Any, items: Any) -> tuple[str, list[str]]:
+            check_unrated(reading)
+            user = key_of(user, user_name)
+            if user in seen:
+                raise RowFault(f"{user_name} {named(user)} has a sequence above, expected one")
+            keys = [key_of(item, f"an item of {user_name} {named(user)}") for item in listed(items)]
+            if not keys:
+                raise RowFault(f"{user_name} {named(user)} has no items, expected at least one")
+            seen.add(user)
+            return user, keys
+
+        for user, keys in Rows(path, form, columns, reading).parsed(parse):
+            for key in keys:
+                order += 1
+                yield Interaction(user, key, order)
 
     return read
 
@@ -159,3 +203,14 @@ def only(files: Sequence[RawFile], what: str) -> RawFile | None:
         names = " and ".join(str(file.path) for file in files[:3])
         raise InputError(f"--input: {names} hold {what}; name the files to read, with commas between")
     return files[0] if files else None
+
+
+def chained(*parts: Items) -> Items:
+    """Return the items of several files: what one says of an item and another as well is that of the first."""
+    fields = {name: default for part in reversed(parts) for name, default in part.fields.items()}
+
+    def read(reading: Reading, wanted: Set[str], names: Collection[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+        for part in parts:
+            yield from part.read(reading, wanted, [name for name in names if name in part.fields])
+
+    return Items(fields, read)

@@ -62,6 +62,11 @@ def listed(value: Any) -> str:
     return ", ".join(dict.fromkeys(plain_texts(value)))
 
 
+def known_brand(text: str) -> str:
+    """Return the name of a brand, or "" for what stands where the brand is unknown."""
+    return "" if text.casefold() in ("unknown", "unknown brand") else text
+
+
 def _read_list(text: str) -> list | None:
     try:
         with warnings.catch_warnings():

@@ -32,8 +32,8 @@ class Faults:
     count: int = 0
     places: list[str] = field(default_factory=list)
 
-    def note(self, path: Path, line: int, fault: RowFault | str) -> None:
-        """Count a faulty record.
+    def note(self, path: Path, line: int | str, fault: RowFault | str) -> None:
+        """Count a faulty record; `line` is the number of its line, or what names it where lines say nothing.
 
         Raises:
             InputError: faulty records are not skipped; file, line and remedy are named.
@@ -109,7 +109,7 @@ def time_reader(unit: str, name: str) -> Callable[[Any], float]:
     if unit in _SECONDS:
         scale = _SECONDS[unit]
 
-        def from_number(value: Any) -> float:
+        def from_number(value: Any) -> int | float:
             if isinstance(value, datetime):
                 return _stamp(value)
             number = number_of(value, name)
