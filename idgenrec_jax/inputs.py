@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 
 from jax.sharding import AbstractMesh, Mesh
 
@@ -11,10 +12,12 @@ from idgenrec_jax.data.examples import training_positions
 from idgenrec_jax.data.lines import shown
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.data.sequences import sequences_path
 from idgenrec_jax.data.spelling import check_prompt_spelling, check_spelling
 from idgenrec_jax.data.templates import GROUPS, PromptTemplate, default_templates, load_templates
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.files import expand_home
 from idgenrec_jax.ids.generation import item_prompts
 from idgenrec_jax.ids.neighbours import generator_texts
 from idgenrec_jax.ids.rounds import Prompts
@@ -154,13 +157,23 @@ def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) ->
 
 def check_splits(dataset: Dataset, path: str) -> None:
     """Raise InputError where there is nothing to train on, or nobody to evaluate."""
+    place = sequences_path(Path(expand_home(path)))
     if not len(training_positions(dataset)[0]):
-        raise InputError(
-            f"{path}/user_sequence.txt: nothing to train on; expected sequences of at least four items (or of two, "
-            "which are only trained on)"
+        expected = (
+            "sequences of at least four items (or of two, which are only trained on)"
+            if dataset.boundaries is None
+            else 'users with a "train" of at least two'
         )
-    if not len(dataset.evaluation_users):
-        raise InputError(f"{path}/user_sequence.txt: nobody to evaluate; expected sequences of at least three items")
+        raise InputError(f"{place}: nothing to train on; expected {expected}")
+    if dataset.boundaries is None and not len(dataset.evaluation_users):
+        raise InputError(f"{place}: nobody to evaluate; expected sequences of at least three items")
+    purposes = {"validation": "by which the best state is chosen", "test": "which results are of"}
+    for split, purpose in purposes.items():
+        if not len(dataset.held_out_cases(split)[0]):
+            raise InputError(
+                f"{place}: no {split} targets, {purpose}; correct the counts of \"train\" and \"validation\", or leave "
+                "them out for leave-one-out"
+            )
 
 
 def check_prompt_room(config: Config, prompts: Prompts) -> None:

@@ -120,7 +120,8 @@ def write_item_ids(table: IdTable, targets: list[list[int]], path: Path) -> None
 
 
 def _example_history(run: TrainedRun, ids: RunIds, data: str | None) -> list[int]:
-    """The training items of the data's first user, as numbers of the run's own order; else the first few items."""
+    """The training items of the first user who has some, as numbers of the run's own order; else the first few items.
+    """
     try:
         dataset = load_run_data(run, data)
         load_ids(run, dataset)  # fails where these are not the items of the run
@@ -129,4 +130,6 @@ def _example_history(run: TrainedRun, ids: RunIds, data: str | None) -> list[int
             raise
         return list(range(min(_EXAMPLE_ITEMS, len(ids.items))))
     number = {item: index for index, item in enumerate(ids.items.items)}
-    return [number[dataset.items[item]] for item in dataset.training_sequence(0)]
+    sequences = map(dataset.training_sequence, range(len(dataset.users)))
+    # There is one: it was trained on.
+    return [number[dataset.items[item]] for item in next(sequence for sequence in sequences if len(sequence))]
