@@ -80,7 +80,7 @@ def shared_share(
 
 
 def ranking_metrics(ranks: Int[np.ndarray, " users"], num_results: int) -> dict[str, float]:
-    """Return the mean over users, or over their targets, of every metric, by NAME@CUTOFF, of rankings of `num_results` places."""
+    """Return the mean over users, or targets, of every metric, by NAME@CUTOFF, for rankings of `num_results`."""
     return {
         f"{name}@{cutoff}": float(np.mean(metric.per_user(ranks, cutoff)))
         for name, metric in METRICS.items()
