@@ -15,7 +15,7 @@ from idgenrec_jax.config import Config
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.export.folders import write_item_ids
-from idgenrec_jax.export.model_card import recommender_card
+from idgenrec_jax.export.model_card import id_generator_card, recommender_card
 from idgenrec_jax.export.tokenizer_files import ExportedTokenizer, save_tokenizer
 from idgenrec_jax.ids.table import IdTable
 from idgenrec_jax.inputs import load_prompts
@@ -205,3 +205,18 @@ def test_the_card_of_few_items_names_each_once(kind, fields, found, tmp_path, mo
     code = code.replace("do_sample=False", "do_sample=False, max_new_tokens=40")
     exec(code, {})
     assert sorted(capsys.readouterr().out.split()) == found
+
+
+def test_the_card_says_how_the_data_were_split(tmp_path):
+    write_export(tmp_path, t5_like())
+    config = Config()
+    selected = {"round": 1, "phase": "recommender"}
+    run = TrainedRun(
+        tmp_path, config, t5_like(), make_mesh(config.mesh), {}, {}, 10, selected, "shop", len(TEXTS), "by time, told"
+    )
+    metrics = {"ndcg@10": 0.5}
+    results = {"validation": metrics, "test": metrics, "popularity": {"validation": metrics, "test": metrics}}
+    (tmp_path / "results.json").write_text(
+        json.dumps(results | {"selected": {"step": 1}, "seconds": 1.0, "example_ids": []})
+    )
+    assert "\nby time, told; whole catalogue ranked by beam search" in id_generator_card(run)
