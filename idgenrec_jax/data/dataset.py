@@ -33,6 +33,7 @@ PLAIN_TEXT_FILE = "item_plain_text.txt"
 SHORTEST_EVALUATED = 3
 """Leave-one-out needs of a sequence one item to train on, one to validate on and one to test on."""
 
+HELD_OUT = ("validation", "test")
 LEAVE_ONE_OUT = "leave-one-out by time: last item test, the one before validation, the rest training"
 GIVEN = "given with the data: of each user the first items train, those that follow validate, and the rest test"
 
@@ -100,7 +101,7 @@ class Dataset:
     @property
     def evaluation_users(self) -> Int[np.ndarray, " users"]:
         """The indices (int32) of the users with a validation or a test target, in order."""
-        return np.unique(np.concatenate([self.held_out_cases(split)[0] for split in ("validation", "test")]))
+        return np.unique(np.concatenate([self.held_out_cases(split)[0] for split in HELD_OUT]))
 
     def training_sequence(self, user: int) -> Int[np.ndarray, " length"]:
         """Return what may be trained on of a user; under leave-one-out all items but the last two of three or more."""
@@ -115,7 +116,7 @@ class Dataset:
         Raises:
             ValueError: the split is another one.
         """
-        if split not in ("validation", "test"):
+        if split not in HELD_OUT:
             raise ValueError(f"split is 'validation' or 'test', not {split!r}")
         train_ends, validation_ends = self._ends.T
         starts, ends = (train_ends, validation_ends) if split == "validation" else (validation_ends, self._lengths)
@@ -156,8 +157,8 @@ class Dataset:
 def load_dataset(folder: str | Path) -> Dataset:
     """Return the data set in a data folder, checked; it is named after the folder.
 
-    Short sequences, and items without text, are allowed and counted in a warning. So are sequences in the order of
-    their item keys instead of time, and keys that look like mistakes.
+    Short sequences, held-out items without a history, and items without text are allowed and counted in a warning. So
+    are sequences in the order of their item keys instead of time, and keys that look like mistakes.
 
     Raises:
         InputError: the folder or a file of it is missing or faulty; the message names file, line and remedy.
@@ -197,9 +198,9 @@ def load_dataset(folder: str | Path) -> Dataset:
 def clean_text(text: str, *, has_entities: bool = True) -> str:
     """Return the text on one line: HTML entities resolved, control characters and runs of white space single spaces.
 
-    Without `has_entities` there are none left, and what looks like one is text: it stays.
-    Letters and their accents are composed (Unicode NFC), so that equal texts are equal however they were typed. Halves
-    of surrogate pairs, which JSON can spell but no text can hold, become question marks.
+    Without `has_entities` what looks like an entity is text, and stays. Letters and their accents are composed (Unicode
+    NFC), so that equal texts are equal however they were typed. Halves of surrogate pairs, which JSON can spell but no
+    text can hold, become question marks.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = html.unescape(text) if has_entities else text
@@ -332,7 +333,7 @@ def _warn_about_what_is_not_evaluated(dataset: Dataset, path: Path) -> None:
             )
         return
     held_out = dataset.num_interactions - int(dataset.boundaries[:, 0].sum())
-    targets = sum(len(dataset.held_out_cases(split)[0]) for split in ("validation", "test"))
+    targets = sum(len(dataset.held_out_cases(split)[0]) for split in HELD_OUT)
     if held_out > targets:
         logging.warning(
             "%s: %d of %d held-out items are the first of their users and no targets: there is no history to predict "

@@ -171,7 +171,7 @@ def _ends(record: dict[str, Any], user: str, place: str) -> tuple[int, int] | No
 def _exact_key(value: Any, kind: str, place: str) -> str:
     """A key that is used as it stands."""
     if type(value) is str and value.isascii() and value.isprintable() and value and value[0] != " " != value[-1]:
-        return value  # As most are; the checks below take six times as long.
+        return value  # As most are, in half the time of the checks below.
     key = key_of(value, kind, place, _JSON_REMEDY)
     if key != key.strip():
         raise InputError(

@@ -1,8 +1,8 @@
 """Metrics of rankings with one relevant item each, and their table; numpy only.
 
 A metric is a function of (ranks, cut-off) that returns a value for each user or, where users have several targets, for
-each target. A new one is a function in a file of its
-own and a line in METRICS; every file and table of results has it then, as `NAME@CUTOFF`.
+each target. A new one is a function in a file of its own and a line in METRICS; every file and table of results has it
+then, as `NAME@CUTOFF`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
