@@ -11,7 +11,7 @@ from idgenrec_jax.data.followers import Followers
 from idgenrec_jax.data.held_out_batches import held_out_batches
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.evaluation.popularity import popularity_metrics
-from idgenrec_jax.ids.clusters import cluster_words
+from idgenrec_jax.ids.clusters import _information
 from idgenrec_jax.ids.neighbours import generator_texts
 from idgenrec_jax.training.acceptance import examples_with_items
 from tests.data.test_batches import (
@@ -105,11 +105,11 @@ def test_what_boundaries_hold_out_leaves_no_trace_before_it():
 def test_ids_and_popularity_know_nothing_of_what_boundaries_hold_out():
     dataset = split_anyhow(make_dataset())
     other = with_others(with_others(dataset, "test"), "validation")
-    words = [f"word{item} colour{item % 5}" for item in range(NUM_ITEMS)]
     config = Config().override({"data.neighbour_items": 3})
     made = {
         "followers": lambda data: [found.tolist() for found in Followers(data).most_frequent(3)],
-        "clusters": lambda data: cluster_words(data, words, sample_tokenizer(), levels=2),
+        # All that clusters know of interactions.
+        "clusters": lambda data: _information(data).toarray().tolist(),
         "neighbours": partial(generator_texts, tokenizer=sample_tokenizer(), config=config),
         "acceptance": lambda data: [found.tolist() for found in examples_with_items(data, 5)],
     }
