@@ -231,5 +231,5 @@ def test_the_example_is_of_a_user_with_something_to_train_on(tmp_path):
     tokens = tuple(tuple(tokenizer.encode(text)) for text in TEXTS)
     save_table(IdTable(items, TEXTS, tokens), tmp_path / run_files.item_ids(0))
     config = Config().override({"data.path": str(tmp_path)})
-    run = TrainedRun(tmp_path, config, tokenizer, make_mesh(config.mesh), {}, {}, 0, {"id_round": 0}, "shop", len(items))
+    run = TrainedRun(tmp_path, config, tokenizer, make_mesh(config.mesh), {}, {}, 0, {"id_round": 0}, "shop", 6)
     assert example_history(run, load_ids(run), None) == [2, 1]
