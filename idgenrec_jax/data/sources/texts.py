@@ -30,7 +30,7 @@ def plain_text(text: str) -> str:
         text = html.unescape(text)
     if "<" in text:
         text = _TAG.sub(" ", text)
-    return clean_text(text, entities=False)
+    return clean_text(text, has_entities=False)
 
 
 def plain_texts(value: Any) -> Iterator[str]:
