@@ -116,11 +116,7 @@ class Dataset:
         Raises:
             ValueError: the split is another one.
         """
-        if split not in HELD_OUT:
-            raise ValueError(f"split is 'validation' or 'test', not {split!r}")
-        train_ends, validation_ends = self._ends.T
-        starts, ends = (train_ends, validation_ends) if split == "validation" else (validation_ends, self._lengths)
-        starts = np.maximum(starts, 1)
+        starts, ends = self._target_bounds(split)
         counts = np.maximum(ends - starts, 0)
         # Case n of all is n less the cases of the users before, counted from the first position of its user.
         offsets = np.repeat(starts - (np.cumsum(counts) - counts), counts)
@@ -133,13 +129,21 @@ class Dataset:
         Raises:
             ValueError: the split is another one, or the user has no target there, or several (see `held_out_cases`).
         """
-        users, positions = self.held_out_cases(split)
-        sequence, own = self.sequences[user], positions[users == user]
+        sequence = self.sequences[user]
+        start, end = (int(bounds[user]) for bounds in self._target_bounds(split))
         if self._ends[user, 0] == len(sequence):
             raise ValueError(f"user {self.users[user]} has {len(sequence)} interactions: training only")
-        if len(own) != 1:
-            raise ValueError(f"user {self.users[user]} has {len(own)} targets in the {split} split, not one")
-        return sequence[: own[0]], int(sequence[own[0]])
+        if end - start != 1:
+            raise ValueError(f"user {self.users[user]} has {max(0, end - start)} targets in the {split} split, not one")
+        return sequence[:start], int(sequence[start])
+
+    def _target_bounds(self, split: str) -> tuple[Int[np.ndarray, " users"], Int[np.ndarray, " users"]]:
+        """From which position of each sequence to before which one its targets stand; the first item is none."""
+        if split not in HELD_OUT:
+            raise ValueError(f"split is 'validation' or 'test', not {split!r}")
+        train_ends, validation_ends = self._ends.T
+        starts, ends = (train_ends, validation_ends) if split == "validation" else (validation_ends, self._lengths)
+        return np.maximum(starts, 1), ends
 
     @cached_property
     def _lengths(self) -> Int[np.ndarray, " users"]:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from idgenrec_jax.data.dataset import ITEMS_FILE, SEQUENCES_FILE
-from idgenrec_jax.data.sources.dataset_card import CARD_FILE, DatasetCard
+from idgenrec_jax.data.dataset import ITEMS_FILE
+from idgenrec_jax.data.dataset_card import CARD_FILE
+from idgenrec_jax.data.sequences import JSON_SEQUENCES_FILE, SEQUENCES_FILE
+from idgenrec_jax.data.sources.card import PreparationCard
 from idgenrec_jax.data.sources.filters import Events, Log
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import atomic_folder, atomic_writer, write_json
-
-JSON_SEQUENCES_FILE = "user_sequence.jsonl"
 
 
 def check_output(output: Path) -> None:
@@ -38,7 +38,7 @@ def check_output(output: Path) -> None:
 
 def write_data_folder(
     output: Path,
-    card: DatasetCard,
+    card: PreparationCard,
     log: Log,
     events: Events,
     boundaries: Int[np.ndarray, "users 2"] | None,

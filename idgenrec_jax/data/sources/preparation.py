@@ -14,8 +14,8 @@ from jaxtyping import Int
 
 from idgenrec_jax.data.lines import named
 from idgenrec_jax.data.sources import SOURCES
+from idgenrec_jax.data.sources.card import PreparationCard, Split, checksums
 from idgenrec_jax.data.sources.data_folder import check_output, write_data_folder
-from idgenrec_jax.data.sources.dataset_card import DatasetCard, Split, checksums
 from idgenrec_jax.data.sources.filters import (
     DUPLICATES,
     Events,
@@ -72,7 +72,7 @@ def prepare(
     command: str = "",
     downloaded: Mapping[str, Any] | None = None,
     progress: bool = False,
-) -> DatasetCard:
+) -> PreparationCard:
     """Make a data folder from raw files of the format `source` (see SOURCES; "auto" and "table", too); return its card.
 
     `output` is checked before anything is read, and appears whole or not at all. The card has the `command` and what
@@ -129,7 +129,7 @@ def prepare(
     _report_lacking(raw, lacking, items)
     boundaries = _boundaries(split, events, log.user_keys)
     users = list(dict.fromkeys(events.users.tolist()))
-    card = DatasetCard(
+    card = PreparationCard(
         source=source,
         reason=raw.reason,
         notes=list(raw.notes),

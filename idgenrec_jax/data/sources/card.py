@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from idgenrec_jax.data.dataset_card import PLAIN_TEXTS
 from idgenrec_jax.errors import InputError
 
-CARD_FILE = "dataset_card.json"
 TIE_RULE = "interactions of a user with equal times are ordered by a hash of user and item"
 
 
@@ -22,7 +22,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class DatasetCard:
+class PreparationCard:
     """What was done to the raw data.
 
     `interactions_by_filter` counts what each filter has left, in order. `exact_repeats` have user, item and time of one
@@ -54,7 +54,7 @@ class DatasetCard:
     items_without_text: int
     split: Split
     tie_rule: str = TIE_RULE
-    texts: str = "plain"
+    texts: str = PLAIN_TEXTS
 
     def summary(self) -> str:
         """Return some lines for the screen: what came out, what was dropped, how ties were broken."""
