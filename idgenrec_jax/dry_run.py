@@ -28,6 +28,7 @@ from idgenrec_jax.inputs import Inputs, check_batches, check_vocabularies, check
 from idgenrec_jax.models.create import abstract_model, described_config
 from idgenrec_jax.models.step_operations import id_step_operations, recommender_step_operations
 from idgenrec_jax.models.t5 import T5Config
+from idgenrec_jax.progress import format_bytes
 from idgenrec_jax.sharding import batch_devices, batch_sharding, check_heads, make_mesh, place_shapes, replicated
 from idgenrec_jax.training.choice_softmax import ChoiceTable
 from idgenrec_jax.training.epochs import Epochs
@@ -260,7 +261,7 @@ def report(plan: Plan) -> str:
         for group, count in [*by_group.items(), ("all", sum(by_group.values()))]:
             here = sum(placed.values()) if group == "all" else placed[group]
             whole, split = (count * 4, count * 8, count * 4), (here, 2 * here, here)
-            cells = [f"{count:,}", *map(_bytes, whole), "", *map(_bytes, split)]
+            cells = [f"{count:,}", *map(format_bytes, whole), "", *map(format_bytes, split)]
             models.append([f"{_MODELS[name]}, {group}", *cells])
     lines += ["", "Models, float32 (counted from shapes)", *_aligned(models)]
     steps = [["", "shapes", "operations"]]
@@ -274,12 +275,12 @@ def report(plan: Plan) -> str:
     groups = [["", *(_STEPS[kind] for kind in kinds)]]
     for group in found[kinds[0]]:
         source = plan.temporaries if group in ("temporaries", "outputs") else "counted"
-        groups.append([f"{group} ({source})", *(_bytes(found[kind][group]) for kind in kinds)])
+        groups.append([f"{group} ({source})", *(format_bytes(found[kind][group]) for kind in kinds)])
         if group == "temporaries":
             groups.append(
-                ["  of them gradients (counted)", *(_bytes(_gradient_bytes(plan, kind)) for kind in kinds)]
+                ["  of them gradients (counted)", *(format_bytes(_gradient_bytes(plan, kind)) for kind in kinds)]
             )
-    groups.append(["all of these", *(_bytes(sum(found[kind].values())) for kind in kinds)])
+    groups.append(["all of these", *(format_bytes(sum(found[kind].values())) for kind in kinds)])
     lines += ["", "Bytes on each device during a step", *_aligned(groups), ""]
     if plan.temporaries == NONE:
         lines.append("Nothing was compiled: activations and other temporaries are not in the sum.")
@@ -371,13 +372,6 @@ def _shapes(batch: Any) -> str:
     fields = {"texts": "item_tokens", "prompts": "prompt_tokens", "targets": "target_tokens"}
     shapes = {title: getattr(batch, field).shape for title, field in fields.items() if hasattr(batch, field)}
     return ", ".join(f"{title} {rows} x {positions}" for title, (rows, positions) in shapes.items())
-
-
-def _bytes(count: int) -> str:
-    """A number of bytes in the largest unit that leaves at least one."""
-    units = ("B", "KiB", "MiB", "GiB", "TiB")
-    power = min(int(math.log2(count)) // 10, len(units) - 1) if count else 0
-    return f"{count / 2 ** (10 * power):,.1f} {units[power]}" if power else f"{count} B"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

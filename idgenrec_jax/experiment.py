@@ -19,6 +19,7 @@ from idgenrec_jax.data.sample import data_folder, load_data
 from idgenrec_jax.decoding.catalogue_plan import CataloguePlan
 from idgenrec_jax.decoding.trie import Trie
 from idgenrec_jax.evaluation.catalogue_trie import catalogue_trie, searched_catalogue
+from idgenrec_jax.evaluation.metrics import SPLITS
 from idgenrec_jax.evaluation.popularity import popularity_metrics
 from idgenrec_jax.evaluation.ranker import Ranker
 from idgenrec_jax.files import expand_home, write_json
@@ -216,22 +217,30 @@ def _train(
         "selected": {name: best[name] for name in SELECTED},
         "popularity": {
             split: popularity_metrics(dataset, split, num_results=config.evaluation.num_beams)
-            for split in ("validation", "test")
+            for split in SPLITS
         },
-        "protocol": protocol(config),
+        "protocol": protocol(config, dataset.split),
         "users": len(dataset.evaluation_users),
+        "targets": {split: len(dataset.held_out_cases(split)[0]) for split in SPLITS},
         "items": len(dataset.items),
         "seconds": round(alternation.seconds, 1),
         "example_ids": example_ids(dataset, experiment.ids.table),
     }
-    ranks = {
-        "users": [dataset.users[user] for user in test.users],
-        "validation": alternation.best_ranks(),
-        "test": test.ranks().tolist(),
-    }
+    ranks = described_ranks(dataset, {"validation": alternation.best_ranks(), "test": test.ranks().tolist()})
     from_main(lambda: write_json(workdir / run_files.RANKS, ranks))
     from_main(lambda: write_json(workdir / run_files.RESULTS, results))
     return results
+
+
+def described_ranks(dataset: Dataset, ranks: dict[str, list[int]]) -> dict[str, Any]:
+    """Return the contents of target_ranks.json: the rank of every target, and the users that they belong to.
+
+    "users" is one list where both splits have the same, as under leave-one-out; otherwise it has a list for each split.
+    A user stands there once for each target, in the order of the sequence.
+    """
+    users = {split: [dataset.users[user] for user in dataset.held_out_cases(split)[0]] for split in ranks}
+    first, *others = users.values()
+    return {"users": first if all(other == first for other in others) else users, **ranks}
 
 
 def make_epochs(config: Config, ids: RoundIds, inputs: Inputs, *, row_multiple: int) -> Epochs:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 
 from jax.sharding import AbstractMesh, Mesh
 
@@ -11,10 +12,13 @@ from idgenrec_jax.data.examples import training_positions
 from idgenrec_jax.data.lines import shown
 from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.sample import sample_tokenizer
+from idgenrec_jax.data.sequences import sequences_path
 from idgenrec_jax.data.spelling import check_prompt_spelling, check_spelling
 from idgenrec_jax.data.templates import GROUPS, PromptTemplate, default_templates, load_templates
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.evaluation.metrics import SPLITS
+from idgenrec_jax.files import expand_home
 from idgenrec_jax.ids.generation import item_prompts
 from idgenrec_jax.ids.neighbours import generator_texts
 from idgenrec_jax.ids.rounds import Prompts
@@ -149,13 +153,26 @@ def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) ->
 
 def check_splits(dataset: Dataset, path: str) -> None:
     """Raise InputError where there is nothing to train on, or nobody to evaluate."""
-    if not len(training_positions(dataset)[0]):
-        raise InputError(
-            f"{path}/user_sequence.txt: nothing to train on; expected sequences of at least four items (or of two, "
-            "which are only trained on)"
-        )
-    if not len(dataset.evaluation_users):
-        raise InputError(f"{path}/user_sequence.txt: nobody to evaluate; expected sequences of at least three items")
+    fault = _fault_of_splits(dataset)
+    if fault:
+        raise InputError(f"{sequences_path(Path(expand_home(path)))}: {fault}")
+
+
+def _fault_of_splits(dataset: Dataset) -> str | None:
+    """What a run would lack, and the way out."""
+    is_trained = len(training_positions(dataset)[0]) > 0
+    lacking = [split for split in SPLITS if not len(dataset.held_out_cases(split)[0])]
+    if dataset.boundaries is None:
+        if not is_trained:
+            return (
+                "nothing to train on; expected sequences of at least four items (or of two, which are only trained on)"
+            )
+        return "nobody to evaluate; expected sequences of at least three items" if lacking else None
+    way_out = 'correct the counts of "train" and "validation", or leave them out for leave-one-out'
+    if not is_trained:
+        return f'nothing to train on; expected users with a "train" of at least two; {way_out}'
+    purposes = {"validation": "by which the best state is chosen", "test": "which the results are of"}
+    return f"no {lacking[0]} target, {purposes[lacking[0]]}; {way_out}" if lacking else None
 
 
 def check_prompt_room(config: Config, prompts: Prompts) -> None:

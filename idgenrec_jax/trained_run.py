@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config, MeshConfig, config_from_json
-from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.dataset import LEAVE_ONE_OUT, Dataset
 from idgenrec_jax.data.lines import parse_json, read_lines
 from idgenrec_jax.data.packing import round_up
 from idgenrec_jax.data.prompts import PromptTokens
@@ -47,8 +47,8 @@ _ID_FILE = "it is a file of the run; restore it, or train again in another workd
 class TrainedRun:
     """The best state of a run; `params` and `graphdefs` have the keys "id_generator" and "recommender".
 
-    `selected` tells which state it is. `data_name` is the data set's name, which prompts may hold, and `num_items` the
-    size of its catalogue.
+    `selected` tells which state it is. `data_name` is the data set's name, which prompts may hold, `num_items` the size
+    of its catalogue, and `split` says in words how targets were held out.
     """
 
     workdir: Path
@@ -61,6 +61,7 @@ class TrainedRun:
     selected: dict[str, Any]
     data_name: str
     num_items: int
+    split: str = LEAVE_ONE_OUT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,7 @@ def load_run(workdir: str | Path) -> TrainedRun:
         selected={name: value for name, value in meta.items() if name != BEST_RANKS},
         data_name=described["data"]["name"],
         num_items=described["data"]["items"],
+        split=described["protocol"].get("split", LEAVE_ONE_OUT),
     )
 
 

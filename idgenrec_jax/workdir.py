@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 from absl import logging
 
 from idgenrec_jax import run_files
 from idgenrec_jax.config import Config, path_fields
-from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.dataset import LEAVE_ONE_OUT, Dataset
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import clear_leftovers, explain_write_error, read_json, write_json
@@ -50,10 +51,10 @@ _RESTORE = "restore the file, or delete the workdir and train again"
 _REMEDY = "name another --workdir, or delete this one"
 
 
-def protocol(config: Config) -> dict[str, Any]:
-    """Return how a run's metrics are measured, for its files."""
+def protocol(config: Config, split: str = LEAVE_ONE_OUT) -> dict[str, Any]:
+    """Return how a run's metrics are measured, for its files; `split` says how its data are split, in words."""
     return {
-        "split": "leave-one-out by time: last item test, the one before validation, the rest training",
+        "split": split,
         "ranking": "whole catalogue",
         "selection": f"validation {run_files.SELECTION_METRIC}; test is scored once",
         "user_ids": config.data.user_ids,
@@ -179,12 +180,14 @@ def named_as_in(workdir: Path, dataset: Dataset) -> Dataset:
 
 
 def fingerprint(config: Config, dataset: Dataset, text_tokens: Sequence[Sequence[int]]) -> str:
-    """Return a hash of all that training reads: items, sequences, their tokens, prompts and given IDs."""
+    """Return a hash of all that training reads: items, sequences, their split, tokens, prompts and given IDs."""
     digest = hashlib.sha256()
     for name, text, tokens in zip(dataset.items, dataset.item_texts, text_tokens, strict=True):
         digest.update(f"{name}\t{text}\t{list(tokens)}\n".encode())
     for user, sequence in zip(dataset.users, dataset.sequences, strict=True):
         digest.update(f"{user}\t".encode() + sequence.tobytes())
+    if dataset.boundaries is not None:
+        digest.update(b"boundaries" + dataset.boundaries.astype(np.int64).tobytes())
     for path in (config.data.prompts, config.ids.table):
         digest.update(Path(path).read_bytes() if path else b"")
     return digest.hexdigest()
@@ -216,14 +219,14 @@ def claim(
         "weights": {name: _weights_digest(getattr(config, name).folder, name) for name in _MODELS},
     }
     described = {name: dataclasses.asdict(model) for name, model in models.items()}
-    from_main(lambda: _make(workdir, config, tokenizer, data, described))
+    from_main(lambda: _make(workdir, config, tokenizer, data, described, dataset.split))
     _check(workdir, config, tokenizer, data, described)
     from_main(lambda: _note_fields(workdir, config))
     from_main(lambda: _clear_leftovers(workdir))
 
 
 def _make(
-    workdir: Path, config: Config, tokenizer: Tokenizer, data: dict[str, Any], models: Mapping[str, Any]
+    workdir: Path, config: Config, tokenizer: Tokenizer, data: dict[str, Any], models: Mapping[str, Any], split: str
 ) -> None:
     """Fill the folder where it is not a run's yet; config.json comes last."""
     if (workdir / run_files.CONFIG).exists():
@@ -239,7 +242,7 @@ def _make(
         "config": config.to_json(),
         "data": data,
         "models": models,
-        "protocol": protocol(config),
+        "protocol": protocol(config, split),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "switches": numeric_switches(),
     }

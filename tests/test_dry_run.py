@@ -9,10 +9,11 @@ import sys
 import pytest
 
 from idgenrec_jax.data.sample import sample_tokenizer
-from idgenrec_jax.dry_run import _bytes, group_of
+from idgenrec_jax.dry_run import group_of
 from idgenrec_jax.models.create import random_config
 from idgenrec_jax.models.operations import parameter_count
 from idgenrec_jax.presets import preset
+from idgenrec_jax.progress import format_bytes
 
 # Parameters of google-t5/t5-* and google/flan-t5-*, as their checkpoints hold them.
 PUBLISHED = {
@@ -127,7 +128,7 @@ def test_the_report_says_what_was_counted_and_what_compiled(on_four_devices):
     assert f"{measured['parameters']:,}" in report
     lines = {line.split("(")[0].strip(): line for line in report.splitlines() if "(" in line}
     for group in measured["steps"]["id"]:
-        cells = [_bytes(measured["steps"][kind][group]) for kind in ("id", "recommender")]
+        cells = [format_bytes(measured["steps"][kind][group]) for kind in ("id", "recommender")]
         assert all(cell in lines[group] for cell in cells)
         assert ("compiled" if group in ("temporaries", "outputs") else "counted") in lines[group]
 
@@ -136,10 +137,3 @@ def test_parameters_belong_to_one_of_three_groups():
     assert [group_of(path) for path in ("shared/table", "lm_head/table", "encoder/final_norm/scale")] == [
         "embeddings", "embeddings", "encoder",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 * 2**30, "3.0 GiB"), (2**52, "4,096.0 TiB")]
-)
-def test_bytes_are_written_in_units_that_fit(count, text):
-    assert _bytes(count) == text

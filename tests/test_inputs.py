@@ -1,6 +1,7 @@
 """What a run is given, checked before anything is trained."""
 
 import dataclasses
+import json
 
 import pytest
 from flax import nnx
@@ -123,3 +124,26 @@ def test_every_reader_takes_a_tilde(tmp_path, monkeypatch):
 def save_ids(folder):
     (folder / "ids.txt").write_text("a one\nb two\n")
     return "~/ids.txt"
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "said"),
+    [
+        (1, 2, 'nothing to train on; expected users with a "train" of at least two'),
+        (4, 0, "no validation target, by which the best state is chosen"),
+        (3, 2, "no test target, which the results are of"),
+        (3, 1, None),
+    ],
+)
+def test_a_split_that_lacks_what_a_run_needs(tmp_path, train, validation, said):
+    path = tmp_path / "user_sequence.jsonl"
+    rows = [{"user": user, "items": list("abcab"), "train": train, "validation": validation} for user in "uv"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "item_plain_text.txt").write_text("a pen\nb ink\nc lamp\n")
+    dataset = load_data(str(tmp_path))
+    if said is None:
+        return check_splits(dataset, str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        check_splits(dataset, str(tmp_path))
+    way_out = 'correct the counts of "train" and "validation", or leave them out for leave-one-out'
+    assert str(caught.value) == f"{path}: {said}; {way_out}"

@@ -8,7 +8,7 @@ import tty
 
 import pytest
 
-from idgenrec_jax.progress import Progress, progress_of_unknown
+from idgenrec_jax.progress import Progress, format_bytes, progress_of_unknown
 
 
 @pytest.fixture
@@ -109,6 +109,22 @@ def test_no_time_left_is_claimed_before_anything_is_done(clock, log):
     assert read() == "work: 0/10 steps, 0.0/s, ? left\n"
 
 
+def test_bytes_are_written_in_the_unit_that_fits_them_with_their_total_where_it_is_known(clock, log):
+    stream, read = log
+    progress = Progress("ml-1m.zip", 3 << 20, "byte", done=1 << 20, stream=stream, log_seconds=1.0)
+    clock.seconds += 4.0
+    progress.update(2 << 20)
+    progress.close()
+    unknown = Progress("meta.gz", 0, "byte", stream=stream, log_seconds=1.0)
+    clock.seconds += 2.0
+    unknown.update(1000)
+    assert read().splitlines() == [
+        "ml-1m.zip: 2.0 MiB of 3.0 MiB, 256.0 KiB/s, 0:04 left",
+        "ml-1m.zip: 2.0 MiB of 3.0 MiB in 0:04, 256.0 KiB/s",
+        "meta.gz: 1000 B, 500 B/s, ? left",
+    ]
+
+
 def test_work_that_grows_past_its_total_has_no_negative_time_left(clock, log):
     stream, read = log
     progress = Progress("writing IDs", 10, "item", stream=stream, log_seconds=1.0)
@@ -135,3 +151,10 @@ def test_progress_of_an_amount_that_is_not_known_yet_reports_what_it_is_told_and
 
     with pytest.raises(KeyboardInterrupt), progress_of_unknown("texts", "text", check=stop) as report:
         report(1, 4)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 * 2**30, "3.0 GiB"), (2**52, "4,096.0 TiB")]
+)
+def test_bytes_are_written_in_units_that_fit(count, text):
+    assert format_bytes(count) == text

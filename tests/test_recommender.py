@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from idgenrec_jax import trained_run
+from idgenrec_jax.data.dataset import LEAVE_ONE_OUT
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import train
@@ -345,3 +346,23 @@ def test_a_run_can_be_used_where_its_id_file_is_gone(workdir):
         assert len(Recommender(workdir).recommend([["item1"]], count=3)[0]) == 3
     finally:
         table.write_text(content)
+
+
+def test_a_run_on_names_with_blanks_recommends_the_same_under_these_names(workdir, recommender, tmp_path):
+    def named(item):
+        return f"red {item} № 1"
+
+    run = shutil.copytree(workdir, tmp_path / "run")
+    for path in (run / "ids").glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row | {"item": named(row["item"])}) + "\n" for row in rows))
+    described = json.loads((run / "config.json").read_text())
+    described["protocol"]["split"] = "by time"
+    (run / "config.json").write_text(json.dumps(described))
+    assert (load_run(workdir).split, load_run(run).split) == (LEAVE_ONE_OUT, "by time")
+    other = Recommender(run)
+    histories = [["item1", "item2"], ["item3"]]
+    expected = [[(named(one.item), one.text) for one in row] for row in recommender.recommend(histories)]
+    found = other.recommend([[named(item) for item in history] for history in histories])
+    assert [[(one.item, one.text) for one in row] for row in found] == expected
+    assert len(found[0]) == BEAMS

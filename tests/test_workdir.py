@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -16,7 +17,7 @@ from idgenrec_jax import run_files
 from idgenrec_jax import workdir as workdir_module
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.experiment import examples_table, train
+from idgenrec_jax.experiment import described_ranks, examples_table, train
 from idgenrec_jax.files import write_json
 from idgenrec_jax.models.create import random_config
 from idgenrec_jax.models.huggingface import save_t5
@@ -324,3 +325,17 @@ def test_models_of_another_shape_are_refused(tmp_path):
     models["recommender"] = dataclasses.replace(models["recommender"], d_ff=8)
     with pytest.raises(InputError, match="made with other weights"):
         claim_with(tmp_path, models=models)
+
+
+def test_ranks_are_described_with_a_list_of_users_for_each_split_that_has_others():
+    sample = load_sample()
+    ranks = {"validation": [3, -1], "test": [0, 1]}
+    few = dataclasses.replace(sample, users=sample.users[:2], sequences=sample.sequences[:2])
+    assert described_ranks(few, ranks) == {"users": list(few.users), **ranks}
+    # One validation and two test targets of the first user, one of each of the second.
+    first, second = map(len, few.sequences)
+    ends = np.asarray([(first - 3, first - 2), (second - 2, second - 1)], np.int32)
+    several = dataclasses.replace(few, boundaries=ends)
+    ranks["test"].append(5)
+    one, two = few.users
+    assert described_ranks(several, ranks) == {"users": {"validation": [one, two], "test": [one, one, two]}, **ranks}

@@ -19,6 +19,7 @@ from idgenrec_jax.benchmark.decoding_works import (
     search_steps,
 )
 from idgenrec_jax.benchmark.id_works import id_training
+from idgenrec_jax.benchmark.preparation_works import preparation
 from idgenrec_jax.benchmark.ranking_works import RANKINGS, exact_ranking, ranking
 from idgenrec_jax.benchmark.training_works import ONE_PASS, PROMPT_EACH, one_pass, recommender_training
 from idgenrec_jax.benchmark.work import Work
@@ -38,11 +39,14 @@ def make_works(
     """Yield the works called `name`, each made ready when it is asked for.
 
     `scratch` is a folder for what they write. `sizes`: users, items, peer_items, steps, peer_batch_size,
-    peer_id_batch_size, peer_id_examples, large_catalogue. `settings` go into the peer's job.
+    peer_id_batch_size, peer_id_examples, large_catalogue, reviews, reviewed_items. `settings` go into the peer's job.
     """
     if name == "start_up":
         yield _start_up("start to first step, nothing compiled yet", scratch, fresh=True)
         yield _start_up("start to first step, compiled before", scratch, fresh=False)
+        return
+    if name == "preparation":
+        yield preparation(scratch, reviews=sizes["reviews"], items=sizes["reviewed_items"])
         return
     if name == "one_pass":
         one, each = (

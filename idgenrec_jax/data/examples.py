@@ -52,10 +52,8 @@ def draw_training_examples(
 
 
 def held_out_examples(dataset: Dataset, split: str, template: int) -> Examples:
-    """Return the held-out item of every user with one, in the order of users, under one template."""
-    users = np.asarray(dataset.evaluation_users, np.int32)
-    before = (len(dataset.held_out(user, split)[0]) for user in users.tolist())
-    positions = np.fromiter(before, np.int32, len(users))
+    """Return every target of a held-out split, in the order of users, under one template."""
+    users, positions = dataset.held_out_cases(split)
     return Examples(users, positions, np.full(len(users), template, np.min_scalar_type(template)))
 
 

@@ -157,8 +157,10 @@ def held_out_batches(
     batch_size: int,
     num_buckets: int | None = None,
     with_seen: bool = False,
-) -> tuple[BucketedBatches, Int[np.ndarray, " users"], Int[np.ndarray, " users"]]:
-    """Return the prompts of a held-out split by length, the user of each example, and its target item (int32).
+) -> tuple[BucketedBatches, Int[np.ndarray, " targets"], Int[np.ndarray, " targets"]]:
+    """Return the prompts of a held-out split by length, the user of each target, and the target's item (int32).
+
+    A user has as many examples as targets in the split.
 
     `num_buckets` is the most widths that prompts are padded to; None: as many as are worth it, up to MAX_BUCKETS.
     `with_seen`: each batch has the items that came before its targets.
@@ -166,7 +168,8 @@ def held_out_batches(
     examples = held_out_examples(renderer.dataset, split, template)
     if not len(examples):
         raise InputError(
-            f"the data {renderer.dataset.name!r} has no user with 3 items or more, nobody to evaluate; add users"
+            f"the data {renderer.dataset.name!r} has no {split} target, nobody to evaluate; add users with 3 items or "
+            "more or, where the data say how they are split, with more held-out items"
         )
     if num_buckets is None:
         num_buckets = min(MAX_BUCKETS, 1 + len(examples) // (BATCHES_PER_BUCKET * batch_size))

@@ -13,13 +13,14 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from idgenrec_jax.data.checks import SHORTEST_JUDGED, key_steps, share_in_key_order
-from idgenrec_jax.data.dataset import SHORTEST_EVALUATED, Dataset
+from idgenrec_jax.data.dataset import Dataset
+from idgenrec_jax.data.dataset_card import CARD_FILE
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.data.words import find_words
 from idgenrec_jax.files import read_json
 
-CARDS = ("dataset_card.json", "preparation.json")
-"""The files of a data folder that may tell how many interactions share user and time with another."""
+CARDS = (CARD_FILE, "preparation.json")
+"""The files of a data folder that may tell how many interactions share user and time with another, the newer first."""
 
 BUCKETS = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Where the buckets begin in which users, items and texts are counted; the last has no end."""
@@ -57,13 +58,13 @@ class Order:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The test targets: `users` have one.
+    """The test targets, `targets` in number.
 
-    Of these, `in_history` had their target before; for `same_as_previous` it is the item right before, which
-    leave-one-out validates on; for `cold` it is in no training sequence. `cold_items` counts the latter's items.
+    Of these, `in_history` are in their history already; `same_as_previous` are the item right before, which
+    leave-one-out validates on; `cold` are in no training sequence. `cold_items` counts the different items of the last.
     """
 
-    users: int
+    targets: int
     in_history: int
     same_as_previous: int
     cold: int
@@ -105,7 +106,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The numbers of a data set.
+    """The numbers of a data set, whose targets are held out as `split` says.
 
     `repeated_interactions` are with an item that the user had before. `training_transitions` are from one item of a
     training sequence to the next. `history_lengths` are in items, before the test targets. `duplicate_texts` counts
@@ -113,6 +114,7 @@ class Inspection:
     """
 
     name: str
+    split: str
     users: int
     items: int
     interactions: int
@@ -141,9 +143,9 @@ class Inspection:
             f"{self.blank_texts:,} blank, {self.duplicate_texts:,} not unique",
             f"order: {percent(order.in_key_order, 1)} of users wholly by item key, "
             f"{percent(order.ascending, order.transitions)} of transitions up in the key{ties}",
-            f"test targets: {percent(held_out.in_history, held_out.users)} in the history already, "
-            f"{percent(held_out.same_as_previous, held_out.users)} equal to the validation target, "
-            f"{percent(held_out.cold, held_out.users)} in no training sequence",
+            f"test targets: {percent(held_out.in_history, held_out.targets)} in the history already, "
+            f"{percent(held_out.same_as_previous, held_out.targets)} equal to the item right before, "
+            f"{percent(held_out.cold, held_out.targets)} in no training sequence",
         ]
         return [*lines, *map(str, self.findings)][:_SUMMARY_LINES]
 
@@ -165,6 +167,7 @@ def inspect_data(dataset: Dataset, folder: Path | None = None) -> Inspection:
     texts = Counter(text for text in dataset.item_texts if text)
     return Inspection(
         name=dataset.name,
+        split=dataset.split,
         users=len(dataset.users),
         items=len(dataset.items),
         interactions=int(lengths.sum()),
@@ -173,7 +176,7 @@ def inspect_data(dataset: Dataset, folder: Path | None = None) -> Inspection:
         repeated_interactions=int(is_repeat.sum()),
         held_out=_held_out(dataset, together, is_repeat, training),
         training_transitions=sum(max(len(sequence) - 1, 0) for sequence in training),
-        history_lengths=distribution(held_out_cases(dataset, "test")[1]),
+        history_lengths=distribution(dataset.held_out_cases("test")[1]),
         users_by_interactions=count_in_buckets(lengths),
         items_by_interactions=count_in_buckets(np.bincount(together, minlength=len(dataset.items))),
         blank_texts=len(dataset.item_texts) - texts.total(),
@@ -191,13 +194,6 @@ def measure_texts(texts: Sequence[str], tokenizer: Tokenizer | None = None) -> T
         lengths = [len(tokens) for block in blocks for tokens in tokenizer.encode_batch(block)]
     values = np.asarray(lengths, dtype=np.int64)
     return TextLengths("words" if tokenizer is None else "tokens", distribution(values), count_in_buckets(values))
-
-
-def held_out_cases(dataset: Dataset, split: str) -> tuple[Int[np.ndarray, " cases"], Int[np.ndarray, " cases"]]:
-    """Return the users (int32) with a target in the "validation" or "test" split, and its places in their sequences."""
-    users = dataset.evaluation_users
-    from_end = {"validation": 2, "test": 1}[split]
-    return users, np.asarray([len(dataset.sequences[user]) - from_end for user in users], dtype=np.int32)
 
 
 def distribution(values: Int[np.ndarray, " values"]) -> Distribution:
@@ -251,7 +247,7 @@ def _held_out(
     is_repeat: Bool[np.ndarray, " interactions"],
     training: Sequence[Int[np.ndarray, " _"]],
 ) -> HeldOut:
-    users, positions = held_out_cases(dataset, "test")
+    users, positions = dataset.held_out_cases("test")
     starts = np.cumsum([0, *map(len, dataset.sequences[:-1])])
     places = starts[users] + positions
     targets = together[places]
@@ -259,10 +255,9 @@ def _held_out(
     is_trained[np.concatenate([np.zeros(0, np.int32), *training])] = True
     cold = targets[~is_trained[targets]]
     return HeldOut(
-        users=len(users),
+        targets=len(users),
         in_history=int(is_repeat[places].sum()),
-        # A history is never empty under leave-one-out; elsewhere it may be.
-        same_as_previous=int((targets == together[places - 1])[positions > 0].sum()),
+        same_as_previous=int((targets == together[places - 1]).sum()),
         cold=len(cold),
         cold_items=len(np.unique(cold)),
     )
@@ -283,9 +278,9 @@ def _faults(found: Inspection) -> list[Finding]:
     """Why the test split means nothing, if it does."""
     order, held_out = found.order, found.held_out
     faults = []
-    if not held_out.users:
+    if not held_out.targets:
         faults.append(
-            f"Nobody can be evaluated: no user has {SHORTEST_EVALUATED} interactions, and so nothing is held out."
+            "Nothing to test on: no user has a test target with anything before it. Leave-one-out needs three items."
         )
     if not found.training_transitions:
         faults.append("Nothing can be trained on: in training no item follows another.")
@@ -300,10 +295,10 @@ def _faults(found: Inspection) -> list[Finding]:
             f"Hardly any order: {percent(order.tied_interactions, found.interactions)} of the interactions share user "
             "and time with another. Find times that tell more, of day or second."
         )
-    if held_out.same_as_previous > held_out.users / 2:
+    if held_out.same_as_previous > held_out.targets / 2:
         faults.append(
-            f"{percent(held_out.same_as_previous, held_out.users)} of the test targets are the validation target "
-            f"again: naming the last item wins. Count repeats once, by --duplicates=first of {_PREPARE}."
+            f"{percent(held_out.same_as_previous, held_out.targets)} of the test targets are the item right before "
+            f"them again: naming the last item wins. Count repeats once, by --duplicates=first of {_PREPARE}."
         )
     return [Finding(text, defeats_test=True) for text in faults]
 
@@ -327,24 +322,25 @@ def _remarks(found: Inspection) -> list[Finding]:
             f"{percent(tied, found.interactions)} of the interactions share user and time with another: their order is "
             "a draw, and so are many of the test targets."
         )
-    if held_out.users / 2 >= held_out.same_as_previous > held_out.users / 10:
+    if held_out.targets / 2 >= held_out.same_as_previous > held_out.targets / 10:
         remarks.append(
-            f"{percent(held_out.same_as_previous, held_out.users)} of the test targets are the validation target again."
+            f"{percent(held_out.same_as_previous, held_out.targets)} of the test targets are the item right before them "
+            "again."
         )
-    if held_out.in_history > held_out.users / 10:
+    if held_out.in_history > held_out.targets / 10:
         remarks.append(
-            f"{percent(held_out.in_history, held_out.users)} of the test targets are in the history already. "
+            f"{percent(held_out.in_history, held_out.targets)} of the test targets are in the history already. "
             "Keep --config.evaluation.seen_items=keep: to remove seen items would lose these targets."
         )
-    if held_out.users and not held_out.in_history:
+    if held_out.targets and not held_out.in_history:
         remarks.append(
             "No test target is in its history: --config.evaluation.seen_items=remove can only raise the metrics; say "
             "which you used."
         )
-    if held_out.cold > held_out.users / 20:
+    if held_out.cold > held_out.targets / 20:
         remarks.append(
-            f"{percent(held_out.cold, held_out.users)} of the test targets are in no training sequence: only their "
-            f"text can lead to them. A higher --core of {_PREPARE} leaves fewer."
+            f"{percent(held_out.cold, held_out.targets)} of the test targets are in no training sequence: only their "
+            f"text can lead to them. A higher --item_core of {_PREPARE} leaves fewer."
         )
     if found.blank_texts > found.items / 20:
         remarks.append(f"{percent(found.blank_texts, found.items)} of the items have no text to make an ID of.")

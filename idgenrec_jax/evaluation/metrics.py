@@ -1,7 +1,8 @@
-"""Metrics of rankings with one relevant item a user, and their table; numpy only.
+"""Metrics of rankings with one relevant item each, and their table; numpy only.
 
-A metric is a function of (ranks, cut-off) that returns a value for each user. A new one is a function in a file of its
-own and a line in METRICS; every file and table of results has it then, as `NAME@CUTOFF`.
+A metric is a function of (ranks, cut-off) that returns a value for each user or, where users have several targets, for
+each target. A new one is a function in a file of its own and a line in METRICS; every file and table of results has it
+then, as `NAME@CUTOFF`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,7 @@ def shared_share(
 
 
 def ranking_metrics(ranks: Int[np.ndarray, " users"], num_results: int) -> dict[str, float]:
-    """Return the mean over users of every metric, by NAME@CUTOFF, of rankings of `num_results` places."""
+    """Return the mean over users, or targets, of every metric, by NAME@CUTOFF, for rankings of `num_results`."""
     return {
         f"{name}@{cutoff}": float(np.mean(metric.per_user(ranks, cutoff)))
         for name, metric in METRICS.items()

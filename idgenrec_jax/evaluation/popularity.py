@@ -20,7 +20,8 @@ def popularity_metrics(dataset: Dataset, split: str, *, num_results: int) -> dic
     Ties count against the target: it comes after all other items of its frequency.
     """
     counts = training_counts(dataset)
-    targets = [dataset.held_out(int(user), split)[1] for user in dataset.evaluation_users]
+    users, positions = dataset.held_out_cases(split)
+    targets = [dataset.sequences[user][position] for user, position in zip(users, positions, strict=True)]
     # The items at least as frequent as each target, less the target itself.
     ranks = len(counts) - np.searchsorted(np.sort(counts), counts[targets], side="left") - 1
     return ranking_metrics(np.where(ranks < num_results, ranks, -1), num_results)

@@ -43,7 +43,7 @@ CACHE_MULTIPLE = 4
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """The ranked items of each evaluated user.
+    """The ranked items of each target: of each evaluated user, or of each time that a user has a target.
 
     `users` and `targets` are indices, `items` the recommended item indices best first (-1: fewer items than results),
     `scores` their log-probabilities divided by length**length_penalty. `loss` is the mean cross-entropy of the targets'
@@ -51,19 +51,19 @@ class Ranking:
     target's place among all of them, from 0; -1 where it was removed.
     """
 
-    users: Int[np.ndarray, " users"]
-    targets: Int[np.ndarray, " users"]
-    items: Int[np.ndarray, "users results"]
-    scores: Float[np.ndarray, "users results"]
+    users: Int[np.ndarray, " targets"]
+    targets: Int[np.ndarray, " targets"]
+    items: Int[np.ndarray, "targets results"]
+    scores: Float[np.ndarray, "targets results"]
     loss: float
-    places: Int[np.ndarray, " users"] | None = None
+    places: Int[np.ndarray, " targets"] | None = None
 
     def metrics(self) -> dict[str, float]:
         """Return every metric at the cut-offs that the number of results allows."""
         return ranking_metrics(self.ranks(), self.items.shape[1])
 
-    def ranks(self) -> Int[np.ndarray, " users"]:
-        """Return the place of each user's target, from 0; -1 where it was not found. Ties count against it."""
+    def ranks(self) -> Int[np.ndarray, " targets"]:
+        """Return the place of each target, from 0; -1 where it was not found. Ties count against it."""
         return target_ranks(self.items, self.scores, self.targets) if self.places is None else self.places
 
 
@@ -235,7 +235,7 @@ class Ranker:
         title: str,
         check_stop: Callable[[], None] = lambda: None,
     ) -> Ranking:
-        """Rank the whole catalogue for every user of a split ("validation" or "test"), under the first template.
+        """Rank the whole catalogue for every target of a split ("validation" or "test"), under the first template.
 
         `catalogue` is that of the IDs and the template of `renderer`. `check_stop` is called between batches and may
         raise to end the work.
@@ -253,7 +253,7 @@ class Ranker:
         items = np.full((len(users), self._config.evaluation.num_beams), -1, np.int32)
         scores = np.full((len(users), self._config.evaluation.num_beams), -np.inf, np.float32)
         places = np.full(len(users), -1, np.int32) if isinstance(catalogue, CataloguePlan) else None
-        progress = Progress(title, len(users), "user")
+        progress = Progress(title, len(users), "user" if len(np.unique(users)) == len(users) else "target")
         done, losses, counted = 0, 0.0, 0
         for step in range(len(batches)):
             batch, rows = batches.batch(step), batches.rows(step)

@@ -21,6 +21,9 @@ _MOST_RESULTS = 2**31
 def read_gains(workdir: Path) -> dict[str, float] | None:
     """Return every user's NDCG@10 on the validation split of a finished run, None where it wrote no ranks.
 
+    Users are the sample of a test, however many targets they have: targets of one user are not independent. Of several
+    the gains are added, and divided by the mean number of targets of a user, so that the mean over users is the metric.
+
     Raises:
         InputError: the file of ranks is not whole, or was edited.
     """
@@ -28,15 +31,21 @@ def read_gains(workdir: Path) -> dict[str, float] | None:
     if not path.exists():
         return None
     remedy = "delete it, and the trial is left out of the comparison"
-    found = read_json(path, remedy=remedy, fields={"users": list, "validation": list})
-    users, ranks = found["users"], found["validation"]
+    found = read_json(path, remedy=remedy, fields={"users": (list, dict), "validation": list})
+    if isinstance(found["users"], dict):
+        read_json(path, remedy=remedy, fields={"users.validation": list})
+    users = found["users"]["validation"] if isinstance(found["users"], dict) else found["users"]
+    ranks = found["validation"]
     if len(users) != len(ranks):
         raise InputError(f"{path}: {len(users)} users, but {len(ranks)} validation ranks; {remedy}")
     for user, rank in zip(users, ranks, strict=True):
         if not isinstance(user, str) or type(rank) is not int or not -1 <= rank < _MOST_RESULTS:
             pair = f"user {user!r:.40} has rank {rank!r:.40}"
             raise InputError(f"{path}: {pair}, expected a name and a number from -1 on; {remedy}")
-    return dict(zip(users, ndcg_gains(np.asarray(ranks, np.int64)).tolist(), strict=True))
+    gains = dict.fromkeys(users, 0.0)
+    for user, gain in zip(users, ndcg_gains(np.asarray(ranks, np.int64)).tolist(), strict=True):
+        gains[user] += gain
+    return {user: gain * (len(gains) / len(users)) for user, gain in gains.items()}
 
 
 def ndcg_gains(ranks: Int[np.ndarray, " users"]) -> Float[np.ndarray, " users"]:

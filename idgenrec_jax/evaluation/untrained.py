@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array, diags_array
 
 from idgenrec_jax.data.dataset import Dataset
-from idgenrec_jax.data.inspection import held_out_cases
 from idgenrec_jax.data.words import WordSplitter, find_words
 from idgenrec_jax.evaluation.metrics import SPLITS, ranking_metrics
 from idgenrec_jax.evaluation.popularity import training_counts
@@ -33,7 +32,7 @@ RANKINGS = ("popularity", "transitions", "text", "transitions_and_text")
 
 NUM_RESULTS = 20
 MOST_SCORES = 2**30
-"""So many scores of users for items are computed at most, those of a sample of the users where all would be more."""
+"""So many scores are computed at most for a split, those of a sample of its targets where all would be more."""
 
 _SCORES_AT_ONCE = 2**23
 
@@ -97,13 +96,13 @@ class TextSimilarity:
 
 @dataclass(frozen=True)
 class Floor:
-    """What rankings without training reach on `users` users of a split, a sample of them or all.
+    """What rankings without training reach on `targets` targets of a split, a sample of them or all.
 
     `metrics` holds "hr@10" and the like by the name of the ranking.
     """
 
     split: str
-    users: int
+    targets: int
     is_sample: bool
     metrics: dict[str, dict[str, float]]
 
@@ -113,18 +112,18 @@ def measure_floors(
 ) -> list[Floor]:
     """Return what rankings without training reach on each of the `splits` that holds anything out.
 
-    Ties count against the target. Where users times items of a split exceed `most_scores`, users are drawn by `seed`.
+    Ties count against the target. Where targets times items exceed `most_scores`, targets are drawn by `seed`.
     """
     rankings = (Popularity(dataset), Transitions(dataset), TextSimilarity(dataset))
     floors = (_measure_floor(dataset, split, rankings, seed=seed, most_scores=most_scores) for split in splits)
-    return [floor for floor in floors if floor.users]
+    return [floor for floor in floors if floor.targets]
 
 
 def _measure_floor(
     dataset: Dataset, split: str, rankings: tuple[Scorer, Scorer, Scorer], *, seed: int, most_scores: int
 ) -> Floor:
     """The rankings on one split, a block of users at a time."""
-    users, positions = held_out_cases(dataset, split)
+    users, positions = dataset.held_out_cases(split)
     num_drawn = max(1, most_scores // len(dataset.items))
     is_sample = num_drawn < len(users)
     if is_sample:

@@ -51,7 +51,7 @@ def export_folders(
     replaces = check_output(run, output, file="recommender/config.json")
     ids = load_ids(run)
     renderer = evaluation_renderer(run, ids)
-    history = _example_history(run, ids, data)
+    history = example_history(run, ids, data)
     targets = [renderer.target(item, 0) for item in range(len(ids.items))]
     longest = {"recommender": max(map(len, targets)), "id_generator": max(map(len, ids.items.tokens)) + 1}
     with atomic_folder(output, replaces=replaces) as folder:
@@ -119,8 +119,12 @@ def write_item_ids(table: IdTable, targets: list[list[int]], path: Path) -> None
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _example_history(run: TrainedRun, ids: RunIds, data: str | None) -> list[int]:
-    """The training items of the data's first user, as numbers of the run's own order; else the first few items."""
+def example_history(run: TrainedRun, ids: RunIds, data: str | None) -> list[int]:
+    """Return the first training items of a user, as numbers in the run's own order; without data the first few items.
+
+    Raises:
+        InputError: `data` cannot be read, or has other items than the run.
+    """
     try:
         dataset = load_run_data(run, data)
         load_ids(run, dataset)  # fails where these are not the items of the run
@@ -129,4 +133,6 @@ def _example_history(run: TrainedRun, ids: RunIds, data: str | None) -> list[int
             raise
         return list(range(min(_EXAMPLE_ITEMS, len(ids.items))))
     number = {item: index for index, item in enumerate(ids.items.items)}
-    return [number[dataset.items[item]] for item in dataset.training_sequence(0)]
+    sequences = map(dataset.training_sequence, range(len(dataset.users)))
+    # There is one: it was trained on.
+    return [number[dataset.items[item]] for item in next(sequence for sequence in sequences if len(sequence))]

@@ -294,7 +294,7 @@ def _metrics(run: TrainedRun) -> str:
     """The section on metrics; empty for a run that is not finished."""
     if not (run.workdir / run_files.RESULTS).exists():
         return ""
-    measured = protocol(run.config)
+    measured = protocol(run.config, run.split)
     leak = "leak into" if measured["leaks_held_out_items"] else "leave no trace in"
     words = (
         f"{measured['split']}; {measured['ranking']} ranked by {measured['search']} search, items seen before: "

@@ -1,10 +1,13 @@
-"""The next items after a history, oldest first: python recommend.py ITEM ITEM ... (needs jax, flatbuffers)."""
+"""The next items after a history, oldest first: python recommend.py ITEM ITEM ... (needs jax, flatbuffers).
+
+An item whose name has blanks stands in quotation marks: python recommend.py "ITEM WITH BLANKS" ITEM.
+"""
 
 import json
 import sys
 from pathlib import Path
 
-USAGE = "expected the items of a history, oldest first: python recommend.py ITEM ITEM ..."
+USAGE = "expected the items of a history, oldest first (names with blanks in quotes): python recommend.py ITEM ITEM ..."
 MOST_NAMED = 5
 
 

@@ -157,8 +157,10 @@ def load_table(path: str | Path, items: Sequence[str], tokenizer: Tokenizer) -> 
     for number, item, raw_text, given_tokens in _rows(path):
         place = f"{path}:{number}"
         if item not in known:
+            longer = next((name for name in items if name.startswith(f"{item} ")), "")
             raise InputError(
                 f"{place}: item {item!r} is not in the catalogue; remove the line or use its own data folder"
+                f"{_json_hint(longer)}"
             )
         if item in line_of:
             raise InputError(f"{place}: item {item!r} already has an ID on line {line_of[item]}; keep one of the lines")
@@ -195,7 +197,7 @@ def load_table(path: str | Path, items: Sequence[str], tokenizer: Tokenizer) -> 
     if missing:
         raise InputError(
             f"{path}: {len(missing)} of {len(items)} items of the catalogue have no line, the first is "
-            f"{missing[0]!r}; add a line for each, or leave out the file to have IDs generated"
+            f"{missing[0]!r}; add a line for each, or leave out the file to have IDs generated{_json_hint(missing[0])}"
         )
     taken = set(owner)
     next_number: dict[str, int] = {}
@@ -207,6 +209,11 @@ def load_table(path: str | Path, items: Sequence[str], tokenizer: Tokenizer) -> 
     texts, rows = zip(*(found[item] for item in items), strict=True)
     check_spelling(texts, tokenizer, f"IDs of {path}", tokens=rows)
     return IdTable(tuple(items), texts, rows)
+
+
+def _json_hint(name: str) -> str:
+    """What to add to a message about an item whose name has blanks; nothing about any other."""
+    return f"; the name {name!r:.60} has blanks, for which a line is {_ROW_FORM}" if len(name.split()) > 1 else ""
 
 
 def _way_out(text: str, other: str, tokenizer: Tokenizer) -> str:

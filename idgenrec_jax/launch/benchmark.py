@@ -19,7 +19,7 @@ from idgenrec_jax.launch.command_line import (
     run,
 )
 
-WORKS = ("ranking", "exact", "steps", "ids", "training", "one_pass", "id_training", "start_up")
+WORKS = ("ranking", "exact", "steps", "ids", "training", "one_pass", "id_training", "start_up", "preparation")
 
 _ONLY = flags.DEFINE_list("only", list(WORKS), f"which works, of {', '.join(WORKS)}")
 define_path("data", None, "'sample' (the embedded catalogue, the default) or a data folder")
@@ -44,6 +44,8 @@ _PEER_ID_EXAMPLES = flags.DEFINE_integer(
 _LARGE = flags.DEFINE_integer(
     "large_catalogue", 1_000_000, "made-up IDs in the large catalogue of 'steps'", lower_bound=1
 )
+_REVIEWS = flags.DEFINE_integer("reviews", 1_000_000, "made-up reviews that 'preparation' reads", lower_bound=1)
+_REVIEWED = flags.DEFINE_integer("reviewed_items", 100_000, "items that these are about", lower_bound=1)
 define_config_flags()
 
 
@@ -104,6 +106,8 @@ def _measure(name: str) -> dict:
             "peer_id_batch_size": _PEER_ID_BATCH.value,
             "peer_id_examples": _PEER_ID_EXAMPLES.value,
             "large_catalogue": _LARGE.value,
+            "reviews": _REVIEWS.value,
+            "reviewed_items": _REVIEWED.value,
         }
         settings = {
             "threads": len(os.sched_getaffinity(0)),

@@ -17,7 +17,7 @@ _STRICT = flags.DEFINE_bool(
     "strict",
     False,
     f"exit with {DEFEATED} where the test split measures nothing: sequences by item key instead of time, nearly all "
-    "interactions tied in time, most targets equal to the validation target, nobody to evaluate, nothing to train on",
+    "interactions tied in time, most targets equal to the item right before, no target at all, nothing to train on",
 )
 
 

@@ -13,7 +13,7 @@ from idgenrec_jax.launch.command_line import (
 )
 
 _WORKDIR = define_path("workdir", None, "folder of a run of launch.train", required=True)
-_SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "which held-out item to predict")
+_SPLIT = flags.DEFINE_enum("split", "test", ["validation", "test"], "which held-out items to predict")
 _SEARCH = flags.DEFINE_enum(
     "search", None, ["beam", "exact"], "how the best items are found, exact beside beam; default: as the run's setting"
 )
@@ -25,7 +25,7 @@ TOP = 10
 
 
 def main() -> None:
-    """Rank the whole catalogue for every user, print the metrics beside popularity's, and write them to the workdir.
+    """Rank the whole catalogue for every target, print the metrics beside popularity's, and write them to the workdir.
 
     Beside exact search stands beam search, and how much of the exact top ten it finds.
     """
@@ -51,7 +51,7 @@ def main() -> None:
         share = shared_share(ranking.items, beam.items, TOP)
         rows = {f"{split}, exact search": metrics, f"{split}, beam search": beam.metrics()}
         beside = {"beam": beam.metrics(), f"share_of_exact_top_{TOP}": share}
-        notes.append(f"beam search finds {share:.2%} of the exact top {TOP}, mean over users")
+        notes.append(f"beam search finds {share:.2%} of the exact top {TOP}, mean over targets")
     popularity = popularity_metrics(recommender.dataset, split, num_results=recommender.config.evaluation.num_beams)
     print("\n".join([metrics_table({**rows, f"popularity, {split}": popularity}, list(metrics)), *notes]))
     path = f"{_WORKDIR.value}/{run_files.evaluation(split)}"
@@ -60,7 +60,7 @@ def main() -> None:
         **beside,
         "popularity": popularity,
         "selected": recommender.selected,
-        "protocol": protocol(config),
+        "protocol": protocol(config, recommender.dataset.split),
         "data": _DATA.value or recommender.config.data.path,
     }
     from_main(lambda: write_json(path, scores))

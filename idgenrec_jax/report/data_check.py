@@ -79,10 +79,10 @@ class DataCheck:
                 ),
             },
             "Test targets": {
-                "in the history already": _part(held_out.in_history, held_out.users, "users"),
-                "equal to the validation target": _part(held_out.same_as_previous, held_out.users, "users"),
+                "in the history already": _part(held_out.in_history, held_out.targets, "targets"),
+                "equal to the item right before": _part(held_out.same_as_previous, held_out.targets, "targets"),
                 "in no training sequence": (
-                    f"{_part(held_out.cold, held_out.users, 'users')}, {held_out.cold_items:,} items"
+                    f"{_part(held_out.cold, held_out.targets, 'targets')}, {held_out.cold_items:,} items"
                 ),
             },
             "Texts of items": {
@@ -115,9 +115,9 @@ class DataCheck:
         }
 
     def floor_note(self) -> str:
-        """Return on how many users these were measured."""
+        """Return on how many targets these were measured."""
         return "; ".join(
-            f"{floor.split}: {'a sample of ' if floor.is_sample else 'all '}{floor.users:,} users"
+            f"{floor.split}: {'a sample of ' if floor.is_sample else 'all '}{floor.targets:,} targets"
             for floor in self.floors
         )
 
@@ -125,6 +125,7 @@ class DataCheck:
         """Return it all as plain text."""
         data = self.data
         lines = [f"{data.name}: {data.users:,} users, {data.items:,} items, {data.interactions:,} interactions"]
+        lines.append(f"split: {data.split}")
         for heading, rows in self.rows().items():
             lines += ["", heading, *(f"  {label:<{_LABEL_WIDTH}}{value}" for label, value in rows.items())]
         lines += ["", f"{'Lengths':<{_LABEL_WIDTH + 2}}" + "".join(f"{name:>8}" for name in SPREAD)]
@@ -152,7 +153,7 @@ class DataCheck:
             "data": data,
             "texts": asdict(self.texts),
             "untrained": {
-                floor.split: {"users": floor.users, "is_sample": floor.is_sample, "metrics": floor.metrics}
+                floor.split: {"targets": floor.targets, "is_sample": floor.is_sample, "metrics": floor.metrics}
                 for floor in self.floors
             },
             "findings": [asdict(finding) for finding in self.findings],

@@ -194,7 +194,7 @@ def test_non_utf8_names_the_line(tmp_path):
         ('{"id": "b", "title": ', "not a JSON object (Expecting value)", 'write one line an item: {"id"'),
         ('["b"]', "a JSON list, not an object", 'write one line an item: {"id"'),
         ('{"title": "B"}', "no id", "give every item an id without blanks"),
-        ('{"id": "b c", "title": "B"}', "an id with blanks, 'b c'", "give every item an id without blanks"),
+        ('{"id": "b\\tc", "title": "B"}', "the id 'b\\tc' holds a control character", "give every item an id"),
         ('{"id": "b", "title": {"en": "B"}}', "field 'title' is a JSON dict", "strings, numbers or lists of strings"),
         ('{"id": "\\ud800", "title": "B"}', "the id '\\ud800' holds half a surrogate pair", "give every item an id"),
         ('{"id": ["b"], "title": "B"}', "the id is ['b'], not a text", "give every item an id without blanks"),

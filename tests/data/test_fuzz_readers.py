@@ -30,6 +30,8 @@ TOKENIZER = sample_tokenizer()
 
 ITEMS = '{"id": "a", "title": "Pen", "price": 3}\n{"id": "b", "title": "Ink", "categories": [["Office"], "Ink"]}'
 SEQUENCES = "u a b a\nv b a b"
+JSON_SEQUENCES = """{"user": "u", "items": ["a", "b", "a"], "train": 1, "validation": 1}
+{"user": "v w", "items": ["b", "a", "b"], "train": 0, "validation": 2}"""
 REVIEWS = """{"reviewerID": "u", "asin": "a", "unixReviewTime": 10, "overall": 5.0}
 {"reviewerID": "v", "asin": "b", "unixReviewTime": 20}"""
 METADATA = """{'asin': 'a', 'title': 'Pen', 'categories': [['Office', 'Pens']]}
@@ -47,6 +49,7 @@ class Reader:
     good: str
     read: Callable[[Path], Any]
     others: dict[str, str] = field(default_factory=dict)
+    number_of_files: int = NUMBER_OF_FILES
 
 
 def read_data_folder(folder):
@@ -78,6 +81,9 @@ READERS = {
         "item_plain_text.txt", "a red pen\nb ink", read_data_folder, {"user_sequence.txt": SEQUENCES}
     ),
     "sequences": Reader("user_sequence.txt", SEQUENCES, read_data_folder, {"items.jsonl": ITEMS}),
+    "JSON sequences": Reader(
+        "user_sequence.jsonl", JSON_SEQUENCES, read_data_folder, {"items.jsonl": ITEMS}, number_of_files=400
+    ),
     "amazon reviews": Reader("r_5.json", REVIEWS, partial(read_raw_files, source="amazon"), {"meta_r.json": METADATA}),
     "amazon metadata": Reader("meta_r.json", METADATA, partial(read_raw_files, source="amazon"), {"r_5.json": REVIEWS}),
     "ratings": Reader("ratings.csv", RATINGS, partial(read_raw_files, source="movielens"), {"movies.csv": MOVIES}),
@@ -167,7 +173,7 @@ def test_a_value_or_one_line(folder, name):
     before = logging.get_verbosity()
 
     @settings(
-        max_examples=NUMBER_OF_FILES,
+        max_examples=reader.number_of_files,
         derandomize=True,
         deadline=None,
         database=None,
@@ -190,4 +196,4 @@ def test_a_value_or_one_line(folder, name):
     finally:
         logging.set_verbosity(before)
     # Neither side of the fence is bare: files that can be read and files that cannot were among them.
-    assert min(outcomes.values()) >= NUMBER_OF_FILES // 20, outcomes
+    assert min(outcomes.values()) >= reader.number_of_files // 20, outcomes

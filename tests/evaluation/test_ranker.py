@@ -1,5 +1,6 @@
 """Rankings against brute force."""
 
+import dataclasses
 from functools import cache, partial
 
 import jax
@@ -301,3 +302,38 @@ def test_all_that_is_tied_with_the_target_comes_before_it():
     found, places = best_items(scores, jnp.array([[3, 0, -1], [4, 1, 2]]), jnp.array([2, 2]), 4)
     assert found.items.tolist() == [[1, 2, 4, -1], [0, 3, -1, -1]] and places.tolist() == [1, -1]
     assert jnp.isneginf(found.scores[1, 2:]).all()
+
+
+def test_every_target_of_a_user_is_ranked_from_all_that_was_before_it():
+    """As the last item of a user whose sequence ends there; leave-one-out as boundaries has its very metrics."""
+    dataset = make_dataset()
+    lengths = [len(sequence) for sequence in dataset.sequences]
+    ranker, catalogue = make_ranker(search="exact"), make_catalogue("exact", make_renderer(), over_catalogue=False)
+
+    def rank(split, **changes):
+        renderer = dataclasses.replace(make_renderer(), dataset=dataclasses.replace(dataset, **changes))
+        return ranker.rank(PARAMS, renderer, catalogue, split, title=split)
+
+    ends = np.asarray([(2, max(2, length - 2)) if length > 2 else (length, length) for length in lengths], np.int32)
+    for split in ("validation", "test"):
+        starts, stops = ends.T if split == "validation" else (ends[:, 1], lengths)
+        cases = [(user, place) for user in range(len(lengths)) for place in range(starts[user], stops[user])]
+        found = rank(split, boundaries=ends)
+        assert found.users.tolist() == [user for user, _ in cases] and len(cases) > len(set(found.users.tolist()))
+        cut = {
+            "users": tuple(map(str, cases)),
+            "sequences": tuple(dataset.sequences[user][: place + 1] for user, place in cases),
+        }
+        alone = rank("test", **cut)
+        np.testing.assert_array_equal(found.targets, alone.targets)
+        np.testing.assert_array_equal(found.items, alone.items)
+        np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-5)
+        ranks = [row.index(target) for row, target in zip(found.items.tolist(), found.targets.tolist(), strict=True)]
+        assert found.ranks().tolist() == ranks
+        metrics = found.metrics()
+        assert metrics["hr@5"] == pytest.approx(sum(rank < 5 for rank in ranks) / len(cases))
+        assert metrics["mrr@16"] == pytest.approx(sum(1 / (rank + 1) for rank in ranks) / len(cases))
+    last = np.asarray([(length - 2, length - 1) if length > 2 else (length, length) for length in lengths], np.int32)
+    plain, given = rank("test"), rank("test", boundaries=last)
+    np.testing.assert_array_equal(plain.scores, given.scores)
+    assert plain.metrics() == given.metrics() and plain.loss == given.loss

@@ -60,3 +60,16 @@ def test_edited_ranks_are_one_line(tmp_path, user, rank):
     path.write_text(json.dumps({"users": ["a", user], "validation": [0, rank], "test": [0, 0]}))
     with pytest.raises(InputError, match=f"^{path}: user .* has rank .*; delete it, and the trial is left out"):
         read_gains(tmp_path)
+
+
+def test_the_gains_of_several_targets_are_added_for_each_user(tmp_path):
+    """So that the mean over users is the metric, which is a mean over targets: here (1 + 0 + 1 + 0 + 1) / 5."""
+    users = {"validation": ["a", "b", "b", "c", "c"], "test": ["a", "c"]}
+    content = {"users": users, "validation": [0, -1, 0, 10, 0], "test": [0, 0]}
+    (tmp_path / "target_ranks.json").write_text(json.dumps(content))
+    gains = read_gains(tmp_path)
+    assert gains == {"a": 3 / 5, "b": 3 / 5, "c": 3 / 5}
+    assert np.mean(list(gains.values())) == pytest.approx(3 / 5)
+    (tmp_path / "target_ranks.json").write_text(json.dumps({**content, "users": {"test": ["a", "c"]}}))
+    with pytest.raises(InputError, match="users.validation is None, expected list; delete it"):
+        read_gains(tmp_path)

@@ -80,7 +80,7 @@ def test_metrics_are_those_of_plain_rankings(monkeypatch, scores_at_once):
     assert (validation.split, test.split) == ("validation", "test")
     for floor in (validation, test):
         cases = [dataset.held_out(int(user), floor.split) for user in dataset.evaluation_users]
-        assert floor.users == len(cases) == 58 and not floor.is_sample
+        assert floor.targets == len(cases) == 58 and not floor.is_sample
         scores = [plain_scores(dataset, history) for history, _ in cases]
         for name in RANKINGS:
             # Rounded: equal texts have equal scores, however they were added up.
@@ -97,7 +97,7 @@ def test_metrics_are_those_of_plain_rankings(monkeypatch, scores_at_once):
 def test_users_are_drawn_by_a_seed_where_there_are_too_many():
     dataset = make_dataset()
     (drawn,) = measure_floors(dataset, ["test"], most_scores=30 * 20 + 29)
-    assert drawn.users == 20 and drawn.is_sample
+    assert drawn.targets == 20 and drawn.is_sample
     assert measure_floors(dataset, ["test"], most_scores=30 * 20 + 29) == [drawn]
     others = [measure_floors(dataset, ["test"], most_scores=600, seed=seed)[0].metrics for seed in range(1, 5)]
     assert any(metrics != drawn.metrics for metrics in others)

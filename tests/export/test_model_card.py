@@ -14,16 +14,16 @@ from idgenrec_jax import run_files
 from idgenrec_jax.config import Config
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
-from idgenrec_jax.export.folders import write_item_ids
-from idgenrec_jax.export.model_card import recommender_card
+from idgenrec_jax.export.folders import example_history, write_item_ids
+from idgenrec_jax.export.model_card import id_generator_card, recommender_card
 from idgenrec_jax.export.tokenizer_files import ExportedTokenizer, save_tokenizer
-from idgenrec_jax.ids.table import IdTable
+from idgenrec_jax.ids.table import IdTable, save_table
 from idgenrec_jax.inputs import load_prompts
 from idgenrec_jax.models.create import random_config
 from idgenrec_jax.models.huggingface import save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.sharding import make_mesh
-from idgenrec_jax.trained_run import RunIds, TrainedRun, evaluation_renderer
+from idgenrec_jax.trained_run import RunIds, TrainedRun, evaluation_renderer, load_ids
 
 TEXTS = ("red kettle", "blue jug", "green mug 2", "grinder", "red kettle 2", "1984")
 SENTENCES = ["after red kettle; blue jug; green mug 2 comes", "title: red kettle", "grinder; 1984; red kettle 2"] * 20
@@ -205,3 +205,31 @@ def test_the_card_of_few_items_names_each_once(kind, fields, found, tmp_path, mo
     code = code.replace("do_sample=False", "do_sample=False, max_new_tokens=40")
     exec(code, {})
     assert sorted(capsys.readouterr().out.split()) == found
+
+
+def test_the_card_says_how_the_data_were_split(tmp_path):
+    write_export(tmp_path, t5_like())
+    config = Config()
+    selected = {"round": 1, "phase": "recommender"}
+    run = TrainedRun(
+        tmp_path, config, t5_like(), make_mesh(config.mesh), {}, {}, 10, selected, "shop", len(TEXTS), "by time, told"
+    )
+    metrics = {"ndcg@10": 0.5}
+    results = {"validation": metrics, "test": metrics, "popularity": {"validation": metrics, "test": metrics}}
+    (tmp_path / "results.json").write_text(
+        json.dumps(results | {"selected": {"step": 1}, "seconds": 1.0, "example_ids": []})
+    )
+    assert "\nby time, told; whole catalogue ranked by beam search" in id_generator_card(run)
+
+
+def test_the_example_is_of_a_user_with_something_to_train_on(tmp_path):
+    tokenizer, items = t5_like(), tuple(f"i{number}" for number in range(len(TEXTS)))
+    rows = [("ann", ["i5", "i4", "i3"], 0), ("bob", ["i2", "i1", "i0"], 2)]
+    lines = [{"user": user, "items": taken, "train": train, "validation": 0} for user, taken, train in rows]
+    (tmp_path / "user_sequence.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "item_plain_text.txt").write_text("".join(map("{} {}\n".format, items, TEXTS)))
+    tokens = tuple(tuple(tokenizer.encode(text)) for text in TEXTS)
+    save_table(IdTable(items, TEXTS, tokens), tmp_path / run_files.item_ids(0))
+    config = Config().override({"data.path": str(tmp_path)})
+    run = TrainedRun(tmp_path, config, tokenizer, make_mesh(config.mesh), {}, {}, 0, {"id_round": 0}, "shop", 6)
+    assert example_history(run, load_ids(run), None) == [2, 1]

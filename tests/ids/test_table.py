@@ -9,6 +9,8 @@ from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.data.words import WordSplitter
 from idgenrec_jax.decoding.trie import build_trie
 from idgenrec_jax.errors import InputError
+from idgenrec_jax.export.folders import write_item_ids
+from idgenrec_jax.export.recommend import load_items
 from idgenrec_jax.ids.table import (
     MAX_GIVEN_TOKENS,
     MAX_ID_TOKENS,
@@ -290,3 +292,19 @@ def test_ids_spelt_like_added_tokens_are_text(tmp_path, tokenizer):
     assert make_unique("lamp skincare", "A", taken, added, next_number={})[0] == "lamp skincare 2"
     trie = build_trie(table.tokens, vocab_size=added.size, eos_token_id=added.eos_id, pad_token_id=added.pad_id)
     assert trie.num_items == 3
+
+
+def test_names_with_blanks_are_kept_and_need_a_line_of_json(tmp_path, tokenizer):
+    items = ("A 1", "A  1", "007", "Ключ\u3000два")
+    texts = ("red pen", "blue ink", "green mug", "red mug")
+    table = IdTable(items, texts, tuple(tuple(tokenizer.encode(text)) for text in texts))
+    save_table(table, tmp_path / "ids.jsonl")
+    assert load_table(tmp_path / "ids.jsonl", items, tokenizer) == table
+    # The exported file, as the script that stands beside it reads it.
+    write_item_ids(table, [[*tokens, 1] for tokens in table.tokens], tmp_path / "item_ids.jsonl")
+    assert load_items(tmp_path / "item_ids.jsonl")[1] == dict(zip(items, map(list, table.tokens), strict=True))
+    hint = """; the name 'A 1' has blanks, for which a line is {"item": ..., "id": ..., "tokens": [...]}"""
+    for text in ("A 1 red pen\n", "007 green mug\n"):
+        with pytest.raises(InputError) as caught:
+            load_table(write(tmp_path, text), items, tokenizer)
+        assert str(caught.value).endswith(hint)

@@ -39,7 +39,7 @@ def test_plain_text_is_short_aligned_and_has_every_number(found):
     assert "  with the text of another item         100.0% of 20 items" in lines
     history = next(line for line in lines if line.startswith("  history before a test target"))
     assert history.split()[-7:] == ["6"] * 7
-    assert "Without training (validation: all 30 users; test: all 30 users)" in lines
+    assert "Without training (validation: all 30 targets; test: all 30 targets)" in lines
     test = found.floors[1].metrics["transitions_and_text"]
     row = next(line for line in lines if line.startswith("transitions and text, test"))
     assert row.split()[-4:] == [f"{test[name]:.4f}" for name in ("hr@5", "hr@10", "ndcg@5", "ndcg@10")]
@@ -64,7 +64,7 @@ def test_json_has_every_number(found):
     assert values["texts"]["unit"] == "words" and values["texts"]["lengths"]["median"] == 3
     assert set(values["untrained"]) == {"validation", "test"}
     assert values["untrained"]["test"]["metrics"]["popularity"] == found.floors[1].metrics["popularity"]
-    assert values["untrained"]["test"]["users"] == 30 and values["untrained"]["test"]["is_sample"] is False
+    assert values["untrained"]["test"]["targets"] == 30 and values["untrained"]["test"]["is_sample"] is False
 
 
 class Elements(html.parser.HTMLParser):

@@ -12,5 +12,16 @@ SOURCES: dict[str, Source] = {
     for name in (
         "amazon",
         "movielens",
+        "yelp",
+        "steam",
+        "goodreads",
+        "google_local",
+        "hm",
+        "lastfm",
+        "gowalla",
+        "recbole",
+        "letter",
+        "mind",
+        "idgenrec",
     )
 }

@@ -1,120 +1,164 @@
-"""Amazon reviews as published in 2014 and 2018: one file of reviews and one of product metadata, a record a line."""
+"""Amazon reviews of 2014, 2018 and 2023: with metadata, as ratings only, and as the splits published for 2023."""
 
-import ast
-import json
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Set
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
-from idgenrec_jax.data.dataset import clean_text
-from idgenrec_jax.data.lines import leaves, read_lines
-from idgenrec_jax.data.sources.source import Interaction, RawData, Source, files_of, key_of, number_of, rating_of
-from idgenrec_jax.errors import InputError
+from idgenrec_jax.data.lines import leaves
+from idgenrec_jax.data.sources.rows import Form
+from idgenrec_jax.data.sources.sniffing import RawFile
+from idgenrec_jax.data.sources.source import NO_ITEMS, Items, RawData, Source
+from idgenrec_jax.data.sources.tables import Field, InteractionColumns, interactions_of, items_of, text
+from idgenrec_jax.data.sources.texts import joined, known_brand, listed
 
-_ENDINGS = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
-_REMEDY = "--input is a folder with one review file (such as reviews_NAME_5.json.gz) and one meta_NAME.json.gz"
-_HTML_TAG = re.compile(r"<[^<>]{1,200}>")
+_JSON = Form("json")
+_OF_2014 = InteractionColumns("reviewerID", "asin", "unixReviewTime", "s", "overall")
+_OF_2023 = InteractionColumns("user_id", "parent_asin", "timestamp", "ms", "rating")
+_SPLITS = ("train", "valid", "test")
+_ASIN = re.compile(r"(B0|\d)[0-9A-Z]{8,9}")
 
-
-def read(folder: Path) -> RawData:
-    """Open a folder with one review file and one metadata file (see `_find_files`).
-
-    Reviews need reviewerID, asin and unixReviewTime, and may have overall; metadata need asin, and give title, brand,
-    categories (or category) and description where present.
-
-    Raises:
-        InputError: the folder is missing, or it is not clear which of its files is which.
-    """
-    reviews, metadata = _find_files(folder)
-    return RawData(_interactions(reviews), lambda items: _item_fields(metadata, items))
+# What the pages of 2018 left in the records: their scripts as titles, "by" before a brand, what follows the categories.
+_PAGE_SCRIPT = re.compile(r"getTime\(\)|\bue_t0\b|\bwindow\.\w+\s*=|^\s*var \w+\s*=")
+_BY = re.compile(r"\s*by\b\s*[\r\n]\s*")
+_AUTHOR_PAGE = re.compile(r"Visit Amazon's (.+) Page")
+_LONGEST_PRICE = 40
 
 
-def _interactions(path: Path) -> Iterator[tuple[str, Interaction]]:
-    for place, record in _read_records(path):
-        _refuse_other_layouts(record, place)
-        yield (
-            place,
-            Interaction(
-                key_of(record.get("reviewerID"), "reviewerID", place),
-                key_of(record.get("asin"), "asin", place),
-                number_of(record.get("unixReviewTime"), "unixReviewTime", place),
-                rating_of(record.get("overall"), "overall", place),
-            ),
-        )
+def _title(value: Any) -> str:
+    return "" if isinstance(value, str) and _PAGE_SCRIPT.search(value) else joined(value)
 
 
-def _item_fields(path: Path, items: Set[str]) -> dict[str, Mapping[str, str]]:
-    fields: dict[str, Mapping[str, str]] = {}
-    for place, record in _read_records(path):
-        _refuse_other_layouts(record, place)
-        item = key_of(record.get("asin"), "asin", place)
-        if item in items:
-            fields[item] = _text_fields(record)
-    return fields
+def _brand(value: Any) -> str:
+    brand = joined(_BY.sub("", value, count=1) if isinstance(value, str) else value)
+    return known_brand(_AUTHOR_PAGE.sub(r"\1", brand))
 
 
-def _find_files(folder: Path) -> tuple[Path, Path]:
-    """The review file and the metadata file (whose name starts with "meta") of a folder."""
-    files = [path for path in files_of(folder, _REMEDY) if path.name.endswith(_ENDINGS)]
-    metadata = [path for path in files if path.name.startswith("meta")]
-    reviews = [path for path in files if path not in metadata]
-    if len(metadata) != 1 or len(reviews) != 1:
-        raise InputError(
-            f"--input={folder}: found {len(reviews)} review files and {len(metadata)} metadata files; {_REMEDY}"
-        )
-    return reviews[0], metadata[0]
+def _categories(nested: Any, flat: Any) -> str:
+    """The categories; in 2018 what follows a closing span are features."""
+    kept = []
+    for part in leaves(nested or flat):
+        if isinstance(part, str) and "</span>" in part:
+            break
+        kept.append(part)
+    return listed(kept)
 
 
-def _read_records(path: Path) -> Iterator[tuple[str, dict]]:
-    """Yields ("file:line", record); the metadata of 2014 are Python literals instead of JSON."""
-    for number, line in read_lines(path, "download it again"):
-        place = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = _read_literal(line, place)
-        if not isinstance(record, dict):
-            raise InputError(f"{place}: a {type(record).__name__}, not a record; download the file again")
-        yield place, record
+def _price(value: Any) -> str:
+    """A price; some records of 2018 hold a style sheet there."""
+    price = joined(value)
+    return price if len(price) <= _LONGEST_PRICE and any(map(str.isdigit, price)) else ""
 
 
-def _read_literal(line: str, place: str) -> object:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python warns of "\d" and the like in a literal, line by line.
-            return ast.literal_eval(line)
-    # A literal that is nested too deeply is a MemoryError or a RecursionError, a dict with a list as key a TypeError.
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise InputError(f"{place}: not JSON nor a Python literal; download it again") from error
+_FIELDS_TO_2018 = {
+    "title": Field(("title",), _title),
+    "brand": Field(("brand",), _brand),
+    "categories": Field(("categories", "category"), _categories),
+    "description": text("description"),
+    "features": text("feature", default=False),
+    "price": Field(("price",), _price, default=False),
+    "date": text("date", default=False),
+}
 
 
-def _refuse_other_layouts(record: dict, place: str) -> None:
-    """Say so where a record is well formed, but of the reviews of 2023."""
-    if "parent_asin" in record and "reviewerID" not in record and ("user_id" in record or "asin" not in record):
-        raise InputError(
-            f"{place}: this looks like the layout of 2023 (user_id, parent_asin, timestamp), which is not read yet; "
-            "--source=amazon reads that of 2014 and 2018 (reviewerID, asin, unixReviewTime): download one of these, "
-            "or write user_sequence.txt and items.jsonl yourself"
-        )
+def _brand_of_2023(details: Any, store: Any) -> str:
+    return _brand(details.get("Brand") or store) if isinstance(details, dict) else _brand(store)
 
 
-def _text_fields(record: dict) -> dict[str, str]:
-    """Title, brand, categories and description as plain text; fields of unexpected types are left blank."""
-    return {
-        "title": " ".join(_plain(record.get("title"))),
-        "brand": " ".join(_plain(record.get("brand"))),
-        "categories": ", ".join(dict.fromkeys(_plain(record.get("categories") or record.get("category")))),
-        "description": " ".join(_plain(record.get("description"))),
-    }
+def _author(value: Any) -> str:
+    return joined(value.get("name")) if isinstance(value, dict) else joined(value)
 
 
-def _plain(value: object) -> Iterator[str]:
-    """The texts in a value or its (nested) lists, without HTML tags and entities; blank ones left out."""
-    for part in leaves(value):
-        text = clean_text(_HTML_TAG.sub(" ", part)) if isinstance(part, str) else ""
-        if text:
-            yield text
+def _date_of_2023(details: Any) -> str:
+    if not isinstance(details, dict):
+        return ""
+    return joined(details.get("Date First Available") or details.get("Publication date"))
 
 
-SOURCE = Source("Amazon reviews of 2014 or 2018, with metadata", read)
+_FIELDS_OF_2023 = {
+    "title": text("title"),
+    "subtitle": text("subtitle"),
+    "author": Field(("author",), _author),
+    "brand": Field(("details", "store"), _brand_of_2023),
+    "categories": Field(("categories", "main_category"), lambda listing, main: listed(listing) or joined(main)),
+    "description": text("description"),
+    "features": text("features"),
+    "price": Field(("price",), _price, default=False),
+    "date": Field(("details",), _date_of_2023, default=False),
+}
+
+
+def recognise(files: Sequence[RawFile]) -> RawData | None:
+    """Open Amazon files: one file of reviews or ratings (or a split in three), and perhaps one of metadata."""
+    metadata = [file for file in files if _is_metadata(file)]
+    others = [file for file in files if file not in metadata]
+    items = _items(metadata[0]) if len(metadata) == 1 else NO_ITEMS
+    if len(metadata) > 1:
+        return None
+    paths = [file.path for file in metadata]
+    if len(others) == 1 and others[0].kind == "json":
+        (reviews,) = others
+        for columns, year in ((_OF_2014, "2014 or 2018"), (_OF_2023, "2023")):
+            names = (columns.user, columns.item, str(columns.time))
+            if reviews.has(*names):
+                reason = f"{reviews.path.name} has {', '.join(names)}, as the reviews of {year}"
+                return RawData(interactions_of([reviews.path], _JSON, columns), items, reason, [reviews.path, *paths])
+        return None
+    return _ratings(others, items, paths)
+
+
+def _ratings(files: list[RawFile], items: Items, paths: list) -> RawData | None:
+    if not files or any(file.kind != "csv" or file.separator != "," for file in files):
+        return None
+    if all(file.has("user_id", "parent_asin", "timestamp") for file in files):
+        ordered = [file for split in _SPLITS for file in files if file.name.endswith(f".{split}.csv")]
+        if len(files) == 1 or len(ordered) == len(files) == len(_SPLITS):
+            ordered = ordered if len(files) > 1 else files
+            return RawData(
+                interactions_of([file.path for file in ordered], Form("csv"), _OF_2023),
+                items,
+                f"{ordered[0].path.name} has the columns user_id, parent_asin and timestamp of 2023",
+                [*(file.path for file in ordered), *paths],
+                has_split=len(files) > 1,
+            )
+    if len(files) == 1 and files[0].width == 4:
+        return _headless(files[0], items, paths)
+    return None
+
+
+def _headless(file: RawFile, items: Items, paths: list) -> RawData | None:
+    """Ratings without a header: user, item, rating, time in 2014; item, user, rating, time in 2018."""
+    shares = [sum(bool(_ASIN.fullmatch(row[place])) for row in file.rows) / len(file.rows) for place in (0, 1)]
+    numbers = all(row[3].isdigit() and row[2].replace(".", "", 1).isdigit() for row in file.rows)
+    if not numbers or max(shares) < 0.8 or shares[0] == shares[1]:
+        return None
+    item_first = shares[0] > shares[1]
+    names = ("item", "user", "rating", "time") if item_first else ("user", "item", "rating", "time")
+    order = "item, user, rating, time, as in 2018" if item_first else "user, item, rating, time, as in 2014"
+    return RawData(
+        interactions_of([file.path], Form("csv", names), InteractionColumns("user", "item", "time", "s", "rating")),
+        items,
+        f"{file.path.name} has {order}: the {'first' if item_first else 'second'} column holds product numbers",
+        [file.path, *paths],
+    )
+
+
+def _is_metadata(file: RawFile) -> bool:
+    if file.kind != "json":
+        return False
+    if file.has("parent_asin"):
+        return not file.has("user_id")
+    return file.has("asin") and not file.has("reviewerID") and not file.has("user_id")
+
+
+def _items(file: RawFile) -> Items:
+    if file.has("parent_asin"):
+        return items_of(file.path, _JSON, "parent_asin", _FIELDS_OF_2023)
+    return items_of(file.path, _JSON, "asin", _FIELDS_TO_2018)
+
+
+SOURCE = Source(
+    "Amazon reviews of 2014, 2018 or 2023, with or without metadata",
+    "one file of reviews or of ratings (or .train.csv, .valid.csv and .test.csv) and at most one of metadata",
+    recognise,
+    "research use; cite the authors of the release (He and McAuley 2016, Ni et al. 2019, Hou et al. 2024)",
+)

@@ -1,72 +1,95 @@
-"""MovieLens as GroupLens publishes it in CSV: ratings.csv and movies.csv."""
+"""MovieLens as GroupLens publishes it: 100K (u.data), 1M and 10M (ratings.dat), 20M to 32M and latest (ratings.csv)."""
 
-import csv
-from collections.abc import Iterator, Mapping, Set
-from pathlib import Path
+from collections.abc import Sequence
 
-from idgenrec_jax.data.lines import named, read_lines, shown
-from idgenrec_jax.data.sources.source import Interaction, RawData, Source, files_of, key_of, number_of, rating_of
-from idgenrec_jax.errors import InputError
+from idgenrec_jax.data.sources.rows import Form
+from idgenrec_jax.data.sources.sniffing import RawFile
+from idgenrec_jax.data.sources.source import NO_ITEMS, RawData, Source
+from idgenrec_jax.data.sources.tables import Field, InteractionColumns, enumeration, interactions_of, items_of, text
+from idgenrec_jax.data.sources.texts import listed
 
-_RATING_COLUMNS = ("userId", "movieId", "rating", "timestamp")
-_MOVIE_COLUMNS = ("movieId", "title", "genres")
-_REMEDY = "--input is a folder with the ratings.csv and movies.csv of a MovieLens download"
-_OTHER_LAYOUTS = {"ratings.dat": "MovieLens 1M or 10M", "u.data": "MovieLens 100K"}
+_RATINGS = ("userId", "movieId", "rating", "timestamp")
+_MOVIES = ("movieId", "title", "genres")
+_COLUMNS = InteractionColumns("userId", "movieId", "timestamp", "s", "rating")
+_FIELDS = {"title": text("title"), "categories": enumeration("genres", "|", none=("(no genres listed)",))}
 
-
-def read(folder: Path) -> RawData:
-    """Open a folder with ratings.csv and movies.csv; header lines may be there or not.
-
-    Raises:
-        InputError: the folder is missing, or holds a MovieLens download of another layout.
-    """
-    names = {path.name for path in files_of(folder, _REMEDY)}
-    for name, layout in _OTHER_LAYOUTS.items():
-        if name in names and "ratings.csv" not in names:
-            raise InputError(
-                f"--input={folder}: this looks like the layout of {layout} ({name}), which is not read yet; {_REMEDY}, "
-                "such as ml-latest-small, ml-20m or later"
-            )
-    return RawData(_interactions(folder / "ratings.csv"), lambda items: _item_fields(folder / "movies.csv", items))
+_GENRES_OF_100K = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
+_MOVIES_OF_100K = ("movieId", "title", "date", "video_date", "url", *_GENRES_OF_100K)
 
 
-def _interactions(path: Path) -> Iterator[tuple[str, Interaction]]:
-    for place, (user, movie, rating, time) in _read_rows(path, _RATING_COLUMNS):
-        yield (
-            place,
-            Interaction(
-                key_of(user, "userId", place),
-                key_of(movie, "movieId", place),
-                number_of(time, "timestamp", place),
-                rating_of(rating, "rating", place),
-            ),
-        )
+def _genres(*flags: str) -> str:
+    return listed([genre for genre, flag in zip(_GENRES_OF_100K[1:], flags, strict=True) if flag.strip() == "1"])
 
 
-def _item_fields(path: Path, items: Set[str]) -> dict[str, Mapping[str, str]]:
-    fields: dict[str, Mapping[str, str]] = {}
-    for place, (movie, title, genres) in _read_rows(path, _MOVIE_COLUMNS):
-        if key_of(movie, "movieId", place) in items:
-            listed = [] if genres == "(no genres listed)" else genres.split("|")
-            fields[movie] = {"title": title, "categories": ", ".join(listed)}
-    missing = sorted(items - fields.keys())
-    if missing:
-        raise InputError(f"{path}: lacks movie {named(missing[0])}, which is rated; {_REMEDY}")
-    return fields
+_FIELDS_OF_100K = {
+    "title": text("title"),
+    "categories": Field(_GENRES_OF_100K[1:], _genres),
+    "date": text("date", default=False),
+}
 
 
-def _read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
-    """Yields ("file:line", cells) of a CSV file with these columns, its header left out."""
-    for number, line in read_lines(path, _REMEDY):
-        try:
-            cells = [cell.strip() for cell in next(csv.reader([line], strict=True))]
-        except csv.Error as error:  # A quote without its partner, or a cell of more than 128 KiB.
-            raise InputError(f"{path}:{number}: not a line of CSV ({error}); mend the line") from error
-        if number == 1 and cells == list(columns):
-            continue
-        if len(cells) != len(columns):
-            raise InputError(f"{path}:{number}: found {shown(line)}, expected {','.join(columns)}; mend the line")
-        yield f"{path}:{number}", cells
+def recognise(files: Sequence[RawFile]) -> RawData | None:
+    """Open the ratings of a MovieLens download, and its movies where they are there."""
+    by_name = {file.name: file for file in files}
+    for name, movies_name, read in (
+        ("ratings.csv", "movies.csv", _csv),
+        ("ratings.dat", "movies.dat", _dat),
+        ("u.data", "u.item", _100k),
+    ):
+        if name in by_name and (raw := read(by_name[name], by_name.get(movies_name))) is not None:
+            return raw
+    return None
 
 
-SOURCE = Source("MovieLens in CSV, such as ml-latest-small", read)
+def _csv(ratings: RawFile, movies: RawFile | None) -> RawData | None:
+    if ratings.kind != "csv" or ratings.width != 4:
+        return None
+    form = Form("csv", None if ratings.fields == _RATINGS else _RATINGS)
+    items, paths = NO_ITEMS, [ratings.path]
+    if movies is not None:
+        movie_form = Form("csv", None if movies.fields == _MOVIES else _MOVIES)
+        items, paths = items_of(movies.path, movie_form, "movieId", _FIELDS), [ratings.path, movies.path]
+    if form.columns and not _is_timed(ratings):
+        return None
+    reason = f"{ratings.path.name} has the columns {', '.join(_RATINGS)}, as MovieLens 20M and later"
+    return RawData(interactions_of([ratings.path], form, _COLUMNS), items, reason, paths)
+
+
+def _dat(ratings: RawFile, movies: RawFile | None) -> RawData | None:
+    if ratings.separator != "::" or ratings.width != 4:
+        return None
+    form = Form("csv", _RATINGS, "::")
+    items, paths = NO_ITEMS, [ratings.path]
+    if movies is not None:
+        # 1M is in Latin-1, 10M in UTF-8.
+        movie_form = Form("csv", _MOVIES, "::", encoding="utf-8|latin-1")
+        items, paths = items_of(movies.path, movie_form, "movieId", _FIELDS), [ratings.path, movies.path]
+    reason = f"{ratings.path.name} has user::movie::rating::time, as MovieLens 1M and 10M"
+    return RawData(interactions_of([ratings.path], form, _COLUMNS), items, reason, paths)
+
+
+def _100k(ratings: RawFile, movies: RawFile | None) -> RawData | None:
+    if ratings.separator != "\t" or ratings.width != 4:
+        return None
+    form = Form("csv", _RATINGS, "\t", quoted=False)
+    items, paths = NO_ITEMS, [ratings.path]
+    if movies is not None:
+        movie_form = Form("csv", _MOVIES_OF_100K, "|", quoted=False, encoding="utf-8|latin-1")
+        items, paths = items_of(movies.path, movie_form, "movieId", _FIELDS_OF_100K), [ratings.path, movies.path]
+    reason = f"{ratings.path.name} has user, movie, rating and time with tabs between, as MovieLens 100K"
+    return RawData(interactions_of([ratings.path], form, _COLUMNS), items, reason, paths)
+
+
+def _is_timed(ratings: RawFile) -> bool:
+    return all(row[3].strip().isdigit() for row in ratings.rows)
+
+
+SOURCE = Source(
+    "MovieLens: 100K, 1M, 10M, 20M and later",
+    "u.data with u.item, ratings.dat with movies.dat, or ratings.csv with movies.csv",
+    recognise,
+    "research use, not redistributed; cite Harper and Konstan 2015",
+)

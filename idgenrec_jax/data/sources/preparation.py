@@ -1,238 +1,256 @@
-"""From any raw format to a data folder: ratings, repeats, the k-core, the order of time, and the files."""
+"""From raw files of any format to a data folder: faults, filters, the order of time, the split, and the files."""
 
-import hashlib
-import json
 import math
-import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from absl import logging
+from jaxtyping import Int
 
-from idgenrec_jax.data.dataset import ITEMS_FILE, SEQUENCES_FILE
 from idgenrec_jax.data.lines import named
 from idgenrec_jax.data.sources import SOURCES
-from idgenrec_jax.data.sources.source import Interaction
-from idgenrec_jax.data.words import MISSING_WORDS, is_missing
+from idgenrec_jax.data.sources.card import PreparationCard, Split, checksums
+from idgenrec_jax.data.sources.data_folder import check_output, write_data_folder
+from idgenrec_jax.data.sources.filters import (
+    DUPLICATES,
+    Events,
+    choose_among_repeats,
+    collect,
+    core_filter,
+    drop_exact_repeats,
+    in_order_of_time,
+)
+from idgenrec_jax.data.sources.recognition import recognise
+from idgenrec_jax.data.sources.rows import Reading
+from idgenrec_jax.data.sources.source import RawData
+from idgenrec_jax.data.sources.table import TableFlags
+from idgenrec_jax.data.sources.values import Faults
+from idgenrec_jax.data.words import find_words, has_word
 from idgenrec_jax.errors import InputError
-from idgenrec_jax.files import atomic_folder, atomic_writer, expand_home, write_json
+from idgenrec_jax.files import expand_home
 
-SUMMARY_FILE = "preparation.json"
-DUPLICATES = ("keep", "first", "last")
-"""What becomes of a user's further events with one item at other times: all kept, or only the first or the last."""
+MISSING_TEXT = ("keep", "drop")
+CORE = 5
+_MILLISECONDS_FROM = 1e11
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """What was done to the raw data; written beside the data as preparation.json.
+class Filters:
+    """What stays of the raw data; each field is the flag of its name.
 
-    The counts follow one another:
-    - `raw_interactions` are in the files; those with a rating below `min_rating` go first.
-    - `exact_repeats` have user, item and time of one before; they are dropped.
-    - `repeats` have user and item of one before, at another time; `duplicates` says which of them are kept.
-    - `interactions` are what the k-core left of the rest.
+    `user_core`, `item_core` and `duplicates` are None where a person has not said: 5, 5 and "first", or 1, 1 and "keep"
+    where the publisher has split the data and so decided.
     """
 
-    source: str
-    core: int
-    min_rating: float
-    duplicates: str
-    raw_interactions: int
-    exact_repeats: int
-    repeats: int
-    users: int
-    items: int
-    interactions: int
-    tied_interactions: int
-    tie_rule: str = "interactions of a user with equal timestamps are ordered by a hash of user and item"
-
-    def summary(self) -> str:
-        """Return three lines for the screen: what came out, how ties were broken, what became of repeats."""
-        fate = "kept" if self.duplicates == "keep" else "dropped"
-        return (
-            f"{self.users} users, {self.items} items, {self.interactions} of {self.raw_interactions} interactions\n"
-            f"{self.tied_interactions} of them share user and timestamp with another: {self.tie_rule}\n"
-            f"before the k-core: {self.exact_repeats} exact repeats (same user, item and time) dropped; "
-            f"{self.repeats} repeats of user and item at other times {fate} (--duplicates={self.duplicates})"
-        )
+    min_rating: float = 0.0
+    since: str = ""
+    until: str = ""
+    duplicates: str | None = None
+    missing_text: str = "keep"
+    min_title_words: int = 0
+    user_core: int | None = None
+    item_core: int | None = None
+    split: str = ""
+    bad_lines: str = "stop"
+    text_columns: tuple[str, ...] = ()
+    max_characters: int = 0
+    encoding: str = ""
 
 
 def prepare(
-    source: str, input_folder: str | Path, output: str | Path, *, core: int, min_rating: float, duplicates: str = "keep"
-) -> Preparation:
-    """Make a data folder from a folder of raw files of the format `source` (see SOURCES); return what was done.
+    source: str,
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    filters: Filters,
+    *,
+    table: TableFlags | None = None,
+    command: str = "",
+    downloaded: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> PreparationCard:
+    """Make a data folder from raw files of the format `source` (see SOURCES; "auto" and "table", too); return its card.
 
-    `output` is checked before anything is read, and appears whole or not at all.
+    `output` is checked before anything is read, and appears whole or not at all. The card has the `command` and what
+    was `downloaded`.
 
     Raises:
-        InputError: `output` is in use or cannot be made, a raw file is missing or faulty (file, line and remedy),
-            a rating is needed and missing, or nothing is left after filtering.
+        InputError: `output` is in use or cannot be made, a raw file is missing or faulty (file, line and remedy), the
+            format is unknown, or nothing is left after filtering.
     """
     output = Path(expand_home(output))
-    _check_output(output)
-    if not math.isfinite(min_rating):
-        raise InputError(f"--min_rating={min_rating}: expected a finite number, such as 4")
-    raw = SOURCES[source].read(Path(expand_home(input_folder)))
-    counted: Counter[str] = Counter()
-    rated = _rated(raw.interactions, min_rating, counted)
-    distinct, exact_repeats = drop_exact_repeats(rated)
-    chosen, repeats = choose_among_repeats(distinct, duplicates)
-    kept = core_filter(chosen, core)
-    if not kept:
+    check_output(output)
+    if not math.isfinite(filters.min_rating):
+        raise InputError(f"--min_rating={filters.min_rating}: expected a finite number, such as 4")
+    since, until = _moment("from", filters.since, -math.inf), _moment("to", filters.until, math.inf)
+    source, raw = recognise(source, [expand_home(path) for path in inputs], table or TableFlags())
+    logging.info("--source=%s: %s", source, raw.reason)
+    for note in raw.notes:
+        logging.warning("%s", note)
+    split = _split(filters.split, raw)
+    if not raw.has_times and (filters.since or filters.until or split.name == "time"):
+        raise InputError("--from, --to and --split=time: need times, and these files have none; leave them out")
+    # Where the publisher has split, filters of ours would make another set of it.
+    own = split.name != "given"
+    user_core = filters.user_core if filters.user_core is not None else CORE if own else 1
+    item_core = filters.item_core if filters.item_core is not None else CORE if own else 1
+    duplicates = filters.duplicates or (DUPLICATES[0] if own else "keep")
+    names = _text_fields(raw, filters.text_columns)
+    faults = Faults(skip=filters.bad_lines == "skip")
+    reading = Reading(faults, filters.min_rating > 0, filters.encoding, progress)
+
+    log, counts = collect(raw.interactions(reading), filters.min_rating, since, until)
+    events, exact_repeats = drop_exact_repeats(log.events)
+    events, repeats = choose_among_repeats(events, duplicates)
+    stages = {"read": counts["read"], "rated": counts["read"] - counts["low_rating"]}
+    stages |= {"in time": len(log.events), "without exact repeats": len(log.events) - exact_repeats}
+    stages["without repeats"] = len(events)
+    if filters.missing_text == "drop" or filters.min_title_words:
+        # The texts of what is kept are read again; so are their faults.
+        first = replace(reading, faults=Faults(faults.skip))
+        described = _described(raw, first, names, set(log.item_keys), filters)
+        events = events.only(np.array([key in described for key in log.item_keys], bool)[events.items])
+        stages["with text"] = len(events)
+    events = core_filter(events, user_core, item_core)
+    stages["in the core"] = len(events)
+    if not len(events):
         raise InputError(
-            f"--core={core} --min_rating={min_rating:g}: none of the {counted['raw']} interactions is left after "
-            "filtering; lower them"
+            f"--user_core={user_core} --item_core={item_core} --min_rating={filters.min_rating:g}: none of the "
+            f"{counts['read']} interactions is left after filtering; lower them"
         )
-    sequences, tied = chronological_sequences(kept)
-    items = sorted({interaction.item for interaction in kept})
-    fields = raw.item_fields(frozenset(items))
-    lacking = [item for item in items if item not in fields]
-    if lacking:
-        names = ", ".join(map(named, lacking[:3])) + (", ..." if len(lacking) > 3 else "")
-        logging.warning(
-            "%s: lacks %d of %d items (%s), which get no text", input_folder, len(lacking), len(items), names
-        )
-    preparation = Preparation(
+    events, tied = in_order_of_time(events, log.user_keys, log.item_keys)
+    items = sorted({log.item_keys[item] for item in np.unique(events.items).tolist()})
+    texts = _read_texts(raw, reading, items, names, filters.max_characters)
+    lacking = [item for item in items if not texts.get(item)]
+    _report_lacking(raw, lacking, items)
+    boundaries = _boundaries(split, events, log.user_keys)
+    users = list(dict.fromkeys(events.users.tolist()))
+    card = PreparationCard(
         source=source,
-        core=core,
-        min_rating=min_rating,
-        duplicates=duplicates,
-        raw_interactions=counted["raw"],
+        reason=raw.reason,
+        notes=list(raw.notes),
+        command=command,
+        files=checksums(raw.files),
+        downloaded=dict(downloaded or {}),
+        licence=SOURCES[source].licence if source in SOURCES else "see whoever made the data",
+        interactions_by_filter=stages,
         exact_repeats=exact_repeats,
         repeats=repeats,
-        users=len(sequences),
+        duplicates=duplicates,
+        user_core=user_core,
+        item_core=item_core,
+        bad_lines=faults.count,
+        first_bad_lines=faults.places,
+        users=len(users),
         items=len(items),
-        interactions=len(kept),
-        tied_interactions=tied,
+        interactions=len(events),
+        tied_interactions=tied if raw.has_times else None,
+        order="time" if raw.has_times else "the order of the files, which hold no times",
+        text_fields=list(names),
+        items_without_text=len(lacking),
+        split=split,
     )
-    records = [{"id": item, **fields.get(item, {})} for item in items]
-    _blank_missing_values(records, input_folder)
-    lines = [" ".join([user, *sequence]) for user, sequence in sequences.items()]
-    _write_folder(output, [json.dumps(record, ensure_ascii=False) for record in records], lines, preparation)
-    return preparation
+    write_data_folder(output, card, log, events, boundaries, items, texts)
+    return card
 
 
-def _rated(
-    events: Iterable[tuple[str, Interaction]], min_rating: float, counted: Counter[str]
-) -> Iterable[Interaction]:
-    """Yields the events with a rating of at least `min_rating`, every event where that is 0; counts all as "raw"."""
-    for place, event in events:
-        counted["raw"] += 1
-        if min_rating <= 0:
-            yield event
-        elif event.rating is None:
-            raise InputError(
-                f"{place}: has no rating, and --min_rating={min_rating:g} needs one; "
-                "mend or remove the line, or leave out --min_rating"
-            )
-        elif event.rating >= min_rating:
-            yield event
+def _text_fields(raw: RawData, asked: Collection[str]) -> list[str]:
+    """The fields of items that are written: those asked for, or those that are by default."""
+    fields = raw.items.fields
+    # A table knows no other fields than those asked for.
+    asked = [name.partition("=")[0] for name in asked]
+    unknown = [name for name in asked if name not in fields]
+    if unknown:
+        known = ", ".join(fields) or "none"
+        raise InputError(f"--text_columns: found {unknown[0]!r}, expected some of {known}")
+    return asked or [name for name, default in fields.items() if default]
 
 
-def drop_exact_repeats(interactions: Iterable[Interaction]) -> tuple[list[Interaction], int]:
-    """Return the first of all events of one user with one item at one time, in order, and the number of the others.
-
-    They are one event that the source has recorded more than once: kept, it would count twice towards the k-core, and
-    a history could end in its own target.
-    """
-    first: dict[tuple[str, str, int | float], Interaction] = {}
-    total = 0
-    for event in interactions:
-        total += 1
-        first.setdefault((event.user, event.item, event.time), event)
-    return list(first.values()), total - len(first)
-
-
-def choose_among_repeats(interactions: Sequence[Interaction], duplicates: str) -> tuple[list[Interaction], int]:
-    """Return what `duplicates` (see DUPLICATES) leaves of each user's events with one item, and the number of repeats.
-
-    Raises:
-        ValueError: `duplicates` is something else.
-    """
-    if duplicates not in DUPLICATES:
-        raise ValueError(f"duplicates is one of {', '.join(DUPLICATES)}, not {duplicates!r}")
-    if duplicates == "keep":
-        return list(interactions), len(interactions) - len({(event.user, event.item) for event in interactions})
-    chosen: dict[tuple[str, str], Interaction] = {}
-    for event in interactions:
-        other = chosen.setdefault((event.user, event.item), event)
-        if event.time < other.time if duplicates == "first" else event.time > other.time:
-            chosen[event.user, event.item] = event
-    # In the order of the file, which says in which order users stand.
-    kept = [event for event in interactions if chosen[event.user, event.item] is event]
-    return kept, len(interactions) - len(kept)
+def _read_texts(
+    raw: RawData, reading: Reading, items: Sequence[str], names: Sequence[str], max_characters: int
+) -> dict[str, dict[str, str]]:
+    """Item -> field -> text. An item may be described several times: a later record fills what earlier ones lack."""
+    texts: dict[str, dict[str, str]] = {}
+    for item, fields in raw.items.read(reading, frozenset(items), names):
+        known = texts.setdefault(item, {})
+        for name, text in fields.items():
+            if text and name not in known:
+                known[name] = text[:max_characters].rstrip() if max_characters else text
+    return texts
 
 
-def core_filter(interactions: Sequence[Interaction], core: int) -> list[Interaction]:
-    """Return what is left when users and items of fewer than `core` interactions are dropped, as often as it takes."""
-    kept = list(interactions)
-    while True:
-        users = Counter(interaction.user for interaction in kept)
-        items = Counter(interaction.item for interaction in kept)
-        passing = [
-            interaction for interaction in kept if users[interaction.user] >= core and items[interaction.item] >= core
-        ]
-        if len(passing) == len(kept):
-            return kept
-        kept = passing
+def _described(
+    raw: RawData, reading: Reading, names: Sequence[str], items: set[str], filters: Filters
+) -> Collection[str]:
+    """The items that have a text, and a title of enough words; the texts themselves would not fit memory here."""
+    with_text: set[str] = set()
+    with_title: set[str] = set()
+    for item, fields in raw.items.read(reading, items, names):
+        if any(map(has_word, fields.values())):
+            with_text.add(item)
+        if len(find_words(fields.get("title", ""))) >= filters.min_title_words:
+            with_title.add(item)
+    if filters.min_title_words:
+        return with_title & with_text if filters.missing_text == "drop" else with_title
+    return with_text
 
 
-def chronological_sequences(interactions: Sequence[Interaction]) -> tuple[dict[str, list[str]], int]:
-    """Return user -> items in the order of time, and the number of interactions that share user and time with another.
-
-    Ties are broken by a hash of user and item: raw files list ties by item key, an order that a model could learn and
-    that says nothing about what was bought first. Users stand in the order of their first line.
-    """
-    by_user: dict[str, list[Interaction]] = {}
-    for interaction in interactions:
-        by_user.setdefault(interaction.user, []).append(interaction)
-    times = Counter((interaction.user, interaction.time) for interaction in interactions)
-    tied = sum(count for count in times.values() if count > 1)
-    sequences = {
-        user: [event.item for event in sorted(events, key=lambda event: (event.time, _tie_key(event)))]
-        for user, events in by_user.items()
-    }
-    return sequences, tied
+def _report_lacking(raw: RawData, lacking: Sequence[str], items: Sequence[str]) -> None:
+    if len(lacking) == len(items):
+        logging.warning(
+            "no item has a text, and textual IDs are made from text; name a file of items, or make IDs of numbers"
+        )
+    elif lacking:
+        names = ", ".join(map(named, lacking[:3])) + (", ..." if len(lacking) > 3 else "")
+        logging.warning("%d of %d items have no text (%s)", len(lacking), len(items), names)
 
 
-def _tie_key(interaction: Interaction) -> bytes:
-    return hashlib.blake2b(f"{interaction.user} {interaction.item}".encode(), digest_size=8).digest()
+def _split(asked: str, raw: RawData) -> Split:
+    """The split that --split names; that of the publisher where there is one and nothing is asked for."""
+    if not asked:
+        asked = "given" if raw.has_split else "leave_one_out"
+    if asked == "leave_one_out":
+        if raw.has_times:
+            return Split(asked, "leave-one-out by time: last item test, the one before validation, the rest training")
+        return Split(asked, "leave-one-out by the order of the files: last item test, the one before validation")
+    if asked == "given":
+        if not raw.has_split:
+            raise InputError("--split=given: these files hold no split of the publisher; leave it out")
+        return Split(asked, "given by the publisher: files of training, validation and test")
+    name, _, moments = asked.partition(":")
+    first, comma, second = moments.partition(",")
+    if name != "time" or not comma:
+        raise InputError(f"--split={asked}: expected leave_one_out, given or time:T1,T2")
+    moments_in_seconds = [_moment("split", first, math.nan), _moment("split", second, math.nan)]
+    if not moments_in_seconds[0] < moments_in_seconds[1]:
+        raise InputError(f"--split={asked}: expected two moments, the earlier one first")
+    description = f"by time: training before {first}, validation before {second}, the rest test"
+    return Split(name, description, moments_in_seconds)
 
 
-def _blank_missing_values(records: list[dict[str, str]], place: str | Path) -> None:
-    """Make values that only say "N/A" or the like blank, in place, and say how many there were."""
-    count = 0
-    for record in records:
-        for name, value in record.items():
-            if name != "id" and is_missing(value):
-                record[name] = ""
-                count += 1
-    if count:
-        words = ", ".join(sorted(MISSING_WORDS))
-        logging.info("%s: values that only say that they are missing (%s): %d, written as blank", place, words, count)
-
-
-def _check_output(output: Path) -> None:
-    """Raise InputError where the folder cannot be made: reading the raw files can take minutes."""
+def _moment(flag: str, text: str, default: float) -> float:
+    """Seconds since 1970 of a date or of a number of seconds; one of twelve digits or more is in milliseconds."""
+    if not text:
+        return default
+    text = text.strip()
+    if re.fullmatch(r"-?\d+(\.\d+)?", text) and not re.fullmatch(r"\d{4}", text):
+        number = float(text)
+        return number if abs(number) < _MILLISECONDS_FROM else number / 1000
     try:
-        in_use = output.exists() and (not output.is_dir() or any(output.iterdir()))
-        parent = next(path for path in output.absolute().parents if path.exists())
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"--output={output}: cannot be made ({reason}); choose another folder") from error
-    if in_use:
-        raise InputError(f"--output={output}: exists and is not empty; remove it or choose another folder")
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"--output={output}: cannot be written; {parent} is no folder with write permission")
+        moment = datetime.fromisoformat(f"{text}-01-01" if re.fullmatch(r"\d{4}", text) else text)
+    except ValueError as error:
+        raise InputError(f"--{flag}={text}: expected a date such as 2018-07-01, or seconds since 1970") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _write_folder(output: Path, records: list[str], lines: list[str], preparation: Preparation) -> None:
-    """Fill a temporary folder beside `output` and move it into its place, where nothing or an empty folder is."""
-    _check_output(output)
-    with atomic_folder(output) as temporary:
-        for name, rows in ((ITEMS_FILE, records), (SEQUENCES_FILE, lines)):
-            with atomic_writer(temporary / name) as file:
-                file.writelines(row + "\n" for row in rows)
-        write_json(temporary / SUMMARY_FILE, asdict(preparation))
+def _boundaries(split: Split, events: Events, user_keys: Sequence[str]) -> Int[np.ndarray, "users 2"] | None:
+    """How many events of each user, in the order of the events, are training, and how many validation targets."""
+    if split.name == "leave_one_out":
+        return None
+    starts = np.flatnonzero(np.diff(events.users, prepend=-1))
+    parts = events.parts if split.moments is None else np.searchsorted(split.moments, events.times, side="right")
+    return np.stack([np.add.reduceat(parts == part, starts) for part in (0, 1)], axis=1).astype(np.int32)

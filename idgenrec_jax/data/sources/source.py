@@ -1,105 +1,78 @@
-"""What a raw format gives, timed interactions and the fields of items, and the checks of values that all formats need.
+"""What a raw format gives: timed interactions, the texts of items, and how its files are told from others.
 
-A format only reads. Ratings, repeats, the k-core, the order of time and all files are the business of `preparation.py`.
+A format only says where things stand. Faults, filters, the order of time and all files are the business of
+`preparation.py`; reading records is that of `rows.py`, and `tables.py` makes most formats from the names of columns.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from idgenrec_jax.data.lines import holds_surrogate, shown
-from idgenrec_jax.data.words import is_missing
-from idgenrec_jax.errors import InputError
-
-_LARGEST = 2**63
-_REMEDY = "mend or remove the line"
+from idgenrec_jax.data.sources.rows import Reading
+from idgenrec_jax.data.sources.sniffing import RawFile
 
 
-@dataclass(frozen=True, slots=True)
-class Interaction:
-    """One event; `time` is in seconds since 1970, and `rating` is None where the event has none."""
+class Interaction(NamedTuple):
+    """One event.
+
+    `time` is in seconds since 1970, UTC, or only an order where the format has no times. `rating` is None where there
+    is none. `part` is 0, 1 or 2 where the publisher put the event into training, validation or test.
+    """
 
     user: str
     item: str
-    time: int | float
-    rating: int | float | None = None
+    time: float
+    rating: float | None = None
+    part: int = 0
+
+
+@dataclass(frozen=True)
+class Items:
+    """The texts of items.
+
+    `fields` names all that there are, and says of each whether it is written unless others are asked for.
+    `read(reading, wanted, names)` gives (key, {name: text}) for items in `wanted`; an item may come several times.
+    """
+
+    fields: Mapping[str, bool]
+    read: Callable[[Reading, Set[str], Collection[str]], Iterator[tuple[str, Mapping[str, str]]]]
+
+
+NO_ITEMS = Items({}, lambda reading, wanted, names: iter(()))
 
 
 @dataclass(frozen=True)
 class RawData:
-    """A folder of raw files, opened.
+    """Raw files, recognised.
 
-    `interactions` gives ("file:line", event) in the order of the file and is read once. `item_fields(items)` gives the
-    fields of those of `items` that the files describe: field name -> text; what it leaves out is written without text.
-    Both raise InputError, naming file and line, where they meet a fault.
+    - `interactions(reading)` gives the events in the order of the files.
+    - `reason` is why the files were taken for this format; a person reads it.
+    - `has_times` is False where only the order of the files tells what came first.
+    - `has_split` is True where the events' `part` is the publisher's split.
+    - `files` are read for events or texts; the card has their checksums.
+    - `notes` are what a person should know of these files.
     """
 
-    interactions: Iterable[tuple[str, Interaction]]
-    item_fields: Callable[[Set[str]], Mapping[str, Mapping[str, str]]]
+    interactions: Callable[[Reading], Iterator[Interaction]]
+    items: Items
+    reason: str
+    files: Sequence[Path]
+    has_times: bool = True
+    has_split: bool = False
+    notes: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True)
 class Source:
-    """A raw format: a line that says what it is, and how a folder of it is opened."""
+    """A raw format.
+
+    `help` says in a line what it is, `expects` which files it consists of, `licence` what is known of the terms.
+    `recognise` opens files of the format, or returns None where they are of another; it looks at their first records.
+    It raises InputError where several files of the format could be meant.
+    """
 
     help: str
-    read: Callable[[Path], RawData]
-
-
-def files_of(folder: Path, remedy: str) -> list[Path]:
-    """Return what lies in the --input folder, sorted by name; `remedy` says what is expected there.
-
-    Raises:
-        InputError: there is no such folder, or it cannot be read.
-    """
-    try:
-        return sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"--input={folder}: no such folder; {remedy}") from error
-    except (OSError, ValueError) as error:  # No permission, a name too long, or one with a null character.
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"--input={folder}: cannot be read ({reason}); {remedy}") from error
-
-
-def key_of(value: Any, name: str, place: str) -> str:
-    """Return the key of a user or an item as it is given.
-
-    Raises:
-        InputError: it is no text, is blank, has blanks inside, or cannot be written as UTF-8.
-    """
-    if not isinstance(value, str) or len(value.split()) != 1 or holds_surrogate(value):
-        raise InputError(f"{place}: {name} is {shown(value)}, not a name without blanks; {_REMEDY}")
-    return value.strip()
-
-
-def number_of(value: Any, name: str, place: str) -> int | float:
-    """Return a finite number below 2**63, given as such or as text.
-
-    Raises:
-        InputError: it is something else; true and false are no numbers.
-    """
-    number = _parse(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise InputError(f"{place}: {name} is {shown(value)}, not a number; {_REMEDY}")
-    # An integer too long for a float is compared first: isfinite could not take it.
-    if not -_LARGEST < number < _LARGEST or not math.isfinite(number):
-        raise InputError(f"{place}: {name} is {shown(value)}, not a finite number below 2**63; {_REMEDY}")
-    return number
-
-
-def rating_of(value: Any, name: str, place: str) -> int | float | None:
-    """Return a rating as `number_of` does, or None for one that is not there: null, NaN, blank, "N/A" and the like."""
-    if value is None or value != value or isinstance(value, str) and (not value.strip() or is_missing(value)):
-        return None
-    return number_of(value, name, place)
-
-
-def _parse(text: str) -> int | float | None:
-    if "_" in text:  # Python would read 1_0 as ten.
-        return None
-    try:
-        return int(text) if text.isdigit() else float(text)
-    except ValueError:
-        return None
+    expects: str
+    recognise: Callable[[Sequence[RawFile]], RawData | None]
+    licence: str = "see the publisher's terms"

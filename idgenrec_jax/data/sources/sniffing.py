@@ -1,0 +1,206 @@
+"""What a raw file looks like from its first lines: its kind, its separator, its fields."""
+
+import codecs
+import csv
+import gzip
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from idgenrec_jax.data.sources.rows import read_record
+from idgenrec_jax.data.sources.values import RowFault
+from idgenrec_jax.errors import InputError
+
+_SEEN_BYTES = 2**17
+_REMEDY = "name the raw files or their folder, unpacked from archives"
+_SEEN_ROWS = 30
+_SEPARATORS = ("\t", "::", ",", "|", ";")
+_BY_NAME = ("readme", "license", "licence", "changelog", "checksum", "md5", "download.json")
+_OTHER_ENDINGS = (
+    ".md", ".md5", ".pdf", ".html", ".png", ".jpg", ".py", ".sh", ".zip", ".tar", ".npy", ".pt", ".pkl",
+    ".part", ".part.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A file and what its beginning shows.
+
+    - `kind` is "json" (an object a line), "document" (one JSON value over many lines), "csv" (values separated by
+      `separator`), "parquet", "lines" (anything else that is text) or "empty".
+    - `fields` are the names of an object's fields, of a Parquet file's columns, or the cells of the first line.
+    - `rows` are the first lines of a "csv" as cells, its header among them, or of a "document" or "lines", split at
+      blanks.
+    - `records` are the first objects of a "json".
+    """
+
+    path: Path
+    kind: str
+    fields: tuple[str, ...] = ()
+    separator: str = ""
+    rows: tuple[tuple[str, ...], ...] = ()
+    records: tuple[dict, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the file without .gz."""
+        return self.path.name.removesuffix(".gz")
+
+    def has(self, *fields: str) -> bool:
+        """Tell whether the file has all of these fields."""
+        return set(fields) <= set(self.fields)
+
+    @property
+    def width(self) -> int:
+        """How many columns the lines of a "csv" have; 0 where their numbers differ."""
+        widths = set(map(len, self.rows))
+        return widths.pop() if len(widths) == 1 else 0
+
+    def describe(self) -> str:
+        """Return the file in a few words: its name, its kind and its first fields."""
+        shown = ", ".join(name[:30] for name in self.fields[:12])
+        what = {
+            "json": f"JSON lines with {shown}",
+            "parquet": f"Parquet with {shown}",
+            "csv": f"values separated by {self.separator!r}: {shown}",
+            "document": "one JSON document",
+            "lines": f"text: {shown}",
+            "empty": "empty",
+        }[self.kind]
+        return f"{self.path.name} ({what[:240]})"
+
+
+def find_files(paths: Sequence[str | Path]) -> list[RawFile]:
+    """Return the raw files that --input names, sniffed: files, and what lies in folders (read-me files left out).
+
+    Of a folder that holds only folders, these are searched.
+
+    Raises:
+        InputError: a path is missing or cannot be read, or there is no file at all.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        try:
+            found += _files_in(path) if path.is_dir() else [path]
+            for file in found:
+                file.open("rb").close()
+        except FileNotFoundError as error:
+            raise InputError(f"--input={path}: no such file or folder; {_REMEDY}") from error
+        except (OSError, ValueError) as error:  # No permission, a name too long, or one with a null character.
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"--input={path}: cannot be read ({reason}); {_REMEDY}") from error
+    if not found:
+        raise InputError(f"--input={paths[0]}: holds no file; {_REMEDY}")
+    return [sniff(path) for path in found]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__")))
+    files = [path for path in inside if path.is_file() and not _is_beside(path)]
+    folders = [path for path in inside if path.is_dir()]
+    if not files:
+        return [file for folder in folders for file in _files_in(folder)]
+    return files
+
+
+def _is_beside(path: Path) -> bool:
+    name = path.name.lower()
+    return name.startswith(_BY_NAME) or name.endswith(_OTHER_ENDINGS)
+
+
+def sniff(path: Path) -> RawFile:
+    """Return a file with what its beginning shows.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if path.suffix in (".parquet", ".pq"):
+        return RawFile(path, "parquet", _parquet_columns(path))
+    start = _beginning(path)
+    lines = [line for line in start.splitlines() if line.strip()][: _SEEN_ROWS + 1]
+    if len(start) >= _SEEN_BYTES // 4 and len(lines) > 1:
+        lines = lines[:-1]  # It may be cut.
+    lines = lines[:_SEEN_ROWS]
+    if not lines:
+        return RawFile(path, "empty")
+    if lines[0].lstrip().startswith(("{", "[")):
+        records = _records(lines)
+        if records:
+            fields = dict.fromkeys(str(name) for record in records for name in record)
+            if len(lines) > 1 or not _is_document(records[0]):
+                return RawFile(path, "json", tuple(fields), records=tuple(records))
+        if not records or _is_document(records[0]):
+            return RawFile(path, "document", rows=tuple(tuple(line.split()) for line in lines))
+    separator, rows = _split(lines)
+    if separator:
+        return RawFile(path, "csv", tuple(cell.strip() for cell in rows[0]), separator, tuple(map(tuple, rows)))
+    words = tuple(tuple(line.split()) for line in lines)
+    return RawFile(path, "lines", words[0], rows=words)
+
+
+def _is_document(record: dict) -> bool:
+    """A file of one object whose values are mostly lists, or mostly objects, says something of each of its keys."""
+    kinds = [type(value) for value in record.values()]
+    return 2 * max(kinds.count(list), kinds.count(dict)) > len(kinds)
+
+
+def _records(lines: list[str]) -> list[dict]:
+    records = []
+    for line in lines:
+        try:
+            records.append(read_record(line))
+        except RowFault:
+            continue
+    return records
+
+
+def _split(lines: list[str]) -> tuple[str, list[list[str]]]:
+    """The separator that most lines have equally often, and the lines split at it."""
+    best: tuple[float, str, list[list[str]]] = (0.5, "", [])
+    for separator in _SEPARATORS:
+        rows = [_cells(line, separator) for line in lines]
+        widths = [len(row) for row in rows]
+        common = max(set(widths), key=widths.count)
+        share = widths.count(common) / len(widths)
+        if common > 1 and share > best[0]:
+            best = share, separator, rows
+    return best[1], best[2]
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    # A quote is a letter like any other in most tables with tabs or bars.
+    if separator not in (",", ";") or '"' not in line:
+        return line.split(separator)
+    try:
+        return next(csv.reader([line], delimiter=separator))
+    except csv.Error:
+        return line.split(separator)
+
+
+def _beginning(path: Path) -> str:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            start = file.read(_SEEN_BYTES)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: cannot be read ({reason}); download or write it again") from error
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return start.decode("utf-16", "replace")
+    try:
+        return start.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start > len(start) - 4:
+            return start[: error.start].decode("utf-8")
+        return start.decode("latin-1")
+
+
+def _parquet_columns(path: Path) -> tuple[str, ...]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return tuple(pyarrow.parquet.read_schema(path).names)
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be read as Parquet ({reason}); download or write it again") from error
