@@ -324,18 +324,13 @@ def _remarks(found: Inspection) -> list[Finding]:
         )
     if held_out.targets / 2 >= held_out.same_as_previous > held_out.targets / 10:
         remarks.append(
-            f"{percent(held_out.same_as_previous, held_out.targets)} of the test targets are the item right before them "
-            "again."
+            f"{percent(held_out.same_as_previous, held_out.targets)} of the test targets are the item right before "
+            "them again."
         )
     if held_out.in_history > held_out.targets / 10:
         remarks.append(
             f"{percent(held_out.in_history, held_out.targets)} of the test targets are in the history already. "
             "Keep --config.evaluation.seen_items=keep: to remove seen items would lose these targets."
-        )
-    if held_out.targets and not held_out.in_history:
-        remarks.append(
-            "No test target is in its history: --config.evaluation.seen_items=remove can only raise the metrics; say "
-            "which you used."
         )
     if held_out.cold > held_out.targets / 20:
         remarks.append(
@@ -348,5 +343,10 @@ def _remarks(found: Inspection) -> list[Finding]:
         remarks.append(
             f"{percent(found.duplicate_texts, found.items)} of the items have the text of another item: numbers will "
             "tell their IDs apart, not words."
+        )
+    if held_out.targets and not held_out.in_history:
+        remarks.append(
+            "No test target is in its history: --config.evaluation.seen_items=remove can only raise the metrics; say "
+            "which you used."
         )
     return [Finding(text) for text in remarks]

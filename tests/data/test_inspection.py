@@ -1,5 +1,6 @@
 """What a data set asks of a model, counted by hand on a few sequences."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -51,6 +52,17 @@ def test_the_numbers_of_five_users():
     assert found.users_by_interactions == {"2": 1, "3": 1, "4": 0, "5-9": 3}
     assert found.items_by_interactions == {"1": 4, "2": 1, "3": 0, "4": 2, "5-9": 1}
     assert (found.blank_texts, found.duplicate_texts) == (2, 2)
+
+
+def test_a_user_with_several_targets_counts_with_each():
+    dataset = make_dataset("abcab", "hgg", "cd")
+    # Trained on: ab, h, cd; tested on: a and b after c, the second g after the first.
+    boundaries = np.asarray([[2, 3], [1, 2], [2, 2]])
+    found = inspect_data(dataclasses.replace(dataset, boundaries=boundaries, split_description="by hand"))
+    held_out = found.held_out
+    assert (held_out.targets, held_out.in_history, held_out.same_as_previous) == (3, 3, 1)
+    assert (held_out.cold, held_out.cold_items) == (1, 1)
+    assert (found.split, found.training_transitions, found.history_lengths.median) == ("by hand", 2, 3.0)
 
 
 def test_steps_between_sequences_are_no_transitions():

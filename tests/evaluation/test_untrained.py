@@ -71,16 +71,29 @@ def test_scores_are_those_of_a_plain_computation():
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("scores_at_once", [2**23, 90])
-def test_metrics_are_those_of_plain_rankings(monkeypatch, scores_at_once):
-    """Whether users are ranked together or three at a time."""
+def with_several_targets(dataset):
+    """The data set with a split of its own, in which users have no, one or two targets of each kind."""
+    lengths = np.asarray([len(sequence) for sequence in dataset.sequences])
+    numbers = np.arange(len(lengths))
+    ends = np.stack([lengths - numbers % 3 - numbers % 2, lengths - numbers % 3], axis=1)
+    return dataclasses.replace(dataset, boundaries=np.maximum(ends, 0))
+
+
+@pytest.mark.parametrize(
+    ("scores_at_once", "given_split"),
+    [(2**23, False), (90, False), (2**23, True)],
+    ids=["together", "in blocks", "given split"],
+)
+def test_metrics_are_those_of_plain_rankings(monkeypatch, scores_at_once, given_split):
+    """Whether users are ranked together or three at a time, and have one target or several."""
     monkeypatch.setattr("idgenrec_jax.evaluation.untrained._SCORES_AT_ONCE", scores_at_once)
-    dataset = make_dataset()
+    dataset = with_several_targets(make_dataset()) if given_split else make_dataset()
     validation, test = measure_floors(dataset)
     assert (validation.split, test.split) == ("validation", "test")
     for floor in (validation, test):
-        cases = [dataset.held_out(int(user), floor.split) for user in dataset.evaluation_users]
-        assert floor.targets == len(cases) == 58 and not floor.is_sample
+        targets = zip(*dataset.held_out_cases(floor.split), strict=True)
+        cases = [(dataset.sequences[user][:place], int(dataset.sequences[user][place])) for user, place in targets]
+        assert floor.targets == len(cases) and (given_split or len(cases) == 58) and not floor.is_sample
         scores = [plain_scores(dataset, history) for history, _ in cases]
         for name in RANKINGS:
             # Rounded: equal texts have equal scores, however they were added up.
