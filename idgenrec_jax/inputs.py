@@ -57,8 +57,10 @@ def load_inputs(config: Config, dataset: Dataset, tokenizer: Tokenizer) -> Input
     """Return everything that a run on `dataset` reads.
 
     Raises:
-        InputError: the prompts or the given IDs are at fault.
+        InputError: the prompts or the given IDs are at fault, or there is nothing to make IDs of.
     """
+    if not config.ids.table:
+        check_texts(dataset, config.data.path)
     prompts = load_prompts(config.data, tokenizer, dataset.name)
     given_ids = own_ids(config, dataset, tokenizer)
     length = config.data.max_text_length
@@ -154,6 +156,15 @@ def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) ->
         counts = ", ".join(f"{group}:0 to {group}:{len(some) - 1}" for group, some in of_groups.items() if some)
         raise InputError(f"--config.data.eval_prompt: found {shown(config.eval_prompt)}, expected one of {counts}")
     return by_name[config.eval_prompt]
+
+
+def check_texts(dataset: Dataset, path: str) -> None:
+    """Raise InputError where no item has a text to make an ID of."""
+    if not any(dataset.item_texts):
+        raise InputError(
+            f"{path}: all {len(dataset.items)} items have blank text, and textual IDs are made from text; give the "
+            "items a title or a description, or give IDs of your own with --config.ids.table"
+        )
 
 
 def check_splits(dataset: Dataset, path: str) -> None:

@@ -168,7 +168,7 @@ def test_a_missing_file(data, configuration, error_of, tmp_path):
 def test_blank_text_for_all_items(tmp_path, configuration, error_of):
     blank = write_data(tmp_path / "blank", blank_items=range(30))
     error = error_of(assemble, configuration(data__path=str(blank)), tmp_path)
-    assert f"{blank}/items.jsonl: all 30 items have blank text" in error and "give the items a title" in error
+    assert f"{blank}: all 30 items have blank text" in error and "give the items a title" in error
 
 
 def test_a_path_that_no_file_system_has(configuration, error_of):
