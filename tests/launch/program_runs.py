@@ -142,8 +142,8 @@ class Programs:
         )  # fmt: skip
 
     def train_flags(self, workdir, **overrides):
-        """Flags of a run on the session's data and nothing else: it trains its own tokenizer."""
-        return [f"--workdir={workdir}", f"--data={self.data}", *tiny_flags(**overrides)]
+        flags = tiny_flags(**overrides)
+        return [f"--workdir={workdir}", f"--data={self.data}", f"--config.data.tokenizer={self.tokenizer}", *flags]
 
     def train(self, workdir, *more, **overrides):
         """Train to the end and return the finished process."""

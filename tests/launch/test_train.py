@@ -58,7 +58,7 @@ def test_config_json_has_every_field_the_versions_and_the_protocol(finished, pro
     described = json.loads((finished.workdir / "config.json").read_text())
     values = flat(described["config"])
     assert set(values) == {name for name, _, _ in fields_with_help()}
-    given = TINY | {"data.path": str(programs.data)}
+    given = TINY | {"data.path": str(programs.data), "data.tokenizer": str(programs.tokenizer)}
     assert {name: values[name] for name in given} == given
     # A data folder without --preset starts from `tiny`.
     base = flat(preset("tiny").to_json())
