@@ -133,7 +133,7 @@ def load_tokenizer(config: Config, dataset: Dataset) -> Tokenizer:
     """
     size = size_to_train(config)
     if size is not None:
-        # All processes must have the same one; that it is the same at all times is not left to all machines' libraries.
+        # One for all processes, whatever versions of the trainer their machines have.
         return Tokenizer.from_json(from_main(lambda: _train_tokenizer(config, dataset, size).to_json()))
     if config.data.tokenizer:
         return Tokenizer.load(config.data.tokenizer)

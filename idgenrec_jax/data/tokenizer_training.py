@@ -24,14 +24,13 @@ SMALLEST_SIZE, LARGEST_SIZE = 512, 500_000
 MOST_CHARACTERS = 10_000_000
 """Characters of the texts that are learned from; of larger catalogues a sample of the texts is."""
 
-SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
-"""Those of T5, in its order: 0 is padding, 1 the end of a sequence, 2 an unknown token."""
+# Those of T5, in its order: 0 is padding, 1 the end of a sequence, 2 an unknown token.
+_SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _PRINTABLE_ASCII = tuple(chr(code) for code in range(33, 127))
-_WORD_MARK = "\u2581"
-# sentencepiece leaves out words with these, its own marks of words and of what it does not know.
-_RESERVED = {_WORD_MARK, "\u2585"}
-# The trainer compares all substrings of a word: of long ones, as scripts without blanks have them, pieces are taken.
+# sentencepiece takes these for its own marks, of words and of what it does not know.
+_RESERVED = frozenset("\u2581\u2585")
+# A string of 100,000 characters takes the trainer seconds; long ones, as scripts without blanks have, are cut.
 _LONGEST_WORD = 256
 # The trainer only considers strings that recur in different words; with an ending, every word is such a string.
 _ENDINGS = ("", ",", ".")
@@ -102,9 +101,9 @@ def train_tokenizer(
     for word in dict.fromkeys(word for text in whole for word in [*text.split(), *find_words(text)]):
         # As if it were in all texts, so that no other string is worth more.
         words.update({word + ending: max(1, len(texts)) for ending in _ENDINGS})
-    room = size - len(SPECIAL_TOKENS) - len(_BYTES)
+    room = size - len(_SPECIAL_TOKENS) - len(_BYTES)
     alphabet = _alphabet(words, first="".join(whole), limit=room // 2)
-    pieces = _train_pieces(_spelled(words, alphabet), room + len(SPECIAL_TOKENS))
+    pieces = _train_pieces(_spelled(words, alphabet), room + len(_SPECIAL_TOKENS))
     return _assemble(pieces, normalizer)
 
 
@@ -147,7 +146,7 @@ def _spelled(words: Counter[str], alphabet: frozenset[str]) -> dict[str, int]:
 
 def _train_pieces(words: dict[str, int], size: int) -> list[tuple[str, float]]:
     """The pieces that sentencepiece finds in words and their counts, with their log-probabilities."""
-    # A tenth of a second that most runs do not need.
+    # A library of C++ that only a run which trains a tokenizer loads.
     import sentencepiece
 
     model = io.BytesIO()
@@ -178,7 +177,7 @@ def _train_pieces(words: dict[str, int], size: int) -> list[tuple[str, float]]:
     # Few digits, so that the numbers of tokenizer.json are read as they were written.
     return [
         (trained.id_to_piece(index), round(trained.get_score(index), 4))
-        for index in range(len(SPECIAL_TOKENS), trained.get_piece_size())
+        for index in range(len(_SPECIAL_TOKENS), trained.get_piece_size())
     ]
 
 
@@ -186,12 +185,12 @@ def _assemble(pieces: list[tuple[str, float]], normalizer: normalizers.Normalize
     """The tokenizer of special tokens, bytes and pieces."""
     # Less likely than the six characters of "<0x41>", so that these are no byte where they stand in a text.
     of_bytes = 10 * min(score for _, score in pieces)
-    vocabulary = [(token, 0.0) for token in SPECIAL_TOKENS] + [(byte, of_bytes) for byte in _BYTES]
+    vocabulary = [(token, 0.0) for token in _SPECIAL_TOKENS] + [(byte, of_bytes) for byte in _BYTES]
     taken = {token for token, _ in vocabulary}
     vocabulary += [(piece, score) for piece, score in pieces if piece not in taken]
     tokenizer = tokenizers.Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=True))
     tokenizer.add_special_tokens(
-        [tokenizers.AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+        [tokenizers.AddedToken(token, special=True, normalized=False) for token in _SPECIAL_TOKENS]
     )
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -44,8 +44,8 @@ SECONDS_TO_TRAIN = 3 * DEADLINE
 
 
 def sample_flags(workdir, **overrides):
-    """The flags of a short training on the embedded sample, with a tokenizer that every run trains."""
-    return [f"--workdir={workdir}", "--data=sample", *tiny_flags(data__tokenizer="train", **SHORT, **overrides)]
+    """The flags of a short training on the embedded sample, with its own tokenizer."""
+    return [f"--workdir={workdir}", "--data=sample", *tiny_flags(**SHORT, **overrides)]
 
 
 def start(programs, program, *flags, devices):
