@@ -38,7 +38,10 @@ class DataConfig:
 
     path: str = _field("sample", "'sample' (the embedded catalogue) or a data folder; --data sets it", path=True)
     tokenizer: str = _field(
-        "", "tokenizer folder or name; empty: the recommender's folder, or the sample's own", path=True
+        "",
+        "tokenizer folder or name, or train:SIZE for one of SIZE entries trained on the catalogue's texts; empty: the "
+        "recommender's folder, the sample's own, or train:8000",
+        path=True,
     )
     prompts: str = _field(
         "", "prompt file, lines 'task; seen|unseen; input; target'; empty: ten built-in templates", path=True

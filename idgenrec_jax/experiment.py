@@ -36,7 +36,7 @@ from idgenrec_jax.training.losses import supervised_loss
 from idgenrec_jax.training.record_writers import check_writers
 from idgenrec_jax.training.selection import SELECTED
 from idgenrec_jax.training.soft_ids import tokens_without_embedding
-from idgenrec_jax.workdir import RunLock, claim, described_results, named_as_in, protocol
+from idgenrec_jax.workdir import RunLock, claim, described_results, named_as_in, protocol, trained_tokenizer
 
 EXAMPLE_IDS = 10
 EXAMPLE_TEXT = 90
@@ -86,7 +86,7 @@ def assemble(config: Config, workdir: Path) -> Experiment:
     # A folder must not be claimed by a configuration that cannot begin: mended, it would be refused there.
     supervised_loss(config.training.softmax)
     dataset = named_as_in(workdir, load_data(config.data.path))
-    inputs = checked_inputs(config, dataset)
+    inputs = checked_inputs(config, dataset, trained_tokenizer(workdir, config))
     tokenizer = inputs.tokenizer
     mesh = make_mesh(config.mesh)
     check_batches(config, mesh)

@@ -108,7 +108,8 @@ def compare_tables(
 def _tables(configs: Mapping[str, Config]) -> dict[str, IdTable]:
     """The IDs of every table, so that none of them is found at fault after hours."""
     config = next(iter(configs.values()))
-    dataset, tokenizer = load_data(config.data.path), load_tokenizer(config)
+    dataset = load_data(config.data.path)
+    tokenizer = load_tokenizer(config, dataset)
     tables = {name: own_ids(of_table, dataset, tokenizer) for name, of_table in configs.items()}
     return {name: table for name, table in tables.items() if table is not None}
 

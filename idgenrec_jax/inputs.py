@@ -1,9 +1,12 @@
 """What a run is given: data, tokenizer, prompts and IDs, loaded and checked before anything is trained."""
 
 import dataclasses
+import statistics
+import time
 from functools import partial
 from pathlib import Path
 
+from absl import logging
 from jax.sharding import AbstractMesh, Mesh
 
 from idgenrec_jax.config import Config, DataConfig
@@ -14,8 +17,9 @@ from idgenrec_jax.data.prompts import PromptTokens
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.data.sequences import sequences_path
 from idgenrec_jax.data.spelling import check_prompt_spelling, check_spelling
-from idgenrec_jax.data.templates import GROUPS, PromptTemplate, default_templates, load_templates
+from idgenrec_jax.data.templates import GROUPS, PromptTemplate, default_templates, load_templates, template_texts
 from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.data.tokenizer_training import DEFAULT_SIZE, TRAINED, learned_texts, train_tokenizer, trained_size
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.evaluation.metrics import SPLITS
 from idgenrec_jax.files import expand_home
@@ -26,7 +30,11 @@ from idgenrec_jax.ids.schemes import GENERATED, find_scheme, has_own_ids, unique
 from idgenrec_jax.ids.table import IdTable, load_table
 from idgenrec_jax.models.huggingface import resolve_folder
 from idgenrec_jax.models.t5 import T5Config
+from idgenrec_jax.processes import from_main
 from idgenrec_jax.sharding import batch_devices
+
+# Of so many texts the tokens are counted.
+_MEASURED_TEXTS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +49,16 @@ class Inputs:
     given_ids: IdTable | None = None
 
 
-def checked_inputs(config: Config, dataset: Dataset) -> Inputs:
+def checked_inputs(config: Config, dataset: Dataset, tokenizer: Tokenizer | None = None) -> Inputs:
     """Return everything that a run on `dataset` reads, checked as far as it can be without a model.
+
+    The `tokenizer` is by default the one that the configuration names or implies.
 
     Raises:
         InputError: any of it is at fault, there is nothing to train on, nobody to evaluate, or no room in a prompt.
     """
     check_splits(dataset, config.data.path)
-    inputs = load_inputs(config, dataset, load_tokenizer(config))
+    inputs = load_inputs(config, dataset, tokenizer or load_tokenizer(config, dataset))
     check_prompt_room(config, inputs.prompts)
     return inputs
 
@@ -57,8 +67,10 @@ def load_inputs(config: Config, dataset: Dataset, tokenizer: Tokenizer) -> Input
     """Return everything that a run on `dataset` reads.
 
     Raises:
-        InputError: the prompts or the given IDs are at fault.
+        InputError: the prompts or the given IDs are at fault, or there is nothing to make IDs of.
     """
+    if not config.ids.table:
+        check_texts(dataset, config.data.path)
     prompts = load_prompts(config.data, tokenizer, dataset.name)
     given_ids = own_ids(config, dataset, tokenizer)
     length = config.data.max_text_length
@@ -88,12 +100,41 @@ def own_ids(config: Config, dataset: Dataset, tokenizer: Tokenizer) -> IdTable |
     return table
 
 
-def load_tokenizer(config: Config) -> Tokenizer:
-    """Return the tokenizer that the configuration names or implies.
+def size_to_train(config: Config) -> int | None:
+    """Return the entries of the tokenizer that is to be trained on the catalogue's own texts; None where one is named.
 
     Raises:
-        InputError: a data folder without a tokenizer and without a recommender folder to take it from.
+        InputError: the entries are no number, or out of range; or a model has pretrained weights, whose vocabulary is
+            another.
     """
+    size = trained_size(config.data.tokenizer)
+    folders = {name: getattr(config, name).folder for name in ("recommender", "id_generator")}
+    pretrained = [f"--config.{name}.folder={folder}" for name, folder in folders.items() if folder]
+    if size is not None and pretrained:
+        raise InputError(
+            f"--config.data.tokenizer={config.data.tokenizer}: the weights of {pretrained[0]} have a vocabulary of "
+            "their own; name the tokenizer that belongs to them, or leave out the folder and begin with random weights"
+        )
+    if not config.data.tokenizer and not config.recommender.folder and config.data.path != "sample":
+        if pretrained:
+            raise InputError(
+                f"{pretrained[0]}: a recommender of random weights needs the tokenizer of these; name it with "
+                "--config.data.tokenizer, or give weights with --config.recommender.folder"
+            )
+        return DEFAULT_SIZE
+    return size
+
+
+def load_tokenizer(config: Config, dataset: Dataset) -> Tokenizer:
+    """Return the tokenizer that the configuration names or implies, trained on the texts of `dataset` where it says so.
+
+    Raises:
+        InputError: the tokenizer cannot be read or trained, or does not belong to the weights.
+    """
+    size = size_to_train(config)
+    if size is not None:
+        # One for all processes, whatever versions of the trainer their machines have.
+        return Tokenizer.from_json(from_main(lambda: _train_tokenizer(config, dataset, size).to_json()))
     if config.data.tokenizer:
         return Tokenizer.load(config.data.tokenizer)
     if config.recommender.folder:
@@ -101,12 +142,29 @@ def load_tokenizer(config: Config) -> Tokenizer:
             config.recommender.folder, flag="--config.recommender.folder", random_flag="--config.recommender.folder="
         )
         return Tokenizer.load(folder)
-    if config.data.path == "sample":
-        return sample_tokenizer()
-    raise InputError(
-        f"--data={config.data.path}: random weights come without a tokenizer; give a Hugging Face tokenizer folder or "
-        "name with --config.data.tokenizer"
-    )
+    return sample_tokenizer()
+
+
+def _train_tokenizer(config: Config, dataset: Dataset, size: int) -> Tokenizer:
+    """A tokenizer of at most `size` entries for the texts and prompts of a run, and a line that says what was made."""
+    start = time.monotonic()
+    name = config.data.tokenizer
+    if name and Path(name).exists():
+        logging.warning("--config.data.tokenizer=%s: trains a tokenizer; the folder of this name is ./%s", name, name)
+    texts = learned_texts(dataset.item_texts)
+    templates = template_texts(_templates(config.data))
+    # The name of a folder may hold bytes that are no text.
+    dataset_name = dataset.name.encode("utf-8", "replace").decode("utf-8")
+    trained = train_tokenizer(texts, size, whole=[*templates, dataset_name])
+    tokenizer = Tokenizer.from_json(trained.to_str())
+    lengths = list(map(len, tokenizer.encode_batch(texts[:_MEASURED_TEXTS])))
+    logging.info(
+        "a tokenizer of %d entries (--config.data.tokenizer=%s:%d) was trained on %d of %d texts in %.1f s; a text has "
+        "%.1f tokens",
+        tokenizer.size, TRAINED, size, len(texts), len(dataset.item_texts), time.monotonic() - start,
+        statistics.fmean(lengths),
+    )  # fmt: skip
+    return tokenizer
 
 
 def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) -> Prompts:
@@ -117,10 +175,8 @@ def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) ->
             user IDs are off, or where they cannot change with every target.
     """
     with_users = config.user_ids != "none"
-    is_changing = config.user_ids == "prefix" and config.history == "causal"
-    templates = (
-        load_templates(config.prompts) if config.prompts else default_templates(with_users, user_is_behind=is_changing)
-    )
+    is_changing = _user_is_behind(config)
+    templates = _templates(config)
     for template in templates:
         if "user_id" in template.fields and not with_users:
             raise InputError(
@@ -142,6 +198,18 @@ def load_prompts(config: DataConfig, tokenizer: Tokenizer, dataset_name: str) ->
     return prompts
 
 
+def _templates(config: DataConfig) -> list[PromptTemplate]:
+    """The templates of the user's file, or our own."""
+    if config.prompts:
+        return load_templates(config.prompts)
+    return default_templates(config.user_ids != "none", user_is_behind=_user_is_behind(config))
+
+
+def _user_is_behind(config: DataConfig) -> bool:
+    """Whether the user ID changes with every target of a window, so that it must stand behind the history."""
+    return config.user_ids == "prefix" and config.history == "causal"
+
+
 def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) -> PromptTemplate:
     of_groups = {group: [template for template in templates if template.group == group] for group in GROUPS}
     by_name = {f"{group}:{number}": one for group, some in of_groups.items() for number, one in enumerate(some)}
@@ -149,6 +217,15 @@ def _evaluation_template(config: DataConfig, templates: list[PromptTemplate]) ->
         counts = ", ".join(f"{group}:0 to {group}:{len(some) - 1}" for group, some in of_groups.items() if some)
         raise InputError(f"--config.data.eval_prompt: found {shown(config.eval_prompt)}, expected one of {counts}")
     return by_name[config.eval_prompt]
+
+
+def check_texts(dataset: Dataset, path: str) -> None:
+    """Raise InputError where no item has a text to make an ID of."""
+    if not any(dataset.item_texts):
+        raise InputError(
+            f"{path}: all {len(dataset.items)} items have blank text, and textual IDs are made from text; give the "
+            "items a title or a description, or give IDs of your own with --config.ids.table"
+        )
 
 
 def check_splits(dataset: Dataset, path: str) -> None:

@@ -22,6 +22,7 @@ from idgenrec_jax.data.dataset import LEAVE_ONE_OUT, Dataset
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import clear_leftovers, explain_write_error, read_json, write_json
+from idgenrec_jax.inputs import size_to_train
 from idgenrec_jax.locks import NO_LOCKS, holder, lock_file, note_holder
 from idgenrec_jax.models.huggingface import resolve_folder
 from idgenrec_jax.models.t5 import T5Config
@@ -177,6 +178,30 @@ def named_as_in(workdir: Path, dataset: Dataset) -> Dataset:
     if not (workdir / run_files.CONFIG).exists():
         return dataset
     return dataclasses.replace(dataset, name=described_run(workdir)["data"]["name"])
+
+
+def trained_tokenizer(workdir: Path, config: Config) -> Tokenizer | None:
+    """Return the tokenizer that the run in `workdir` has trained, where this configuration would train such a one.
+
+    A run goes on with it, whatever another version of the trainer would make of the same texts.
+
+    Raises:
+        InputError: the folder's config.json or tokenizer is damaged.
+    """
+
+    def stored() -> str:
+        size = size_to_train(config)
+        if size is None or not (workdir / run_files.CONFIG).exists():
+            return ""
+        found, defaults = described_run(workdir)["config"], Config().to_json()
+        fields = [name.split(".") for name in ("data.path", "data.tokenizer", *(f"{name}.folder" for name in _MODELS))]
+        made_with = Config().override(
+            {f"{section}.{name}": found.get(section, {}).get(name, defaults[section][name]) for section, name in fields}
+        )
+        return Tokenizer.load(workdir / run_files.TOKENIZER).to_json() if size_to_train(made_with) == size else ""
+
+    text = from_main(stored)
+    return Tokenizer.from_json(text) if text else None
 
 
 def fingerprint(config: Config, dataset: Dataset, text_tokens: Sequence[Sequence[int]]) -> str:

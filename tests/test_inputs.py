@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from flax import nnx
@@ -12,7 +13,14 @@ from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.schemes import SCHEMES
 from idgenrec_jax.ids.table import load_table, save_table
-from idgenrec_jax.inputs import check_prompt_room, check_splits, load_inputs, load_prompts, own_ids
+from idgenrec_jax.inputs import (
+    check_prompt_room,
+    check_splits,
+    load_inputs,
+    load_prompts,
+    load_tokenizer,
+    own_ids,
+)
 from idgenrec_jax.models.huggingface import load_t5, read_config, save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.presets import preset
@@ -147,3 +155,26 @@ def test_a_split_that_lacks_what_a_run_needs(tmp_path, train, validation, said):
         check_splits(dataset, str(tmp_path))
     way_out = 'correct the counts of "train" and "validation", or leave them out for leave-one-out'
     assert str(caught.value) == f"{path}: {said}; {way_out}"
+
+
+def test_own_data_and_nothing_else_has_a_tokenizer_of_its_own_texts_and_prompts(tmp_path, monkeypatch, caplog):
+    """The folder called `train` is not read."""
+    monkeypatch.chdir(tmp_path)
+    sample_tokenizer().save(tmp_path / "train")
+    (tmp_path / "prompts.txt").write_text("t; seen; после {history}; {target}\n", encoding="utf-8")
+    dataset = dataclasses.replace(load_sample(), name="shop")
+    own = Config().override({"data.path": str(tmp_path), "data.prompts": str(tmp_path / "prompts.txt")})
+    with caplog.at_level("INFO"):
+        made = load_tokenizer(own, dataset)
+    (record,) = caplog.records
+    said = rf"{made.size} entries \(--config.data.tokenizer=train:8000\) was trained on 496 of 496 texts in .* s; "
+    assert re.search(said, record.getMessage())
+    caplog.clear()
+    assert len(made.encode("после")) == 1 == len(made.encode("Verano"))
+    smaller = load_tokenizer(own.override({"data.tokenizer": "train:600"}), dataset)
+    assert smaller.size == 600
+    with caplog.at_level("WARNING"):
+        assert load_tokenizer(own.override({"data.tokenizer": "train"}), dataset).equals(made)
+    assert "trains a tokenizer; the folder of this name is ./train" in caplog.text
+    assert load_tokenizer(own.override({"data.tokenizer": "./train"}), dataset).equals(sample_tokenizer())
+    assert load_tokenizer(own.override({"data.path": "sample"}), dataset).equals(sample_tokenizer())

@@ -15,7 +15,10 @@ from flax import nnx
 
 from idgenrec_jax import run_files
 from idgenrec_jax import workdir as workdir_module
+from idgenrec_jax.config import Config
 from idgenrec_jax.data.sample import load_sample, sample_tokenizer
+from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.data.tokenizer_training import train_tokenizer
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.experiment import described_ranks, examples_table, train
 from idgenrec_jax.files import write_json
@@ -23,7 +26,7 @@ from idgenrec_jax.models.create import random_config
 from idgenrec_jax.models.huggingface import save_t5
 from idgenrec_jax.models.t5 import T5, T5Config
 from idgenrec_jax.presets import preset
-from idgenrec_jax.workdir import RunLock, claim, described_results, described_run
+from idgenrec_jax.workdir import RunLock, claim, described_results, described_run, trained_tokenizer
 
 TEXT_TOKENS = [[number, 1] for number in range(len(load_sample().items))]
 ROOT = Path(__file__).resolve().parents[1]
@@ -206,6 +209,22 @@ def test_another_tokenizer_is_noticed_even_where_it_reads_the_items_alike(tmp_pa
     other = type(sample_tokenizer()).load(tmp_path / "other")
     with pytest.raises(InputError, match="made with another tokenizer; .*--config.data.tokenizer"):
         claim_with(tmp_path / "run", tokenizer=other)
+
+
+def test_a_run_goes_on_with_the_tokenizer_that_it_has_trained(tmp_path):
+    """Told apart here by its texts, as another version of the trainer would make another one."""
+
+    def train(texts):
+        return Tokenizer.from_json(train_tokenizer(texts, 600).to_str())
+
+    made = train(["an older trainer"])
+    own = Config().override({"data.path": str(tmp_path)})
+    assert trained_tokenizer(tmp_path / "run", own) is None
+    claim_with(tmp_path / "run", tokenizer=made, data__path=str(tmp_path))
+    for name, is_own in (("", True), ("train", True), ("train:8000", True), ("train:600", False), ("folder", False)):
+        found = trained_tokenizer(tmp_path / "run", own.override({"data.tokenizer": name}))
+        assert found.equals(made) if is_own else found is None
+    assert trained_tokenizer(tmp_path / "run", Config()) is None, "the sample has its own"
 
 
 def test_a_run_of_an_earlier_version_goes_on(tmp_path):

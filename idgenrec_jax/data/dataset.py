@@ -312,11 +312,6 @@ def _collect_items(path: Path, described: Iterator[tuple[int, str, str]]) -> dic
         texts[item] = text
         first_line[item] = number
     blank = [item for item, text in texts.items() if not text]
-    if len(blank) == len(texts):
-        raise InputError(
-            f"{path}: all {len(texts)} items have blank text, and textual IDs are made from text; "
-            "give the items a title or a description"
-        )
     if blank:
         names = ", ".join(map(named, blank[:3])) + (", ..." if len(blank) > 3 else "")
         logging.warning("%s: %d of %d items have blank text (%s)", path, len(blank), len(texts), names)

@@ -17,7 +17,6 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 
 from idgenrec_jax.data.dataset import Dataset, item_text, load_dataset
 from idgenrec_jax.data.sample_words import BRANDS, DEVICES, EVERYDAY, SEASONAL, SEASONS, SERIES
@@ -128,7 +127,7 @@ def load_sample() -> Dataset:
 def sample_tokenizer() -> Tokenizer:
     """The small lower-casing Unigram tokenizer that `make_sample_tokenizer.py` made from the catalogue's own text."""
     serialised = (resources.files("idgenrec_jax.data") / TOKENIZER_FILE).read_text(encoding="utf-8")
-    return Tokenizer(tokenizers.Tokenizer.from_str(serialised), pad_token="<pad>", eos_token="</s>")
+    return Tokenizer.from_json(serialised)
 
 
 def _make_catalogue() -> _Catalogue:

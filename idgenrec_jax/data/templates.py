@@ -1,6 +1,7 @@
 """Prompt templates: our own, and a user's file of them."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,11 @@ def default_templates(with_user_ids: bool, *, user_is_behind: bool = False) -> l
         for group, without, with_user in _OWN_TEMPLATES
     ]
     return [PromptTemplate("sequential", group, text, "{target}") for group, text in texts]
+
+
+def template_texts(templates: Iterable[PromptTemplate]) -> list[str]:
+    """Return the input and target texts of templates, a blank in the place of every field."""
+    return [FIELD.sub(" ", text) for one in templates for text in (one.input_text, one.target_text)]
 
 
 def load_templates(path: str | Path) -> list[PromptTemplate]:

@@ -86,6 +86,11 @@ class Tokenizer:
                 f"{_ADD_TOKENS}"
             ) from error
 
+    @classmethod
+    def from_json(cls, text: str) -> "Tokenizer":
+        """Return the tokenizer that `to_json` has written, of which padding and end are those of T5."""
+        return cls(tokenizers.Tokenizer.from_str(text), pad_token="<pad>", eos_token="</s>")
+
     @property
     def pad_id(self) -> int:
         """The padding token."""
@@ -220,6 +225,10 @@ class Tokenizer:
         # A normaliser that takes blanks out again.
         return [token for token in encoding.ids if token not in self._never_in_text]
 
+    def to_json(self) -> str:
+        """Return what stands in its tokenizer.json."""
+        return self._backend.to_str()
+
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which `load` and transformers' AutoTokenizer read.
 
@@ -232,7 +241,7 @@ class Tokenizer:
         if self.unknown_token is not None:
             config["unk_token"] = self.unknown_token
         with atomic_writer(folder / "tokenizer.json") as file:
-            file.write(self._backend.to_str() + "\n")
+            file.write(self.to_json() + "\n")
         write_json(folder / "tokenizer_config.json", config)
 
 

@@ -33,6 +33,7 @@ def main() -> None:
     from idgenrec_jax.ids.neighbours import generator_texts
     from idgenrec_jax.ids.rounds import id_generation
     from idgenrec_jax.ids.table import save_table
+    from idgenrec_jax.inputs import check_texts
     from idgenrec_jax.models.create import create_model
     from idgenrec_jax.models.huggingface import resolve_folder
     from idgenrec_jax.processes import from_main
@@ -41,6 +42,7 @@ def main() -> None:
     from idgenrec_jax.trained_run import load_run
 
     dataset = load_data(_DATA.value)
+    check_texts(dataset, _DATA.value)
     if _WORKDIR.value:
         trained = load_run(_WORKDIR.value)
         config, tokenizer = trained.config, trained.tokenizer

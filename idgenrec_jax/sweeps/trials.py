@@ -20,6 +20,7 @@ from typing import Any
 
 from idgenrec_jax import run_files
 from idgenrec_jax.config import path_fields
+from idgenrec_jax.data.tokenizer_training import is_to_train
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import expand_home, explain_lock_error, read_json, write_json
 from idgenrec_jax.locks import holder, lock_file
@@ -186,8 +187,10 @@ def with_absolute_paths(overrides: Mapping[str, Any]) -> Overrides:
     result = dict(overrides)
     for name in path_fields():
         value = result.get(name)
-        # 'sample' is the embedded catalogue, whatever lies in the working directory.
-        if isinstance(value, str) and value not in ("", "sample") and Path(expand_home(value)).exists():
+        # 'sample' is the embedded catalogue and 'train' a tokenizer to be made, whatever lies in the working folder.
+        if not isinstance(value, str) or value in ("", "sample") or (name == "data.tokenizer" and is_to_train(value)):
+            continue
+        if Path(expand_home(value)).exists():
             result[name] = str(Path(expand_home(value)).resolve())
     return result
 

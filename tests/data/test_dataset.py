@@ -240,15 +240,10 @@ def test_user_without_items(tmp_path):
     assert message.startswith(f"{folder / 'user_sequence.txt'}:2: user v has no items; remove the line")
 
 
-def test_blank_text_for_all_items(tmp_path):
+def test_blank_text_is_allowed_and_warned_of(tmp_path, caplog):
     items = [{"id": "a", "title": ""}, {"id": "b", "brand": "Unknown"}]
-    folder = write_folder(tmp_path / "shop", "u a b a\n", items)
-    message = message_of(folder)
-    assert message.startswith(f"{folder / 'items.jsonl'}: all 2 items have blank text")
-    assert message.endswith("give the items a title or a description")
-
-
-def test_blank_text_for_some_items_is_allowed_and_warned(tmp_path, caplog):
+    assert load_dataset(write_folder(tmp_path / "blank", "u a b a\n", items)).item_texts == ("", "")
+    assert "2 of 2 items have blank text (a, b)" in caplog.text
     items = [{"id": "a", "title": "A"}] + [{"id": item, "title": " "} for item in "bcde"]
     dataset = load_dataset(write_folder(tmp_path / "shop", items=items))
     assert dataset.item_texts == ("title: A", "", "", "", "")

@@ -14,6 +14,7 @@ from idgenrec_jax import run_files
 from idgenrec_jax.config import Config
 from idgenrec_jax.data.sample import sample_tokenizer
 from idgenrec_jax.data.text import Tokenizer
+from idgenrec_jax.data.tokenizer_training import train_tokenizer
 from idgenrec_jax.export.folders import example_history, write_item_ids
 from idgenrec_jax.export.model_card import id_generator_card, recommender_card
 from idgenrec_jax.export.tokenizer_files import ExportedTokenizer, save_tokenizer
@@ -78,7 +79,12 @@ def across_words():
     return Tokenizer(trained(models.BPE(unk_token="<unk>"), trainer), pad_token="<pad>", eos_token="</s>")
 
 
-KINDS = [t5_like, byte_level, byte_level_with_prefix, word_pieces, across_words]
+def own_texts():
+    """As a run on own data trains it: what its texts do not have is spelt in bytes."""
+    return Tokenizer.from_json(train_tokenizer(["title: red kettle", "title: grinder 1984"], 512).to_str())
+
+
+KINDS = [t5_like, byte_level, byte_level_with_prefix, word_pieces, across_words, own_texts]
 
 
 def write_export(folder, tokenizer, texts=TEXTS, **fields):
@@ -114,7 +120,7 @@ def test_the_exported_tokenizer_ends_texts_as_training_does(kind, tmp_path):
     tokenizer = kind()
     save_tokenizer(tokenizer, tmp_path)
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    for text in ("red kettle", "title: blue jug 2", "1984"):
+    for text in ("red kettle", "title: blue jug 2", "1984", "Größe 无线 🎧"):
         found = loaded(text)
         assert found.input_ids == [*tokenizer.encode(text), tokenizer.eos_id]
         assert set(found) == {"input_ids", "attention_mask"}, "a T5 takes nothing else"
@@ -123,7 +129,7 @@ def test_the_exported_tokenizer_ends_texts_as_training_does(kind, tmp_path):
     assert again.encode("red kettle") == tokenizer.encode("red kettle") and again.eos_id == tokenizer.eos_id
 
 
-@pytest.mark.parametrize("kind", [t5_like, word_pieces])
+@pytest.mark.parametrize("kind", [t5_like, word_pieces, own_texts])
 def test_the_card_asks_with_a_text_that_has_the_tokens_of_training(kind, tmp_path):
     code, renderer = write_export(tmp_path, kind())
     prompt = re.search(r"^prompt = '(.*)'$", code, re.MULTILINE)[1]
@@ -167,7 +173,7 @@ def test_the_card_says_what_the_run_needs_and_no_more(fields, said, left_out, tm
     assert [words for words in left_out if words in card] == []
 
 
-@pytest.mark.parametrize("kind", [t5_like, across_words])
+@pytest.mark.parametrize("kind", [t5_like, across_words, own_texts])
 def test_a_causal_card_numbers_the_tokens_as_training_does(kind, tmp_path):
     code, renderer = write_export(tmp_path, kind(), **CAUSAL)
     lines = (tmp_path / "item_ids.jsonl").read_text().splitlines()

@@ -168,7 +168,7 @@ def test_a_missing_file(data, configuration, error_of, tmp_path):
 def test_blank_text_for_all_items(tmp_path, configuration, error_of):
     blank = write_data(tmp_path / "blank", blank_items=range(30))
     error = error_of(assemble, configuration(data__path=str(blank)), tmp_path)
-    assert f"{blank}/items.jsonl: all 30 items have blank text" in error and "give the items a title" in error
+    assert f"{blank}: all 30 items have blank text" in error and "give the items a title" in error
 
 
 def test_a_path_that_no_file_system_has(configuration, error_of):
@@ -182,9 +182,23 @@ def test_more_than_the_memory_is_one_line_with_what_needs_less(error_of, zeros):
     assert error.startswith("error: out of memory (") and "--config.training.gradient_accumulation" in error
 
 
-def test_a_data_folder_without_a_tokenizer(data, configuration, error_of, tmp_path):
-    error = error_of(assemble, configuration(data__tokenizer=""), tmp_path)
-    assert f"--data={data}" in error and "--config.data.tokenizer" in error
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"data__tokenizer": "train:abc"}, "--config.data.tokenizer=train:abc: expected train:SIZE with 512 to 500000"),
+        (
+            {"data__tokenizer": "train", "recommender__folder": "my_t5"},
+            "--config.data.tokenizer=train: the weights of --config.recommender.folder=my_t5 have a vocabulary of",
+        ),
+        (
+            {"data__tokenizer": "", "id_generator__folder": "my_t5"},
+            "--config.id_generator.folder=my_t5: a recommender of random weights needs the tokenizer of these; name it",
+        ),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_trained(configuration, error_of, tmp_path, settings, expected):
+    assert expected in error_of(assemble, configuration(**settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

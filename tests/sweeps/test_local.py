@@ -110,9 +110,10 @@ def test_an_edited_sweep_is_one_line(tmp_path, found):
 def test_paths_mean_the_same_from_every_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ids.txt").touch()
-    (tmp_path / "sample").mkdir()
-    (tmp_path / "shop").mkdir()
+    for name in ("sample", "shop", "train", "train:600"):
+        (tmp_path / name).mkdir()
     trials = [{"ids.table": "ids.txt"}, {"ids.table": "nowhere.txt"}, {"data.path": "sample"}]
+    trials += [{"data.tokenizer": "train"}, {"data.tokenizer": "train:600"}]
     claim_sweep(tmp_path / "out", name="paths", trials=trials, config={"data.path": "shop"}, preset="tiny")
     monkeypatch.chdir("/")
     found = trials_of(tmp_path / "out")

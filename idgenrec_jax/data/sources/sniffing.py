@@ -32,7 +32,8 @@ class RawFile:
     - `fields` are the names of an object's fields, of a Parquet file's columns, or the cells of the first line.
     - `rows` are the first lines of a "csv" as cells, its header among them, or of a "document" or "lines", split at
       blanks.
-    - `records` are the first objects of a "json".
+    - `records` are the first objects of a "json", and the first rows of a Parquet file.
+    - `encoding` is "latin-1" where the beginning is not UTF-8 nor UTF-16: nearly everything else is near to that.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class RawFile:
     separator: str = ""
     rows: tuple[tuple[str, ...], ...] = ()
     records: tuple[dict, ...] = ()
+    encoding: str = "utf-8"
 
     @property
     def name(self) -> str:
@@ -116,8 +118,9 @@ def sniff(path: Path) -> RawFile:
         InputError: it cannot be read.
     """
     if path.suffix in (".parquet", ".pq"):
-        return RawFile(path, "parquet", _parquet_columns(path))
-    start = _beginning(path)
+        columns, rows = _parquet_beginning(path)
+        return RawFile(path, "parquet", columns, records=rows)
+    start, encoding = _beginning(path)
     lines = [line for line in start.splitlines() if line.strip()][: _SEEN_ROWS + 1]
     if len(start) >= _SEEN_BYTES // 4 and len(lines) > 1:
         lines = lines[:-1]  # It may be cut.
@@ -134,9 +137,10 @@ def sniff(path: Path) -> RawFile:
             return RawFile(path, "document", rows=tuple(tuple(line.split()) for line in lines))
     separator, rows = _split(lines)
     if separator:
-        return RawFile(path, "csv", tuple(cell.strip() for cell in rows[0]), separator, tuple(map(tuple, rows)))
+        fields = tuple(cell.strip() for cell in rows[0])
+        return RawFile(path, "csv", fields, separator, tuple(map(tuple, rows)), encoding=encoding)
     words = tuple(tuple(line.split()) for line in lines)
-    return RawFile(path, "lines", words[0], rows=words)
+    return RawFile(path, "lines", words[0], rows=words, encoding=encoding)
 
 
 def _is_document(record: dict) -> bool:
@@ -178,7 +182,8 @@ def _cells(line: str, separator: str) -> list[str]:
         return line.split(separator)
 
 
-def _beginning(path: Path) -> str:
+def _beginning(path: Path) -> tuple[str, str]:
+    """The first lines of a file, and their encoding."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
             start = file.read(_SEEN_BYTES)
@@ -186,21 +191,25 @@ def _beginning(path: Path) -> str:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); download or write it again") from error
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return start.decode("utf-16", "replace")
+        return start.decode("utf-16", "replace"), "utf-16"
+    start = start.removeprefix(codecs.BOM_UTF8)
     try:
-        return start.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+        return start.decode("utf-8"), "utf-8"
     except UnicodeDecodeError as error:
-        if error.start > len(start) - 4:
-            return start[: error.start].decode("utf-8")
-        return start.decode("latin-1")
+        # The last character may be cut.
+        if error.start > len(start) - 4 and len(start) > _SEEN_BYTES // 2:
+            return start[: error.start].decode("utf-8"), "utf-8"
+        return start.decode("latin-1"), "latin-1"
 
 
-def _parquet_columns(path: Path) -> tuple[str, ...]:
+def _parquet_beginning(path: Path) -> tuple[tuple[str, ...], tuple[dict, ...]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return tuple(pyarrow.parquet.read_schema(path).names)
+        file = pyarrow.parquet.ParquetFile(path)
+        batch = next(file.iter_batches(batch_size=_SEEN_ROWS), None)
+        return tuple(file.schema_arrow.names), tuple(batch.to_pylist()[:_SEEN_ROWS] if batch else ())
     except (OSError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: cannot be read as Parquet ({reason}); download or write it again") from error

@@ -22,10 +22,15 @@ _GUESSES = {
         r"^(asin|sku|isbn)$",
         r"item|product",
     ),
-    "time_column": (r"^(time|date|datetime|ts|timestamp|created_at|t_dat)$", r"time|date"),
+    "time_column": (r"^(time|date|datetime|ts|timestamp|created_at|t_dat)$", r"time|date|_(dt|ts|at)$", r""),
     "rating_column": (r"^(rating|stars|score|overall)$", r"rating|stars"),
 }
 _TIME_LIKE = re.compile(r"\d{4}-\d\d-\d\d.*|\d{9,16}")
+_TIME_FORMATS = (
+    "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y", "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M",
+    "%d/%m/%Y", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%Y%m%d",
+)  # fmt: skip
+_TITLE = r"title|name"
 _TEXTS = r"title|name|brand|author|categor|genre|description|text|summary|tags"
 
 
@@ -162,8 +167,12 @@ def guess(files: Sequence[RawFile]) -> str:
         key = next(filter(None, (_first_match(file.fields, pattern) for pattern in patterns)), "")
         texts = [name for name in file.fields if re.search(_TEXTS, name, re.IGNORECASE) and name != key]
         if key and texts:
-            words += [f"--items={file.path}", f"--item_key={key}", f"--text_columns={','.join(texts[:5])}"]
+            title = _first_match(texts, "^title$") or _first_match(texts, _TITLE)
+            named = [f"title={name}" if name == title != "title" else name for name in texts[:5]]
+            words += [f"--items={file.path}", f"--item_key={key}", f"--text_columns={','.join(named)}"]
             break
+    if any(file.encoding == "latin-1" for file in tables):
+        words.append("--encoding=latin-1")
     return shlex.join(words)
 
 
@@ -171,6 +180,8 @@ def _guess_columns(file: RawFile) -> dict[str, str]:
     found: dict[str, str] = {}
     for flag, patterns in _GUESSES.items():
         free = [name for name in file.fields if name not in found.values()]
+        if flag == "time_column":
+            free = [name for name in free if _holds_times(_values(file, name))]
         column = next(filter(None, (_first_match(free, pattern) for pattern in patterns)), "")
         if column:
             found[flag] = column
@@ -189,15 +200,23 @@ def _guess_places(file: RawFile) -> dict[str, str]:
     found: dict[str, str] = {}
     for place in range(file.width):
         values = [row[place].strip() for row in file.rows]
-        if "time_column" not in found and all(map(_TIME_LIKE.fullmatch, values)):
+        if "time_column" not in found and _holds_times(values):
             found |= {"time_column": str(place + 1), "time_unit": guess_unit(values)}
-        elif all(map(is_number, values)) and all(abs(float(value)) <= 10 for value in values):
+        elif "item_column" in found and all(is_number(value) and abs(float(value)) <= 10 for value in values):
             found.setdefault("rating_column", str(place + 1))
         elif all(map(is_number, values)) and any("." in value for value in values):
             continue
         else:
             found.setdefault("item_column" if "user_column" in found else "user_column", str(place + 1))
     return _in_order(found)
+
+
+def _holds_times(values: Sequence[str]) -> bool:
+    if not values:
+        return False
+    return all(map(_TIME_LIKE.fullmatch, values)) or any(
+        all(_fits(value, form) for value in values) for form in _TIME_FORMATS
+    )
 
 
 def _in_order(found: Mapping[str, str]) -> dict[str, str]:
@@ -210,7 +229,7 @@ def _first_match(names: Sequence[str], pattern: str) -> str:
 
 
 def _values(file: RawFile, name: str) -> list[str]:
-    if file.kind == "json":
+    if file.records:
         return [str(record[name]) for record in file.records if record.get(name) is not None]
     if name not in file.fields:
         return []
@@ -222,18 +241,18 @@ def guess_unit(values: Sequence[str]) -> str:
     """Return the unit of times by their size: seconds since 1970 have ten digits today."""
     numbers = [float(value) for value in values if is_number(value)]
     if not values or len(numbers) < len(values):
-        formats = ("%d/%m/%Y %H:%M:%S", "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y", "%d.%m.%Y", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S")
-        return next((form for form in formats if values and all(_fits(value, form) for value in values)), "iso")
+        return next((form for form in _TIME_FORMATS if values and all(_fits(value, form) for value in values)), "iso")
     largest = max(numbers)
     return "s" if largest < 1e11 else "ms" if largest < 1e14 else "us"
 
 
 def _fits(value: str, form: str) -> bool:
+    """Whether a text is a date of a form; "2268318" is no day of the year 2268."""
     try:
-        datetime.strptime(value, form)
+        year = datetime.strptime(value, form).year
     except ValueError:
         return False
-    return True
+    return 1970 <= year < 2100 and (form != "%Y%m%d" or len(value) == 8)
 
 
 def is_number(value: str) -> bool:
