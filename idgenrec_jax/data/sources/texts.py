@@ -5,6 +5,7 @@ import html
 import re
 import warnings
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 from idgenrec_jax.data.dataset import clean_text
@@ -15,6 +16,7 @@ from idgenrec_jax.data.words import is_missing
 _HIDDEN = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE)
 # A tag begins with a letter: "sizes <5" has none. Possessive, so that time grows with length, whatever the text.
 _TAG = re.compile(r"</?[a-zA-Z](?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+'|[\"'])*+>|<![a-zA-Z][^<>]*+>")
+_LARGEST = 1e100
 _LIST = re.compile(r"\s*\[\s*['\"]")
 
 
@@ -28,6 +30,8 @@ def plain_text(text: str) -> str:
         text = _HIDDEN.sub(" ", text)
     if "&" in text:
         text = html.unescape(text)
+        # What was escaped may only speak of a script, so one that is never closed stays.
+        text = _HIDDEN.sub(lambda found: " " if found[0].endswith(">") else found[0], text)
     if "<" in text:
         text = _TAG.sub(" ", text)
     return clean_text(text, entities=False)
@@ -36,8 +40,8 @@ def plain_text(text: str) -> str:
 def plain_texts(value: Any) -> Iterator[str]:
     """Give the plain texts in a value or its (nested) lists, without blank ones and those that only say "N/A".
 
-    A list that is written as a text, as some tables have them, is a list. Numbers are texts; what is neither is left
-    out.
+    A list that is written as a text, as some tables have them, is a list. Numbers and dates are texts; what is neither
+    is left out.
     """
     for part in leaves(value):
         if isinstance(part, str) and _LIST.match(part):
@@ -45,9 +49,7 @@ def plain_texts(value: Any) -> Iterator[str]:
             if listed is not None:
                 yield from plain_texts(listed)
                 continue
-        if isinstance(part, int | float) and not isinstance(part, bool) and part == part:
-            part = str(part)
-        text = plain_text(part) if isinstance(part, str) else ""
+        text = plain_text(part) if isinstance(part, str) else _number_or_date(part)
         if text and not is_missing(text):
             yield text
 
@@ -60,6 +62,14 @@ def joined(value: Any) -> str:
 def listed(value: Any) -> str:
     """Return the texts of a value as an enumeration without repeats."""
     return ", ".join(dict.fromkeys(plain_texts(value)))
+
+
+def _number_or_date(value: Any) -> str:
+    if isinstance(value, date):
+        return str(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # NaN, infinities and numbers of thousands of digits say nothing of an item.
+    return str(value) if is_number and abs(value) < _LARGEST else ""
 
 
 def _read_list(text: str) -> list | None:
