@@ -128,9 +128,10 @@ def _ratings(files: list[RawFile], items: Items, paths: list) -> RawData | None:
 
 def _headless(file: RawFile, items: Items, paths: list) -> RawData | None:
     """Ratings without a header: user, item, rating, time in 2014; item, user, rating, time in 2018."""
-    shares = [sum(bool(_ASIN.fullmatch(row[place])) for row in file.rows) / len(file.rows) for place in (0, 1)]
-    numbers = all(row[3].isdigit() and row[2].replace(".", "", 1).isdigit() for row in file.rows)
-    if not numbers or max(shares) < 0.8 or shares[0] == shares[1]:
+    rows = file.regular_rows
+    shares = [sum(bool(_ASIN.fullmatch(row[place])) for row in rows) / len(rows) for place in (0, 1)]
+    numbers = sum(row[3].isdigit() and row[2].replace(".", "", 1).isdigit() for row in rows)
+    if numbers < 0.8 * len(rows) or max(shares) < 0.8 or shares[0] == shares[1]:
         return None
     item_first = shares[0] > shares[1]
     names = ("item", "user", "rating", "time") if item_first else ("user", "item", "rating", "time")

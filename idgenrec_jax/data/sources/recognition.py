@@ -12,15 +12,17 @@ from idgenrec_jax.errors import InputError, look_up
 AUTO, TABLE = "auto", "table"
 
 
-def recognise(source: str, inputs: Sequence[str | Path], table: TableFlags) -> tuple[str, RawData]:
+def recognise(
+    source: str, inputs: Sequence[str | Path], table: TableFlags, encoding: str = ""
+) -> tuple[str, RawData]:
     """Return the name of the format and the files, opened; "auto" tries every format.
 
     Raises:
         InputError: a file is missing, or the files are not of the format, or of none that is known.
     """
-    files = find_files(inputs)
+    files = find_files(inputs, encoding)
     if source == TABLE:
-        return TABLE, open_table(files, table)
+        return TABLE, open_table(files, table, encoding)
     if source != AUTO:
         raw = look_up(SOURCES, source, "--source").recognise(files)
         if raw is None:
