@@ -6,15 +6,14 @@ from pathlib import Path
 from idgenrec_jax.data.sources import SOURCES
 from idgenrec_jax.data.sources.sniffing import RawFile, find_files
 from idgenrec_jax.data.sources.source import RawData
-from idgenrec_jax.data.sources.table import TableFlags, guess, open_table
+from idgenrec_jax.data.sources.table import TableFlags, open_table
+from idgenrec_jax.data.sources.table_guess import guess
 from idgenrec_jax.errors import InputError, look_up
 
 AUTO, TABLE = "auto", "table"
 
 
-def recognise(
-    source: str, inputs: Sequence[str | Path], table: TableFlags, encoding: str = ""
-) -> tuple[str, RawData]:
+def recognise(source: str, inputs: Sequence[str | Path], table: TableFlags, encoding: str = "") -> tuple[str, RawData]:
     """Return the name of the format and the files, opened; "auto" tries every format.
 
     Raises:

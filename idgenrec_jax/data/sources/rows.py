@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -164,7 +164,7 @@ class Rows:
             return
         csv.field_size_limit(LONGEST_CELL)
         again: deque[tuple[int, str]] = deque()  # Lines that a faulty row has swallowed.
-        quoting = csv.QUOTE_MINIMAL if self.form.quoted else csv.QUOTE_NONE
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.form.quoted else csv.QUOTE_NONE
         taken: list[tuple[int, str]] = []  # The lines of the row that is being read.
 
         def feed() -> Iterator[str]:

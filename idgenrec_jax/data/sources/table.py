@@ -1,26 +1,16 @@
-"""Any file with a column of users and one of items, by the names of its columns; and a guess what these could be."""
+"""Any file with a column of users and one of items, by the names of its columns."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 from idgenrec_jax.data.lines import shown
 from idgenrec_jax.data.sources.rows import Form
 from idgenrec_jax.data.sources.sniffing import RawFile, sniff
 from idgenrec_jax.data.sources.source import NO_ITEMS, Items, RawData
+from idgenrec_jax.data.sources.table_guess import guess, is_number, values_of
 from idgenrec_jax.data.sources.tables import InteractionColumns, interactions_of, items_of, text
 from idgenrec_jax.errors import InputError
-
-_GUESSES = {
-    "user_column": r"^(user|customer|member|reviewer|visitor|session|account|u)(_?id|_?name|_?key|_?no)?$|user",
-    "item_column": r"^(item|product|article|movie|book|song|track|business|game|news|i)(_?id|_?key|_?no|_?code)?$"
-    r"|^(asin|sku|isbn)$|item|product",
-    "time_column": r"^(time|date|datetime|ts|timestamp|created_at|t_dat)$|time|date",
-    "rating_column": r"^(rating|stars|score|overall)$|rating|stars",
-}
-_TEXTS = r"title|name|brand|author|categor|genre|description|text|summary|tags"
 
 
 @dataclass(frozen=True)
@@ -54,8 +44,8 @@ def open_table(files: Sequence[RawFile], flags: TableFlags, encoding: str = "") 
     if len(files) != 1:
         names = ", ".join(file.path.name for file in files)
         raise InputError(
-            f"--input: found {len(files)} files ({names}), expected the one table of interactions; name it, and that of "
-            f"the items as --items; a guess: {guess(files)}"
+            f"--input: found {len(files)} files ({names}), expected the one table of interactions; name it, and that "
+            f"of items as --items; a guess: {guess(files)}"
         )
     log = _seen(files[0], flags, encoding)
     for name in ("user_column", "item_column"):
@@ -83,9 +73,7 @@ def open_table(files: Sequence[RawFile], flags: TableFlags, encoding: str = "") 
     )
 
 
-def _items(
-    log: RawFile, form: Form, flags: TableFlags, encoding: str, notes: list[str]
-) -> tuple[Items, list[Path]]:
+def _items(log: RawFile, form: Form, flags: TableFlags, encoding: str, notes: list[str]) -> tuple[Items, list[Path]]:
     if not flags.items and not flags.text_columns:
         return NO_ITEMS, []
     file, key = log, flags.item_column
@@ -152,81 +140,5 @@ def _check(file: RawFile, form: Form, flag: str, column: str, notes: list[str]) 
 
 
 def _reads_like_text(file: RawFile, form: Form, name: str) -> bool:
-    values = _values(replace(file, fields=_names(file, form)), name)
-    return not values or not all(_is_number(value) or value.startswith(("http://", "https://")) for value in values)
-
-
-def guess(files: Sequence[RawFile]) -> str:
-    """Return the flags of --source=table that could fit, from the names and values of columns."""
-    tables = [file for file in files if file.kind in ("json", "csv", "parquet")]
-    flags, log = {}, None
-    for file in tables:
-        found = _guess_columns(file)
-        if "user_column" in found and "item_column" in found:
-            flags, log = found, file
-            break
-    if log is None:
-        return (
-            "--source=table --input=FILE --user_column=COLUMN --item_column=COLUMN --time_column=COLUMN --time_unit=s "
-            "--items=FILE --item_key=COLUMN --text_columns=COLUMN,COLUMN"
-        )
-    words = ["--source=table", f"--input={log.path}", *(f"--{flag}={column}" for flag, column in flags.items())]
-    for file in tables:
-        if file is log:
-            continue
-        key = _first_match(file.fields, f"^{re.escape(flags['item_column'])}$|" + _GUESSES["item_column"] + "|^id$")
-        texts = [name for name in file.fields if re.search(_TEXTS, name, re.IGNORECASE) and name != key]
-        if key and texts:
-            words += [f"--items={file.path}", f"--item_key={key}", f"--text_columns={','.join(texts[:5])}"]
-            break
-    return " ".join(words)
-
-
-def _guess_columns(file: RawFile) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for flag, pattern in _GUESSES.items():
-        for alternative in pattern.split("$|"):
-            free = [name for name in file.fields if name not in found.values()]
-            column = _first_match(free, alternative + ("$" if alternative.startswith("^") else ""))
-            if column:
-                found[flag] = column
-                break
-    if "time_column" in found:
-        found["time_unit"] = _guess_unit(_values(file, found["time_column"]))
-    order = ("user_column", "item_column", "time_column", "time_unit", "rating_column")
-    return {flag: found[flag] for flag in order if flag in found}
-
-
-def _first_match(names: Sequence[str], pattern: str) -> str:
-    return next((name for name in names if re.search(pattern, name, re.IGNORECASE)), "")
-
-
-def _values(file: RawFile, name: str) -> list[str]:
-    if file.kind == "json":
-        return [str(record[name]) for record in file.records if record.get(name) is not None]
-    if name not in file.fields:
-        return []
-    place = file.fields.index(name)
-    return [row[place].strip() for row in file.rows[1:] if len(row) == len(file.fields)]
-
-
-def _guess_unit(values: Sequence[str]) -> str:
-    """The unit of times by their size: seconds since 1970 have ten digits today."""
-    numbers = [float(value) for value in values if _is_number(value)]
-    if not values or len(numbers) < len(values):
-        formats = ("%d/%m/%Y %H:%M:%S", "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y", "%d.%m.%Y", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S")
-        return next((form for form in formats if values and all(_fits(value, form) for value in values)), "iso")
-    largest = max(numbers)
-    return "s" if largest < 1e11 else "ms" if largest < 1e14 else "us"
-
-
-def _fits(value: str, form: str) -> bool:
-    try:
-        datetime.strptime(value, form)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_number(value: str) -> bool:
-    return bool(re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", value))
+    values = values_of(file, _names(file, form), name)
+    return not values or not all(is_number(value) or value.startswith(("http://", "https://")) for value in values)

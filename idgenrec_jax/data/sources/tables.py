@@ -9,6 +9,7 @@ from idgenrec_jax.data.sources.rows import Form, Reading, Rows
 from idgenrec_jax.data.sources.source import Interaction, Items
 from idgenrec_jax.data.sources.texts import joined, listed
 from idgenrec_jax.data.sources.values import RowFault, key_of, rating_of, time_reader
+from idgenrec_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,13 @@ def interactions_of(
 ) -> Callable[[Reading], Iterator[Interaction]]:
     """Return what reads interactions from files of one form; the place of a file in `files` is the part of its events.
 
-    Where there are no times, the time of an event is its number.
+    Where there are no times, the time of an event is its number. The reader raises InputError where ratings are needed
+    and no column holds them.
     """
 
     def read(reading: Reading) -> Iterator[Interaction]:
+        if reading.needs_rating and columns.rating is None:
+            raise InputError(f"--min_rating: needs ratings, and {files[0]} holds none; leave it out")
         wanted = [columns.user, columns.item]
         wanted += [name for name in (columns.time, columns.rating) if name is not None]
         time_of = time_reader(columns.time_unit, columns.time or "time")

@@ -23,17 +23,19 @@ _LIST = re.compile(r"\s*\[\s*['\"]")
 def plain_text(text: str) -> str:
     """Return a text on one line without markup.
 
-    Comments and what scripts and style sheets hold go first. Then entities are resolved, once. Then tags go, those that
-    were escaped as well. A "<" that begins no tag stays.
+    Comments, what scripts and style sheets hold, and tags go first. Then entities are resolved, once. Where this shows
+    further tags, the text was markup that was escaped as a whole: they go, and its own entities are resolved. A "<"
+    that begins no tag stays.
     """
     if "<" in text:
-        text = _HIDDEN.sub(" ", text)
+        text = _TAG.sub(" ", _HIDDEN.sub(" ", text))
     if "&" in text:
         text = html.unescape(text)
-        # What was escaped may only speak of a script, so one that is never closed stays.
-        text = _HIDDEN.sub(lambda found: " " if found[0].endswith(">") else found[0], text)
-    if "<" in text:
-        text = _TAG.sub(" ", text)
+        if "<" in text:
+            # What was escaped may only speak of a script, so one that is never closed stays.
+            shown = _HIDDEN.sub(lambda found: " " if found[0].endswith(">") else found[0], text)
+            shown, tags = _TAG.subn(" ", shown)
+            text = html.unescape(shown) if tags else shown
     return clean_text(text, entities=False)
 
 
