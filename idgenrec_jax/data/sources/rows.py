@@ -118,7 +118,7 @@ class Rows:
             self.line = number
             try:
                 row = decode(raw)
-            except (msgspec.MsgspecError, RowFault, RecursionError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, RowFault, RecursionError):
                 if not raw.strip():
                     continue
                 try:
@@ -301,7 +301,9 @@ class Rows:
 def is_encoding(name: str) -> bool:
     """Tell whether Python knows an encoding of text of that name."""
     try:
-        return isinstance(b"".decode(name), str)
+        return isinstance(b"a".decode(name), str)
+    except UnicodeError:  # One letter may be no text in it.
+        return True
     except (LookupError, ValueError):
         return False
 

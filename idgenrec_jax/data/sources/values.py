@@ -119,8 +119,7 @@ def time_reader(unit: str, name: str) -> Callable[[Any], float]:
         def from_number(value: Any) -> float:
             if isinstance(value, date):
                 return _stamp(value)
-            number = number_of(value, name)
-            return number if scale == 1 else number / scale
+            return number_of(value, name) / scale
 
         return from_number
     if unit != "iso" and not _is_format(unit):
