@@ -45,7 +45,9 @@ def test_plain_text(raw, plain):
     assert plain_text(raw) == plain
 
 
-@pytest.mark.parametrize("part", ["<a <a", "<a '", '<a "', "<!--", "<script", "<script>", "<script></script", "&lt;!--"])
+@pytest.mark.parametrize(
+    "part", ["<a <a", "<a '", '<a "', "<!--", "<script", "<script>", "<script></script", "&lt;!--"]
+)
 def test_a_megabyte_of_anything_ends(part):
     # Time that grows with the square of the length would be hours here.
     assert isinstance(plain_text(part * (2**20 // len(part))), str)
