@@ -160,7 +160,7 @@ def _records(lines: list[str]) -> list[dict]:
 
 def _split(lines: list[str], separators: Sequence[str]) -> tuple[str, list[list[str]]]:
     """The separator that most lines have equally often, and the lines split at it."""
-    best: tuple[float, str, list[list[str]]] = (0.5, "", [])
+    best: tuple[float, str, list[list[str]]] = (0.0, "", [])
     for separator in separators:
         readings = [[_cells(line, separator) for line in lines]]
         if len(separator) == 1 and any('"' in line for line in lines):
@@ -169,9 +169,9 @@ def _split(lines: list[str], separators: Sequence[str]) -> tuple[str, list[list[
             readings.append(rows[:-1] or rows)
         for rows in readings:
             widths = [len(row) for row in rows]
-            common = max(set(widths), key=widths.count)
+            common = max(widths, key=widths.count)
             share = widths.count(common) / len(widths)
-            if common > 1 and share > best[0]:
+            if common > 1 and share >= 0.5 and share > best[0]:
                 best = share, separator, rows
     return best[1], best[2]
 

@@ -75,11 +75,12 @@ def interactions_of(
         def parse(user: Any, item: Any, *others: Any) -> Interaction:
             nonlocal order
             order += 1
-            time = order if columns.time is None else time_of(others[0])
+            user, item = key_of(user, user_name), key_of(item, item_name)
+            time = float(order) if columns.time is None else time_of(others[0])
             rating = None if rating_name is None else rating_of(others[-1], rating_name)
             if rating is None and reading.needs_rating:
                 raise RowFault("has no rating, and --min_rating needs one")
-            return Interaction(key_of(user, user_name), key_of(item, item_name), time, rating, part)
+            return Interaction(user, item, time, rating, part)
 
         for part, path in enumerate(files):  # noqa: B007, `parse` puts it into events
             yield from Rows(path, form, wanted, reading).parsed(parse)

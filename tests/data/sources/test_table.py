@@ -230,7 +230,10 @@ def test_items_without_their_key(opened, tmp_path):
             "user_id,recipe_id,date,rating,review\n3,4,2003-02-17,4,fine\n",
             "--user_column=user_id --item_column=recipe_id --rating_column=rating --time_column=date --time_unit=iso",
         ),
-        ("u1\t2009-05-04T23:08:57Z\tf1\tDeep\n", "--noheader --user_column=1 --item_column=3 --time_column=2 --time_unit=iso"),
+        (
+            "u1\t2009-05-04T23:08:57Z\tf1\tDeep\n",
+            "--noheader --user_column=1 --item_column=3 --time_column=2 --time_unit=iso",
+        ),
         ("1\t50\t5\t881250949\n", "--noheader --user_column=1 --item_column=2 --time_column=4 --time_unit=s"),
         ("visitorid,itemid,update\n1,2,soon\n", "--user_column=visitorid --item_column=itemid"),
         ("day,customer,thing_id\n20200131,1,2\n", "--user_column=customer --item_column=thing_id"),
