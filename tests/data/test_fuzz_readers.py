@@ -1,5 +1,7 @@
 """Every reader of a user's file, on 2,000 odd files each: it gives a value or one line that says what is wrong.
 
+A preparation reads and writes several files, and takes four times as long: 500 of each format.
+
 A reader is added by a line in READERS.
 """
 
@@ -27,6 +29,7 @@ from idgenrec_jax.errors import InputError
 from idgenrec_jax.ids.table import load_table, save_table
 
 NUMBER_OF_FILES = 2000
+NUMBER_OF_RAW_FILES = 500
 TOKENIZER = sample_tokenizer()
 
 ITEMS = '{"id": "a", "title": "Pen", "price": 3}\n{"id": "b", "title": "Ink", "categories": [["Office"], "Ink"]}'
@@ -51,6 +54,11 @@ class Reader:
     good: str
     read: Callable[[Path], Any]
     others: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self):
+        """The number of odd files."""
+        return NUMBER_OF_RAW_FILES if getattr(self.read, "func", None) is read_raw_files else NUMBER_OF_FILES
 
 
 def read_data_folder(folder):
@@ -92,7 +100,9 @@ READERS = {
     "ratings": Reader("ratings.csv", RATINGS, partial(read_raw_files, source="movielens"), {"movies.csv": MOVIES}),
     "movies": Reader("movies.csv", MOVIES, partial(read_raw_files, source="movielens"), {"ratings.csv": RATINGS}),
     "table": Reader("log.csv", LOG, partial(read_raw_files, source="table", table=TABLE), {"items.csv": NAMES}),
-    "table of items": Reader("items.csv", NAMES, partial(read_raw_files, source="table", table=TABLE), {"log.csv": LOG}),
+    "items of a table": Reader(
+        "items.csv", NAMES, partial(read_raw_files, source="table", table=TABLE), {"log.csv": LOG}
+    ),
     "prompts": Reader(
         "prompts.txt",
         "sequential; seen; {user_id} bought {history}; {target}\n# note\nsequential; unseen; after {history}; {target}",
@@ -178,7 +188,7 @@ def test_a_value_or_one_line(folder, name):
     before = logging.get_verbosity()
 
     @settings(
-        max_examples=NUMBER_OF_FILES,
+        max_examples=reader.count,
         derandomize=True,
         deadline=None,
         database=None,
@@ -201,4 +211,4 @@ def test_a_value_or_one_line(folder, name):
     finally:
         logging.set_verbosity(before)
     # Neither side of the fence is bare: files that can be read and files that cannot were among them.
-    assert min(outcomes.values()) >= NUMBER_OF_FILES // 20, outcomes
+    assert min(outcomes.values()) >= reader.count // 20, outcomes

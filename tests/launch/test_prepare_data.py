@@ -82,8 +82,12 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["--source=movielenz", "--duplicates=all", "--user_core=0", "--bad_lines=ignore", "--missing_text=fill", "--max_characters=-1"]
-)
+    "wrong",
+    [
+        "--source=movielenz", "--duplicates=all", "--user_core=0", "--bad_lines=ignore", "--missing_text=fill",
+        "--max_characters=-1",
+    ],
+)  # fmt: skip
 def test_values_that_flags_refuse(call, raw, tmp_path, wrong):
     with pytest.raises(flags.Error, match=wrong.partition("=")[0].strip("-")):
         call(f"--input={raw}", f"--output={tmp_path / 'out'}", wrong)

@@ -339,6 +339,8 @@ def read_record(line: str) -> dict[str, Any]:
         record = _read_literal(line)
     if not isinstance(record, dict):
         raise RowFault(f"a {type(record).__name__}, expected an object with fields")
+    if not all(isinstance(name, str) for name in record):
+        raise RowFault(f"an object whose fields have other names than texts: {shown(line.strip())}")
     return record
 
 

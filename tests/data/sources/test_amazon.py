@@ -117,7 +117,14 @@ def test_faults_of_the_pages_of_2018(tmp_path):
         {"asin": "B1", "title": script, "brand": "by\n    Foo", "category": ["Toys", "Kids &amp; Co", "</span>x", "y"]},
         {"asin": "B2", "title": f"{span}Kite</span>", "brand": "Visit Amazon's Jane Doe Page", "price": "$3.50"},
         {"asin": "B3", "title": "<!-- --> Cup", "brand": "Unknown brand", "price": ".a-box { color: red } 4" * 9},
-        {"asin": "B3", "title": "", "brand": "", "category": [], "description": ["<style>p{}</style>Tea"], "date": "May 5"},
+        {
+            "asin": "B3",
+            "title": "",
+            "brand": "",
+            "category": [],
+            "description": ["<style>p{}</style>Tea"],
+            "date": "May 5",
+        },
         {"asin": "B3", "title": "Mug", "brand": "Bo", "feature": ["Big"], "price": "4 or 5"},
     ]
     folder = write_raw(tmp_path / "raw", metadata=metadata)
@@ -199,8 +206,14 @@ def test_records_of_2023_of_other_types(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "order"),
     [
-        (["A1B2C3D4E5F6G,B00001P4ZH,5.0,30", "A1B2C3D4E5F6G,0143026860,2.0,10"], "user, item, rating, time, as in 2014"),
-        (["B00001P4ZH,A1B2C3D4E5F6G,5.0,30", "0143026860,A1B2C3D4E5F6G,2.0,10"], "item, user, rating, time, as in 2018"),
+        (
+            ["A1B2C3D4E5F6G,B00001P4ZH,5.0,30", "A1B2C3D4E5F6G,0143026860,2.0,10"],
+            "user, item, rating, time, as in 2014",
+        ),
+        (
+            ["B00001P4ZH,A1B2C3D4E5F6G,5.0,30", "0143026860,A1B2C3D4E5F6G,2.0,10"],
+            "item, user, rating, time, as in 2018",
+        ),
     ],
 )
 def test_ratings_without_a_header_are_told_by_the_product_numbers(tmp_path, lines, order):
@@ -240,7 +253,9 @@ def test_the_splits_published_for_2023_are_kept(tmp_path):
     assert [set(found[0].split()[1:3]), *found[0].split()[3:]] == [{"a", "d"}, "c", "b"]
     (folder / "Office.valid.csv").unlink()
     assert "expected one file of reviews or of ratings (or .train.csv" in message_of(folder, tmp_path)
-    assert prepare("amazon", [folder / "Office.train.csv"], tmp_path / "one", Filters(user_core=1, item_core=1)).users == 2
+    assert (
+        prepare("amazon", [folder / "Office.train.csv"], tmp_path / "one", Filters(user_core=1, item_core=1)).users == 2
+    )
 
 
 def test_folders_with_other_files(tmp_path, caplog):

@@ -39,7 +39,7 @@ def test_conversion(tmp_path, header, source):
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
 def test_the_layout_of_1m_and_10m(tmp_path, encoding):
     (tmp_path / "ratings.dat").write_text(RATINGS.replace(",", "::"))
-    movies = "7::Alien, The (1979)::Horror|Sci-Fi\n10::Café (1990)::Drama\n31::\"Low::Drama\n"
+    movies = '7::Alien, The (1979)::Horror|Sci-Fi\n10::Café (1990)::Drama\n31::"Low::Drama\n'
     (tmp_path / "movies.dat").write_text(movies, encoding=encoding)
     (tmp_path / "users.dat").write_text("1::F::1::10::48067\n")
     made = prepared(tmp_path, tmp_path / "out", "auto")

@@ -179,7 +179,9 @@ def test_text_fields(tmp_path, prepare_rows):
         {"id": "a", "price": "3", "title": "e\u0301tude"}, {"id": "b", "price": "", "title": ""},
     ]  # fmt: skip
     for asked in (("colour",), ("title=brand",), ("",)):
-        with pytest.raises(InputError, match=f"--text_columns: found '{asked[0]}', expected some of title, brand, price"):
+        with pytest.raises(
+            InputError, match=f"--text_columns: found '{asked[0]}', expected some of title, brand, price"
+        ):
             prepare_rows(tmp_path / "none", rows, text_columns=asked)
 
 

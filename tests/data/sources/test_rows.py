@@ -66,6 +66,7 @@ TEN_MILLION = 10_000_000
         ("-" * DEEP + "1", "not JSON nor"),
         ("1" + "+1" * DEEP, "not JSON nor"),
         ("{[]: 1}", "not JSON nor"),
+        ("{b'a': 1}", "an object whose fields have other names than texts: "),
         ("{'a': '\\ud", "not JSON nor"),
         ("9" * 5000, "not JSON nor"),
         ("x" * TEN_MILLION, "not JSON nor"),
