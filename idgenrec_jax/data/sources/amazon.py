@@ -97,9 +97,7 @@ def recognise(files: Sequence[RawFile]) -> RawData | None:
         return None
     items = _items(metadata[0]) if metadata else NO_ITEMS
     paths = [file.path for file in metadata]
-    reviews = [
-        (file, *layout) for file in others for layout in _LAYOUTS if file.kind == "json" and _is_of(file, *layout)
-    ]
+    reviews = [(file, *layout) for file in others for layout in _LAYOUTS if _holds(file, layout[0])]
     if len(reviews) > 1:
         return None
     if not reviews:
@@ -115,8 +113,8 @@ def recognise(files: Sequence[RawFile]) -> RawData | None:
     )
 
 
-def _is_of(file: RawFile, columns: InteractionColumns, year: str) -> bool:
-    return file.has(columns.user, columns.item, str(columns.time))
+def _holds(file: RawFile, columns: InteractionColumns) -> bool:
+    return file.kind == "json" and file.has(columns.user, columns.item, str(columns.time))
 
 
 def _ratings(files: list[RawFile], items: Items, paths: list) -> RawData | None:
