@@ -126,8 +126,9 @@ def test_a_raw_format_becomes_a_data_folder(added, tmp_path, monkeypatch):
     raw.mkdir()
     lines = ['ann,kettle,30,"Kettle, red"', "ann,mug,10,Mug", "bob,mug,7,Mug", "ann,tray,20,Tray", "ann,mug,10,Mug"]
     (raw / "purchases.csv").write_text("\n".join(lines) + "\n")
-    made = preparation.prepare(name, raw, tmp_path / "data", core=1, min_rating=0.0)
-    assert (made.users, made.items, made.interactions, made.exact_repeats) == (2, 3, 4, 1)
+    everything = preparation.Filters(user_core=1, item_core=1)
+    made = preparation.prepare("auto", [raw], tmp_path / "data", everything)
+    assert (made.source, made.users, made.items, made.interactions, made.exact_repeats) == (name, 2, 3, 4, 1)
     dataset = load_dataset(tmp_path / "data")
     found = {
         user: [dataset.items[item] for item in sequence]
@@ -138,8 +139,8 @@ def test_a_raw_format_becomes_a_data_folder(added, tmp_path, monkeypatch):
     assert texts == {"kettle": "title: Kettle, red", "mug": "title: Mug", "tray": "title: Tray"}
 
     (raw / "purchases.csv").write_text("ann,mug,10,Mug\nann,mug\n")
-    with pytest.raises(InputError, match=r"purchases\.csv:2: found 'ann,mug', expected user,item,time,title; mend"):
-        preparation.prepare(name, raw, tmp_path / "other", core=1, min_rating=0.0)
+    with pytest.raises(InputError, match=r"purchases\.csv:2: found 'ann,mug', expected 4 columns: 'user,.*mend"):
+        preparation.prepare(name, [raw], tmp_path / "other", everything)
 
 
 def test_an_id_scheme_names_the_items_of_a_run(added, monkeypatch):

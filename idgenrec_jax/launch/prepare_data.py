@@ -49,7 +49,7 @@ _TEXT_COLUMNS = flags.DEFINE_list("text_columns", [], "fields of an item's text,
 _MAX_CHARACTERS = flags.DEFINE_integer("max_characters", 0, "characters kept of a field; 0: all", lower_bound=0)
 _ENCODING = flags.DEFINE_string("encoding", "", "encoding of the files, such as latin-1, where it is not UTF-8")
 
-_TABLE_FLAGS = {
+_TABLE_FLAGS: dict[str, flags.FlagHolder[Any]] = {
     "user_column": flags.DEFINE_string("user_column", "", "table: column of users; a number without --header"),
     "item_column": flags.DEFINE_string("item_column", "", "table: column of items"),
     "time_column": flags.DEFINE_string("time_column", "", "table: column of times; without it the file is in order"),
@@ -67,7 +67,7 @@ def main() -> None:
     """Convert, and say what came out, what was dropped and how ties in time were broken."""
     if _SOURCE.value != TABLE:
         refuse_without(f"--source={TABLE}", _TABLE_FLAGS)
-    given = {name: flag.value for name, flag in _TABLE_FLAGS.items()}
+    given: dict[str, Any] = {name: flag.value for name, flag in _TABLE_FLAGS.items()}
     inputs, downloaded = _fetch() if _DOWNLOAD.value else (_INPUT.value, {})
     if not inputs:
         raise InputError("--input: missing; expected raw files or a folder of them")

@@ -14,6 +14,7 @@ from idgenrec_jax.data.sources.texts import joined, known_brand, listed
 _JSON = Form("json")
 _OF_2014 = InteractionColumns("reviewerID", "asin", "unixReviewTime", "s", "overall")
 _OF_2023 = InteractionColumns("user_id", "parent_asin", "timestamp", "ms", "rating")
+_LAYOUTS = ((_OF_2014, "2014 or 2018"), (_OF_2023, "2023"))
 _SPLITS = ("train", "valid", "test")
 _ASIN = re.compile(r"(B0|\d)[0-9A-Z]{8,9}")
 
@@ -91,23 +92,32 @@ def recognise(files: Sequence[RawFile]) -> RawData | None:
     """Open Amazon files: one file of reviews or ratings (or a split in three), and perhaps one of metadata."""
     metadata = [file for file in files if _is_metadata(file)]
     others = [file for file in files if file not in metadata]
-    items = _items(metadata[0]) if len(metadata) == 1 else NO_ITEMS
     if len(metadata) > 1:
         return None
+    items = _items(metadata[0]) if metadata else NO_ITEMS
     paths = [file.path for file in metadata]
-    if len(others) == 1 and others[0].kind == "json":
-        (reviews,) = others
-        for columns, year in ((_OF_2014, "2014 or 2018"), (_OF_2023, "2023")):
-            names = (columns.user, columns.item, str(columns.time))
-            if reviews.has(*names):
-                reason = f"{reviews.path.name} has {', '.join(names)}, as the reviews of {year}"
-                return RawData(interactions_of([reviews.path], _JSON, columns), items, reason, [reviews.path, *paths])
+    reviews = [(file, *layout) for file in others for layout in _LAYOUTS if _holds(file, layout[0])]
+    if len(reviews) > 1:
         return None
-    return _ratings(others, items, paths)
+    if not reviews:
+        return _ratings([file for file in others if file.kind == "csv"], items, paths)
+    ((file, columns, year),) = reviews
+    left_out = [other.path.name for other in others if other is not file]
+    return RawData(
+        interactions_of([file.path], _JSON, columns),
+        items,
+        f"{file.path.name} has {columns.user}, {columns.item} and {columns.time}, as the reviews of {year}",
+        [file.path, *paths],
+        notes=[f"{file.path.name} is read, and not {', '.join(left_out)} beside it"] if left_out else [],
+    )
+
+
+def _holds(file: RawFile, columns: InteractionColumns) -> bool:
+    return file.kind == "json" and file.has(columns.user, columns.item, str(columns.time))
 
 
 def _ratings(files: list[RawFile], items: Items, paths: list) -> RawData | None:
-    if not files or any(file.kind != "csv" or file.separator != "," for file in files):
+    if not files or any(file.separator != "," for file in files):
         return None
     if all(file.has("user_id", "parent_asin", "timestamp") for file in files):
         ordered = [file for split in _SPLITS for file in files if file.name.endswith(f".{split}.csv")]
@@ -127,9 +137,10 @@ def _ratings(files: list[RawFile], items: Items, paths: list) -> RawData | None:
 
 def _headless(file: RawFile, items: Items, paths: list) -> RawData | None:
     """Ratings without a header: user, item, rating, time in 2014; item, user, rating, time in 2018."""
-    shares = [sum(bool(_ASIN.fullmatch(row[place])) for row in file.rows) / len(file.rows) for place in (0, 1)]
-    numbers = all(row[3].isdigit() and row[2].replace(".", "", 1).isdigit() for row in file.rows)
-    if not numbers or max(shares) < 0.8 or shares[0] == shares[1]:
+    rows = file.regular_rows
+    shares = [sum(bool(_ASIN.fullmatch(row[place])) for row in rows) / len(rows) for place in (0, 1)]
+    numbers = sum(row[3].isdigit() and row[2].replace(".", "", 1).isdigit() for row in rows)
+    if numbers < 0.8 * len(rows) or max(shares) < 0.8 or shares[0] == shares[1]:
         return None
     item_first = shares[0] > shares[1]
     names = ("item", "user", "rating", "time") if item_first else ("user", "item", "rating", "time")

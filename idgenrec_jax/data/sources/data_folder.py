@@ -53,7 +53,7 @@ def write_data_folder(
     users = [log.user_keys[user] for user in dict.fromkeys(events.users.tolist())]
     plain = boundaries is None and not any(map(_has_blank, users)) and not any(map(_has_blank, items))
     rows = _lines(log, events) if plain else _json_lines(log, events, boundaries)
-    records = (json.dumps({"id": item, **texts.get(item, {})}, ensure_ascii=False) for item in items)
+    records = (json.dumps(_record(item, texts.get(item), card.text_fields), ensure_ascii=False) for item in items)
     with atomic_folder(output) as temporary:
         for name, lines in ((ITEMS_FILE, records), (SEQUENCES_FILE if plain else JSON_SEQUENCES_FILE, rows)):
             with atomic_writer(temporary / name) as file:
@@ -61,8 +61,14 @@ def write_data_folder(
         write_json(temporary / CARD_FILE, asdict(card))
 
 
+def _record(item: str, texts: Mapping[str, str] | None, names: Sequence[str]) -> dict[str, str]:
+    """The line of an item: all fields where it is described, the blank ones as well."""
+    return {"id": item} if texts is None else {"id": item, **{name: texts.get(name, "") for name in names}}
+
+
 def _has_blank(key: str) -> bool:
-    return len(key.split()) != 1
+    # A byte order mark at the start of a line is no part of what a line of keys holds.
+    return len(key.split()) != 1 or key.startswith("\ufeff")
 
 
 def _sequences(log: Log, events: Events) -> Iterator[tuple[str, list[str]]]:

@@ -49,8 +49,9 @@ def collect(interactions: Iterable[Interaction], lowest_rating: float, since: fl
     """
     users: dict[str, int] = {}
     items: dict[str, int] = {}
-    columns = array("i"), array("i"), array("d"), array("b")
-    add_user, add_item, add_time, add_part = (column.append for column in columns)
+    user_numbers, item_numbers, times, parts = array("i"), array("i"), array("d"), array("b")
+    # Attributes are looked up once, not for each of millions of events.
+    add_user, add_item, add_time, add_part = user_numbers.append, item_numbers.append, times.append, parts.append
     read = low = outside = 0
     for user, item, time, rating, part in interactions:
         read += 1
@@ -63,8 +64,12 @@ def collect(interactions: Iterable[Interaction], lowest_rating: float, since: fl
             add_item(items.setdefault(item, len(items)))
             add_time(time)
             add_part(part)
-    kinds = (np.int32, np.int32, np.float64, np.int8)
-    events = Events(*(np.frombuffer(column, kind) for column, kind in zip(columns, kinds, strict=True)))
+    events = Events(
+        np.frombuffer(user_numbers, np.int32),
+        np.frombuffer(item_numbers, np.int32),
+        np.frombuffer(times, np.float64),
+        np.frombuffer(parts, np.int8),
+    )
     return Log(events, list(users), list(items)), {"read": read, "low_rating": low, "outside_time": outside}
 
 

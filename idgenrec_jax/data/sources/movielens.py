@@ -84,7 +84,8 @@ def _100k(ratings: RawFile, movies: RawFile | None) -> RawData | None:
 
 
 def _is_timed(ratings: RawFile) -> bool:
-    return all(row[3].strip().isdigit() for row in ratings.rows)
+    timed = sum(row[3].strip().isdigit() for row in ratings.regular_rows)
+    return timed > len(ratings.regular_rows) / 2
 
 
 SOURCE = Source(

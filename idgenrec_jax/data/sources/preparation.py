@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,17 @@ from idgenrec_jax.data.sources.filters import (
     drop_exact_repeats,
     in_order_of_time,
 )
-from idgenrec_jax.data.sources.recognition import recognise
+from idgenrec_jax.data.sources.recognition import TABLE, recognise
 from idgenrec_jax.data.sources.rows import Reading
 from idgenrec_jax.data.sources.source import RawData
 from idgenrec_jax.data.sources.table import TableFlags
 from idgenrec_jax.data.sources.values import Faults
-from idgenrec_jax.data.words import find_words, has_word
+from idgenrec_jax.data.words import find_words, has_word, shortened
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.files import expand_home
 
 MISSING_TEXT = ("keep", "drop")
+TITLE = "title"
 CORE = 5
 _MILLISECONDS_FROM = 1e11
 
@@ -87,7 +88,12 @@ def prepare(
     if not math.isfinite(filters.min_rating):
         raise InputError(f"--min_rating={filters.min_rating}: expected a finite number, such as 4")
     since, until = _moment("from", filters.since, -math.inf), _moment("to", filters.until, math.inf)
-    source, raw = recognise(source, [expand_home(path) for path in inputs], table or TableFlags())
+    if not since < until:
+        raise InputError(f"--from={filters.since} --to={filters.until}: expected two moments, the earlier one first")
+    faults = Faults(skip=filters.bad_lines == "skip")
+    reading = Reading(faults, filters.min_rating > 0, filters.encoding, progress)
+    inputs = [expand_home(path) for path in inputs]
+    source, raw = recognise(source, inputs, table or TableFlags(), filters.encoding)
     logging.info("--source=%s: %s", source, raw.reason)
     for note in raw.notes:
         logging.warning("%s", note)
@@ -99,9 +105,10 @@ def prepare(
     user_core = filters.user_core if filters.user_core is not None else CORE if own else 1
     item_core = filters.item_core if filters.item_core is not None else CORE if own else 1
     duplicates = filters.duplicates or (DUPLICATES[0] if own else "keep")
-    names = _text_fields(raw, filters.text_columns)
-    faults = Faults(skip=filters.bad_lines == "skip")
-    reading = Reading(faults, filters.min_rating > 0, filters.encoding, progress)
+    names = _text_fields(raw, filters.text_columns, renamed=source == TABLE)
+    if filters.min_title_words and TITLE not in raw.items.fields:
+        fields = _listing(raw.items.fields)
+        raise InputError(f"--min_title_words: needs the field {TITLE}, and the items have {fields}; leave it out")
 
     log, counts = collect(raw.interactions(reading), filters.min_rating, since, until)
     events, exact_repeats = drop_exact_repeats(log.events)
@@ -110,22 +117,19 @@ def prepare(
     stages |= {"in time": len(log.events), "without exact repeats": len(log.events) - exact_repeats}
     stages["without repeats"] = len(events)
     if filters.missing_text == "drop" or filters.min_title_words:
-        # The texts of what is kept are read again; so are their faults.
-        first = replace(reading, faults=Faults(faults.skip))
-        described = _described(raw, first, names, set(log.item_keys), filters)
+        described = _described(raw, reading, names, set(log.item_keys), filters)
         events = events.only(np.array([key in described for key in log.item_keys], bool)[events.items])
         stages["with text"] = len(events)
     events = core_filter(events, user_core, item_core)
     stages["in the core"] = len(events)
     if not len(events):
-        raise InputError(
-            f"--user_core={user_core} --item_core={item_core} --min_rating={filters.min_rating:g}: none of the "
-            f"{counts['read']} interactions is left after filtering; lower them"
-        )
+        raise _nothing_left(stages, faults, f"--user_core={user_core} --item_core={item_core}")
+    if own:
+        events = Events(events.users, events.items, events.times, np.zeros_like(events.parts))
     events, tied = in_order_of_time(events, log.user_keys, log.item_keys)
     items = sorted({log.item_keys[item] for item in np.unique(events.items).tolist()})
     texts = _read_texts(raw, reading, items, names, filters.max_characters)
-    lacking = [item for item in items if not texts.get(item)]
+    lacking = [item for item in items if not any(map(has_word, texts.get(item, {}).values()))]
     _report_lacking(raw, lacking, items)
     boundaries = _boundaries(split, events, log.user_keys)
     users = list(dict.fromkeys(events.users.tolist()))
@@ -158,15 +162,31 @@ def prepare(
     return card
 
 
-def _text_fields(raw: RawData, asked: Collection[str]) -> list[str]:
+def _nothing_left(stages: Mapping[str, int], faults: Faults, core: str) -> InputError:
+    """The error for filters that have left nothing: which of them, and what helps."""
+    if not stages["read"]:
+        found = f"{faults.count} faulty records, the first: {faults.places[0]}" if faults.count else "no records"
+        return InputError(f"--input: holds no interaction that can be read, but {found}; check the files and the flags")
+    left = ", ".join(f"{name} {count}" for name, count in stages.items())
+    if stages["without repeats"] and stages.get("with text", 1):
+        return InputError(f"{core}: none of the interactions is left ({left}); lower them")
+    return InputError(f"none of the interactions is left ({left}); change the filter that has left 0")
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _text_fields(raw: RawData, asked: Sequence[str], *, renamed: bool) -> list[str]:
     """The fields of items that are written: those asked for, or those that are by default."""
     fields = raw.items.fields
-    # A table knows no other fields than those asked for.
-    asked = [name.partition("=")[0] for name in asked]
+    if renamed:
+        # NAME=COLUMN of a table, which knows no other fields than those asked for.
+        asked = [name.partition("=")[0] for name in asked]
+    asked = list(dict.fromkeys(asked))
     unknown = [name for name in asked if name not in fields]
     if unknown:
-        known = ", ".join(fields) or "none"
-        raise InputError(f"--text_columns: found {unknown[0]!r}, expected some of {known}")
+        raise InputError(f"--text_columns: found {unknown[0]!r}, expected some of {_listing(fields)}")
     return asked or [name for name, default in fields.items() if default]
 
 
@@ -179,7 +199,7 @@ def _read_texts(
         known = texts.setdefault(item, {})
         for name, text in fields.items():
             if text and name not in known:
-                known[name] = text[:max_characters].rstrip() if max_characters else text
+                known[name] = shortened(text, max_characters).rstrip() if max_characters else text
     return texts
 
 
@@ -188,15 +208,17 @@ def _described(
 ) -> Collection[str]:
     """The items that have a text, and a title of enough words; the texts themselves would not fit memory here."""
     with_text: set[str] = set()
-    with_title: set[str] = set()
-    for item, fields in raw.items.read(reading, items, names):
-        if any(map(has_word, fields.values())):
+    words: dict[str, int] = {}
+    with_title = [*names, TITLE] if filters.min_title_words and TITLE not in names else names
+    for item, fields in raw.items.read(reading, items, with_title):
+        if any(has_word(fields.get(name, "")) for name in names):
             with_text.add(item)
-        if len(find_words(fields.get("title", ""))) >= filters.min_title_words:
-            with_title.add(item)
-    if filters.min_title_words:
-        return with_title & with_text if filters.missing_text == "drop" else with_title
-    return with_text
+        if title := fields.get(TITLE):
+            words.setdefault(item, len(find_words(title)))
+    if not filters.min_title_words:
+        return with_text
+    titled = {item for item, count in words.items() if count >= filters.min_title_words}
+    return titled & with_text if filters.missing_text == "drop" else titled
 
 
 def _report_lacking(raw: RawData, lacking: Sequence[str], items: Sequence[str]) -> None:
@@ -237,7 +259,8 @@ def _moment(flag: str, text: str, default: float) -> float:
     if not text:
         return default
     text = text.strip()
-    if re.fullmatch(r"-?\d+(\.\d+)?", text) and not re.fullmatch(r"\d{4}", text):
+    # 2018 and 20180701 are dates.
+    if re.fullmatch(r"-?\d+(\.\d+)?", text) and not re.fullmatch(r"\d{4}|(19|20)\d{6}", text):
         number = float(text)
         return number if abs(number) < _MILLISECONDS_FROM else number / 1000
     try:

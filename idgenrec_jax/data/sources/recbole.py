@@ -7,7 +7,7 @@ from idgenrec_jax.data.sources.histories import interactions_of_histories
 from idgenrec_jax.data.sources.rows import Form
 from idgenrec_jax.data.sources.sniffing import RawFile
 from idgenrec_jax.data.sources.source import NO_ITEMS, Items, RawData, Source
-from idgenrec_jax.data.sources.table import guess_unit, is_number
+from idgenrec_jax.data.sources.table_guess import is_number, unit_of
 from idgenrec_jax.data.sources.tables import Field, InteractionColumns, interactions_of, items_of, text
 from idgenrec_jax.data.sources.texts import listed
 
@@ -51,8 +51,9 @@ def recognise(files: Sequence[RawFile]) -> RawData | None:
             notes=notes,
         )
     time, rating = _column(logs[0], "timestamp"), _column(logs[0], "rating")
-    unit = guess_unit([value for file in logs for value in _values(file, time)]) if time else "s"
+    unit = "s"
     if time:
+        unit = unit_of([value for file in logs for value in _values(file, time)], 0.0) or unit
         reason += f"; its times are {_UNITS.get(unit, unit)} by their size"
     return RawData(
         interactions_of(paths, _FORM, InteractionColumns(user, item, time or None, unit, rating or None)),

@@ -6,21 +6,22 @@ from pathlib import Path
 from idgenrec_jax.data.sources import SOURCES
 from idgenrec_jax.data.sources.sniffing import RawFile, find_files
 from idgenrec_jax.data.sources.source import RawData
-from idgenrec_jax.data.sources.table import TableFlags, guess, open_table
+from idgenrec_jax.data.sources.table import TableFlags, open_table
+from idgenrec_jax.data.sources.table_guess import guess
 from idgenrec_jax.errors import InputError, look_up
 
 AUTO, TABLE = "auto", "table"
 
 
-def recognise(source: str, inputs: Sequence[str | Path], table: TableFlags) -> tuple[str, RawData]:
+def recognise(source: str, inputs: Sequence[str | Path], table: TableFlags, encoding: str = "") -> tuple[str, RawData]:
     """Return the name of the format and the files, opened; "auto" tries every format.
 
     Raises:
         InputError: a file is missing, or the files are not of the format, or of none that is known.
     """
-    files = find_files(inputs)
+    files = find_files(inputs, encoding)
     if source == TABLE:
-        return TABLE, open_table(files, table)
+        return TABLE, open_table(files, table, encoding)
     if source != AUTO:
         raw = look_up(SOURCES, source, "--source").recognise(files)
         if raw is None:

@@ -12,13 +12,13 @@ import io
 import json
 import warnings
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -27,9 +27,12 @@ from idgenrec_jax.data.sources.values import Faults, RowFault
 from idgenrec_jax.errors import InputError
 from idgenrec_jax.progress import Progress
 
+UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LONGEST_CELL = 2**24
 """Characters of a cell; a quote without its partner would otherwise swallow the rest of a file."""
 
+# Python's own parser takes hundreds of bytes for each character.
+_LONGEST_LITERAL = 2**20
 _REPORTED_LINES = 8192
 _LARGE = 2**24
 """Bytes from which on a person sees how far a file is read."""
@@ -69,6 +72,18 @@ class Reading:
     needs_rating: bool = False
     encoding: str = ""
     progress: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the encoding.
+
+        Raises:
+            InputError: Python knows no encoding of text of that name.
+        """
+        if self.encoding and not is_encoding(self.encoding):
+            raise InputError(
+                f"--encoding={self.encoding}: not known; expected the name of an encoding, such as utf-8, latin-1, "
+                "cp1252, utf-16 or shift_jis"
+            )
 
 
 @dataclass
@@ -110,12 +125,11 @@ class Rows:
 
     def _json(self) -> Iterator[tuple]:
         decode = _field_decoder(self.wanted)
-        is_utf8 = codecs.lookup(self.encoding).name == "utf-8"
-        for number, raw in self._lines():
+        for number, raw in self._lines() if self._is_utf8 else self._lines_as_utf8():
             self.line = number
             try:
-                row = decode(raw if is_utf8 else self._decode(raw).encode())
-            except (msgspec.MsgspecError, RowFault, RecursionError):
+                row = decode(raw)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RowFault, RecursionError):
                 if not raw.strip():
                     continue
                 try:
@@ -127,7 +141,7 @@ class Rows:
 
     def _odd_record(self, raw: bytes) -> tuple:
         """A record that is not strict JSON: with NaN or halves of characters in it, or a Python literal."""
-        record = read_record(self._decode(raw))
+        record = read_record(self._decode(raw) if self._is_utf8 else raw.decode("utf-8", "surrogatepass"))
         return tuple(record.get(name) for name in self.wanted)
 
     def _separated(self) -> Iterator[tuple]:
@@ -135,11 +149,7 @@ class Rows:
         names = self.form.columns
         if names is None:
             names = tuple(cell.strip() for cell in next(rows, ()))
-        lacking = [name for name in self.wanted if name not in names]
-        if lacking:
-            raise InputError(
-                f"{self.path}:1: has no column {lacking[0]}; its columns are {', '.join(map(shown, names[:20]))}"
-            )
+        self._check_columns(names)
         places, width = [names.index(name) for name in self.wanted], len(names)
         for cells in rows:
             if len(cells) != width:
@@ -164,16 +174,17 @@ class Rows:
                     yield text.split(separator)
             return
         csv.field_size_limit(LONGEST_CELL)
-        quoting = csv.QUOTE_MINIMAL if self.form.quoted else csv.QUOTE_NONE
+        again: deque[tuple[int, str]] = deque()  # Lines that a faulty row has swallowed.
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.form.quoted else csv.QUOTE_NONE
         taken: list[tuple[int, str]] = []  # The lines of the row that is being read.
 
-        def feed(lines: Iterator[tuple[int, str]]) -> Iterator[str]:
-            for line in lines:
+        def feed() -> Iterator[str]:
+            while (line := again.popleft() if again else next(lines, None)) is not None:
                 taken.append(line)
                 yield line[1]
 
         while True:
-            reader = csv.reader(feed(lines), delimiter=separator, quoting=quoting, strict=self.form.quoted)
+            reader = csv.reader(feed(), delimiter=separator, quoting=quoting, strict=self.form.quoted)
             try:
                 for cells in reader:
                     self.line = taken[0][0]
@@ -186,8 +197,8 @@ class Rows:
                 fault = f"not a line of values separated by {separator!r} ({error})"
                 self.reading.faults.note(self.path, self.line, fault)
                 # The row's first line is at fault; what it swallowed is read again.
-                lines = chain(taken[1:], lines)
-                taken = []
+                again.extendleft(reversed(taken[1:]))
+                taken.clear()
 
     def _words(self) -> Iterator[tuple]:
         names = self.form.columns or ()
@@ -227,24 +238,28 @@ class Rows:
 
         try:
             file = pyarrow.parquet.ParquetFile(self.path)
-            names = file.schema_arrow.names
-            lacking = [name for name in self.wanted if name not in names]
-            if lacking:
-                raise InputError(
-                    f"{self.path}: has no column {lacking[0]}; its columns are {', '.join(map(shown, names[:20]))}"
-                )
+            self._check_columns(file.schema_arrow.names)
             number = 0
             for batch in file.iter_batches(columns=list(dict.fromkeys(self.wanted)), batch_size=65536):
-                columns = [batch.column(name).to_pylist() for name in self.wanted]
+                columns = [plain_values(batch.column(name)) for name in self.wanted]
                 for row in zip(*columns, strict=True):
                     number += 1
                     self.line = number
                     yield row
         except FileNotFoundError as error:
             raise InputError(f"{self.path}: no such file; check --input") from error
-        except (OSError, pyarrow.ArrowException) as error:
+        except InputError:
+            raise
+        except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self.path}: cannot be read as Parquet ({reason}); {_BROKEN_FILE}") from error
+
+    def _check_columns(self, names: Sequence[str]) -> None:
+        for name in self.wanted:
+            if names.count(name) != 1:
+                found = "has two columns" if name in names else "has no column"
+                columns = ", ".join(map(shown, names[:20])) or "none, for the file is empty"
+                raise InputError(f"{self.path}:1: {found} {shown(name)}; its columns are {columns}")
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """(number, line with its end) of a file, unpacked where its name ends in .gz."""
@@ -279,10 +294,10 @@ class Rows:
         if name.startswith(("utf-16", "utf-32")):
             # Their line ends are several bytes; the decoder finds them.
             try:
-                whole = b"".join(line for _, line in self._lines())
-                yield from enumerate(io.StringIO(whole.decode(self.encoding), newline="\n"), 1)
+                whole = b"".join(line for _, line in self._lines()).decode(self.encoding).removeprefix("\ufeff")
             except UnicodeError as error:
                 raise InputError(f"{self.path}: not {name} text ({error}); name its encoding: --encoding") from error
+            yield from enumerate(io.StringIO(whole, newline="\n"), 1)
             return
         for number, raw in self._lines():
             try:
@@ -292,10 +307,22 @@ class Rows:
             else:
                 yield number, text
 
+    def _lines_as_utf8(self) -> Iterator[tuple[int, bytes]]:
+        for number, text in self._decoded_lines():
+            yield number, text.encode("utf-8", "surrogatepass")
+
+    @cached_property
+    def _is_utf8(self) -> bool:
+        return codecs.lookup(self.encoding).name == "utf-8"
+
     @cached_property
     def encoding(self) -> str:
-        """The encoding of the file, chosen by its contents where there is a choice."""
-        first, _, second = (self.reading.encoding or self.form.encoding).partition("|")
+        """The encoding of the file: as said, by its byte order mark, or by its contents where there is a choice."""
+        if self.reading.encoding:
+            return self.reading.encoding
+        if next(self._lines(), (1, b""))[1].startswith(UTF_16_MARKS):
+            return "utf-16"
+        first, _, second = self.form.encoding.partition("|")
         if not second:
             return first
         try:
@@ -308,10 +335,41 @@ class Rows:
     def _decode(self, raw: bytes) -> str:
         try:
             return raw.decode(self.encoding)
-        except UnicodeDecodeError as error:
-            fault = f"byte 0x{raw[error.start]:02x} at position {error.start + 1}"
+        except UnicodeError as error:
+            fault = str(error)
+            if isinstance(error, UnicodeDecodeError) and error.start < len(raw):
+                fault = f"byte 0x{raw[error.start]:02x} at position {error.start + 1}"
             hint = "name the encoding, such as --encoding=latin-1"
             raise RowFault(f"not {self.encoding} text ({fault}); {hint}") from error
+
+
+def is_encoding(name: str) -> bool:
+    """Tell whether Python knows an encoding of text of that name."""
+    try:
+        return isinstance(b"a".decode(name), str)
+    except UnicodeError:  # One letter may be no text in it.
+        return True
+    except (LookupError, ValueError):
+        return False
+
+
+def plain_values(column: Any) -> list[Any]:
+    """Return the values of a pyarrow Array as Python's: moments in UTC, decimals as numbers.
+
+    Raises:
+        ValueError: a moment is none of Python's, or a text is not UTF-8.
+    """
+    import pyarrow
+
+    kind = column.type
+    if pyarrow.types.is_timestamp(kind):
+        # Python's moments have no nanoseconds, and not every name of a time zone is known everywhere.
+        column = column.cast(pyarrow.timestamp("us", kind.tz and "UTC"), safe=False)
+    values = column.to_pylist()
+    if pyarrow.types.is_decimal(kind):
+        number = int if kind.scale <= 0 else float
+        return [None if value is None else number(value) for value in values]
+    return values
 
 
 def read_record(line: str) -> dict[str, Any]:
@@ -326,6 +384,8 @@ def read_record(line: str) -> dict[str, Any]:
         record = read_literal(line)
     if not isinstance(record, dict):
         raise RowFault(f"a {type(record).__name__}, expected an object with fields")
+    if not all(isinstance(name, str) for name in record):
+        raise RowFault(f"an object whose fields have other names than texts: {shown(line.strip())}")
     return record
 
 
@@ -345,6 +405,8 @@ def read_literal(line: str) -> object:
         RowFault: it is none.
     """
     try:
+        if len(line) > _LONGEST_LITERAL:
+            raise ValueError("too long")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python warns of "\d" and the like in a literal, line by line.
             return ast.literal_eval(line.strip())
@@ -357,9 +419,17 @@ def _field_decoder(names: Sequence[str]) -> Callable[[bytes], tuple]:
     """What reads some fields of an object, and passes over all others without making anything of them."""
     different = list(dict.fromkeys(names))
     fields = {f"field_{place}": name for place, name in enumerate(different)}
-    record = msgspec.defstruct("Record", [(field, Any, None) for field in fields], rename=fields, gc=False)
+    try:
+        record = msgspec.defstruct("Record", [(field, Any, None) for field in fields], rename=fields, gc=False)
+    except ValueError:  # It takes no names with quotes or control characters.
+        return _refuse
     decode, values = msgspec.json.Decoder(record).decode, msgspec.structs.astuple
     if len(different) == len(names):
         return lambda line: values(decode(line))
     pick = itemgetter(*map(different.index, names))
     return lambda line: pick(values(decode(line)))
+
+
+def _refuse(line: bytes) -> tuple:
+    """Leave a line to the parser that takes any name."""
+    raise RowFault("not read")

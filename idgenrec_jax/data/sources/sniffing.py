@@ -4,15 +4,18 @@ import codecs
 import csv
 import gzip
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from idgenrec_jax.data.sources.rows import read_record
+from idgenrec_jax.data.lines import named
+from idgenrec_jax.data.sources.rows import UTF_16_MARKS, plain_values, read_record
 from idgenrec_jax.data.sources.values import RowFault
 from idgenrec_jax.errors import InputError
 
 _SEEN_BYTES = 2**17
+_LONGEST_LINE = 2**24
 _REMEDY = "name the raw files or their folder, unpacked from archives"
 _SEEN_ROWS = 30
 _SEPARATORS = ("\t", "::", ",", "|", ";")
@@ -28,11 +31,11 @@ class RawFile:
     """A file and what its beginning shows.
 
     - `kind` is "json" (an object a line), "document" (one JSON value over many lines), "csv" (values separated by
-      `separator`), "parquet", "lines" (anything else that is text) or "empty".
+      `separator`), "parquet", "lines" (anything else that is text), "binary" (no text, as archives) or "empty".
     - `fields` are the names of an object's fields, of a Parquet file's columns, or the cells of the first line.
     - `rows` are the first lines of a "csv" as cells, its header among them, or of a "document" or "lines", split at
       blanks.
-    - `records` are the first objects of a "json", and the first rows of a Parquet file.
+    - `records` are the first objects of a "json", or the first rows of a "parquet".
     - `encoding` is "latin-1" where the beginning is not UTF-8 nor UTF-16: nearly everything else is near to that.
     """
 
@@ -55,28 +58,33 @@ class RawFile:
 
     @property
     def width(self) -> int:
-        """How many columns the lines of a "csv" have; 0 where their numbers differ."""
-        widths = set(map(len, self.rows))
-        return widths.pop() if len(widths) == 1 else 0
+        """How many columns most lines of a "csv" have: some may be faulty."""
+        return Counter(map(len, self.rows)).most_common(1)[0][0] if self.kind == "csv" else 0
+
+    @property
+    def regular_rows(self) -> tuple[tuple[str, ...], ...]:
+        """The rows that have as many columns as most."""
+        return tuple(row for row in self.rows if len(row) == self.width)
 
     def describe(self) -> str:
         """Return the file in a few words: its name, its kind and its first fields."""
-        shown = ", ".join(name[:30] for name in self.fields[:12])
+        shown = ", ".join(named(name[:30]) for name in self.fields[:12])
         what = {
             "json": f"JSON lines with {shown}",
             "parquet": f"Parquet with {shown}",
             "csv": f"values separated by {self.separator!r}: {shown}",
             "document": "one JSON document",
             "lines": f"text: {shown}",
+            "binary": "packed or binary: unpack it first",
             "empty": "empty",
         }[self.kind]
         return f"{self.path.name} ({what[:240]})"
 
 
-def find_files(paths: Sequence[str | Path]) -> list[RawFile]:
+def find_files(paths: Sequence[str | Path], encoding: str = "") -> list[RawFile]:
     """Return the raw files that --input names, sniffed: files, and what lies in folders (read-me files left out).
 
-    Of a folder that holds only folders, these are searched.
+    Of a folder that holds only folders, these are searched. A file that is named twice is one.
 
     Raises:
         InputError: a path is missing or cannot be read, or there is no file at all.
@@ -94,7 +102,7 @@ def find_files(paths: Sequence[str | Path]) -> list[RawFile]:
             raise InputError(f"--input={path}: cannot be read ({reason}); {_REMEDY}") from error
     if not found:
         raise InputError(f"--input={paths[0]}: holds no file; {_REMEDY}")
-    return [sniff(path) for path in found]
+    return [sniff(path, encoding) for path in dict.fromkeys(found)]
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -111,31 +119,30 @@ def _is_beside(path: Path) -> bool:
     return name.startswith(_BY_NAME) or name.endswith(_OTHER_ENDINGS)
 
 
-def sniff(path: Path) -> RawFile:
-    """Return a file with what its beginning shows.
+def sniff(path: Path, encoding: str = "", separator: str = "") -> RawFile:
+    """Return a file with what its beginning shows, in this encoding and split at this separator where they are given.
 
     Raises:
         InputError: it cannot be read.
     """
     if path.suffix in (".parquet", ".pq"):
-        columns, rows = _parquet_beginning(path)
-        return RawFile(path, "parquet", columns, records=rows)
-    start, encoding = _beginning(path)
-    lines = [line for line in start.splitlines() if line.strip()][: _SEEN_ROWS + 1]
-    if len(start) >= _SEEN_BYTES // 4 and len(lines) > 1:
+        return _sniff_parquet(path)
+    start, is_whole, encoding = _beginning(path, encoding)
+    if "\0" in start:
+        return RawFile(path, "binary")
+    lines = [line.rstrip("\r") for line in start.split("\n") if line.strip()]
+    if not is_whole and len(lines) > 1:
         lines = lines[:-1]  # It may be cut.
     lines = lines[:_SEEN_ROWS]
     if not lines:
         return RawFile(path, "empty")
-    if lines[0].lstrip().startswith(("{", "[")):
+    if not separator and lines[0].lstrip().startswith(("{", "[")):
         records = _records(lines)
-        if records:
-            fields = dict.fromkeys(str(name) for record in records for name in record)
-            if len(lines) > 1 or not _is_document(records[0]):
-                return RawFile(path, "json", tuple(fields), records=tuple(records))
-        if not records or _is_document(records[0]):
-            return RawFile(path, "document", rows=tuple(tuple(line.split()) for line in lines))
-    separator, rows = _split(lines)
+        if len(records) * 2 > len(lines) and (len(lines) > 1 or not _is_document(records[0])):
+            names = dict.fromkeys(str(name) for record in records for name in record)
+            return RawFile(path, "json", tuple(names), records=tuple(records))
+        return RawFile(path, "document", rows=tuple(tuple(line.split()) for line in lines))
+    separator, rows = _split(lines, (separator,) if separator else _SEPARATORS)
     if separator:
         fields = tuple(cell.strip() for cell in rows[0])
         return RawFile(path, "csv", fields, separator, tuple(map(tuple, rows)), encoding=encoding)
@@ -159,17 +166,29 @@ def _records(lines: list[str]) -> list[dict]:
     return records
 
 
-def _split(lines: list[str]) -> tuple[str, list[list[str]]]:
+def _split(lines: list[str], separators: Sequence[str]) -> tuple[str, list[list[str]]]:
     """The separator that most lines have equally often, and the lines split at it."""
-    best: tuple[float, str, list[list[str]]] = (0.5, "", [])
-    for separator in _SEPARATORS:
-        rows = [_cells(line, separator) for line in lines]
-        widths = [len(row) for row in rows]
-        common = max(set(widths), key=widths.count)
-        share = widths.count(common) / len(widths)
-        if common > 1 and share > best[0]:
-            best = share, separator, rows
+    best: tuple[float, str, list[list[str]]] = (0.0, "", [])
+    for separator in separators:
+        readings = [[_cells(line, separator) for line in lines]]
+        if len(separator) == 1 and any('"' in line for line in lines):
+            # Quoted cells may go over several lines; the last of them may be cut.
+            rows = _rows(lines, separator)
+            readings.append(rows[:-1] or rows)
+        for rows in readings:
+            widths = [len(row) for row in rows]
+            common = max(widths, key=widths.count)
+            share = widths.count(common) / len(widths)
+            if common > 1 and share >= 0.5 and share > best[0]:
+                best = share, separator, rows
     return best[1], best[2]
+
+
+def _rows(lines: list[str], separator: str) -> list[list[str]]:
+    try:
+        return list(csv.reader([line + "\n" for line in lines], delimiter=separator))
+    except csv.Error:
+        return [lines]
 
 
 def _cells(line: str, separator: str) -> list[str]:
@@ -182,34 +201,41 @@ def _cells(line: str, separator: str) -> list[str]:
         return line.split(separator)
 
 
-def _beginning(path: Path) -> tuple[str, str]:
-    """The first lines of a file, and their encoding."""
+def _beginning(path: Path, encoding: str) -> tuple[str, bool, str]:
+    """The first lines of a file, the last of which may be cut; whether they are all that it has; its encoding."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            start = file.read(_SEEN_BYTES)
+            # The first line is seen whole: a user's whole history can stand on it.
+            start = file.readline(_LONGEST_LINE)
+            start += file.read(_SEEN_BYTES)
+            is_whole = not file.read(1)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); download or write it again") from error
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return start.decode("utf-16", "replace"), "utf-16"
+    if not encoding and start.startswith(UTF_16_MARKS):
+        encoding = "utf-16"
+    if encoding:
+        return start.decode(encoding, "replace").removeprefix("\ufeff"), is_whole, encoding
     start = start.removeprefix(codecs.BOM_UTF8)
     try:
-        return start.decode("utf-8"), "utf-8"
+        return start.decode("utf-8"), is_whole, "utf-8"
     except UnicodeDecodeError as error:
-        # The last character may be cut.
-        if error.start > len(start) - 4 and len(start) > _SEEN_BYTES // 2:
-            return start[: error.start].decode("utf-8"), "utf-8"
-        return start.decode("latin-1"), "latin-1"
+        if not is_whole and error.start > len(start) - 4:
+            return start[: error.start].decode("utf-8"), is_whole, "utf-8"
+        return start.decode("latin-1"), is_whole, "latin-1"
 
 
-def _parquet_beginning(path: Path) -> tuple[tuple[str, ...], tuple[dict, ...]]:
+def _sniff_parquet(path: Path) -> RawFile:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-        batch = next(file.iter_batches(batch_size=_SEEN_ROWS), None)
-        return tuple(file.schema_arrow.names), tuple(batch.to_pylist()[:_SEEN_ROWS] if batch else ())
-    except (OSError, pyarrow.ArrowException) as error:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = tuple(file.schema_arrow.names)
+            batch = next(file.iter_batches(batch_size=_SEEN_ROWS), None)
+            columns = [] if batch is None else [plain_values(column) for column in batch.columns]
+            records = tuple(dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+            return RawFile(path, "parquet", names, records=records)
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: cannot be read as Parquet ({reason}); download or write it again") from error

@@ -61,10 +61,13 @@ def interactions_of(
 ) -> Callable[[Reading], Iterator[Interaction]]:
     """Return what reads interactions from files of one form; the place of a file in `files` is the part of its events.
 
-    Where there are no times, the time of an event is its number.
+    Where there are no times, the time of an event is its number. The reader raises InputError where ratings are needed
+    and no column holds them.
     """
 
     def read(reading: Reading) -> Iterator[Interaction]:
+        if reading.needs_rating and columns.rating is None:
+            raise InputError(f"--min_rating: needs ratings, and {files[0]} holds none; leave it out")
         wanted = [columns.user, columns.item]
         wanted += [name for name in (columns.time, columns.rating) if name is not None]
         time_of = time_reader(columns.time_unit, columns.time or "time")
@@ -74,11 +77,12 @@ def interactions_of(
         def parse(user: Any, item: Any, *others: Any) -> Interaction:
             nonlocal order
             order += 1
-            time = order if columns.time is None else time_of(others[0])
+            user, item = key_of(user, user_name), key_of(item, item_name)
+            time = float(order) if columns.time is None else time_of(others[0])
             rating = None if rating_name is None else rating_of(others[-1], rating_name)
             if rating is None:
                 check_unrated(reading)
-            return Interaction(key_of(user, user_name), key_of(item, item_name), time, rating, part)
+            return Interaction(user, item, time, rating, part)
 
         for part, path in enumerate(files):  # noqa: B007, `parse` puts it into events
             yield from Rows(path, form, wanted, reading).parsed(parse)

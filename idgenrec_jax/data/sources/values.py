@@ -1,9 +1,10 @@
 """Values of raw records, checked: keys, times and ratings; and what becomes of records that are faulty."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ BAD_LINES = ("stop", "skip")
 
 SHOWN_PLACES = 5
 _LARGEST = 2**63
+_LARGEST_KEY = 10**40  # Some keys are hashes of 128 bits.
 _SECONDS = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _REMEDY = "mend or remove the line, or leave such lines out with --bad_lines=skip"
 
@@ -31,9 +33,10 @@ class Faults:
     skip: bool = False
     count: int = 0
     places: list[str] = field(default_factory=list)
+    _lines: dict[Path, set[int | str]] = field(default_factory=dict)
 
     def note(self, path: Path, line: int | str, fault: RowFault | str) -> None:
-        """Count a faulty record; `line` is the number of its line, or what names it where lines say nothing.
+        """Count a faulty record, once, however often its file is read; `line` is its number, or what else names it.
 
         Raises:
             InputError: faulty records are not skipped; file, line and remedy are named.
@@ -41,6 +44,10 @@ class Faults:
         message = f"{path}:{line}: {fault}"
         if not self.skip:
             raise InputError(f"{message}; {_REMEDY}")
+        lines = self._lines.setdefault(path, set())
+        if line in lines:
+            return
+        lines.add(line)
         self.count += 1
         if len(self.places) < SHOWN_PLACES:
             self.places.append(message)
@@ -49,7 +56,7 @@ class Faults:
 def key_of(value: Any, name: str) -> str:
     """Return the key of a user or an item as text, exactly; only blanks around it are cut off.
 
-    A whole number is its digits. Blanks inside, leading zeros and any script are kept.
+    A whole number is its digits, of which it has up to forty. Blanks inside, leading zeros and any script are kept.
 
     Raises:
         RowFault: it is no text or whole number, is blank, or holds control characters or halves of characters.
@@ -58,7 +65,7 @@ def key_of(value: Any, name: str) -> str:
         if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
             # Tables that had an empty cell somewhere hold whole numbers as 12.0.
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= _LARGEST:
+        if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= _LARGEST_KEY:
             raise RowFault(f"{name} is {shown(value)}, expected a key: a text or a whole number")
         return str(value)
     key = value if value.isalnum() else value.strip()
@@ -104,24 +111,23 @@ def time_reader(unit: str, name: str) -> Callable[[Any], float]:
     strptime, which has a %. A date that a Parquet file holds as such needs no unit. The reader raises RowFault.
 
     Raises:
-        InputError: the unit is something else.
+        InputError: the unit is something else, or no format that strptime knows.
     """
     if unit in _SECONDS:
         scale = _SECONDS[unit]
 
-        def from_number(value: Any) -> int | float:
-            if isinstance(value, datetime):
+        def from_number(value: Any) -> float:
+            if isinstance(value, date):
                 return _stamp(value)
-            number = number_of(value, name)
-            return number if scale == 1 else number / scale
+            return number_of(value, name) / scale
 
         return from_number
-    if unit != "iso" and "%" not in unit:
+    if unit != "iso" and not _is_format(unit):
         raise InputError(f"--time_unit={unit}: expected s, ms, us, iso or a format such as %Y-%m-%d")
 
     def from_text(value: Any) -> float:
         try:
-            if isinstance(value, datetime):
+            if isinstance(value, date):
                 return _stamp(value)
             text = str(value).strip()
             return _stamp(datetime.fromisoformat(text) if unit == "iso" else datetime.strptime(text, unit))
@@ -132,7 +138,20 @@ def time_reader(unit: str, name: str) -> Callable[[Any], float]:
     return from_text
 
 
-def _stamp(moment: datetime) -> float:
+def _is_format(unit: str) -> bool:
+    """Whether strptime can follow a format; it looks at a whole format whatever the text."""
+    try:
+        datetime.strptime("", unit)
+    except ValueError as error:
+        return "%" in unit and "does not match format" in str(error)
+    except re.error:  # The same directive twice.
+        return False
+    return False
+
+
+def _stamp(moment: date) -> float:
+    if not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 

@@ -11,7 +11,8 @@ from idgenrec_jax.data.sources.sniffing import find_files
 
 @pytest.fixture
 def prepared(tmp_path):
-    """Give what prepares raw files, filters off, and returns the card, the sequences and the texts of items.
+    """Give what prepares raw files, filters off, and returns the card, the sequences and the texts of items, without
+    blank ones.
 
     A sequence is a list of items; where the publisher has split, it stands with its numbers of training and validation.
     """
@@ -22,7 +23,8 @@ def prepared(tmp_path):
         # No format takes the files of another.
         files = find_files(inputs)
         assert [name for name, known in SOURCES.items() if known.recognise(files) is not None] == [card.source]
-        texts = {record.pop("id"): record for record in map(json.loads, (output / "items.jsonl").open())}
+        records = map(json.loads, (output / "items.jsonl").open())
+        texts = {record.pop("id"): {name: text for name, text in record.items() if text} for record in records}
         if (output / "user_sequence.txt").exists():
             rows = [line.split() for line in (output / "user_sequence.txt").open()]
             return card, {user: items for user, *items in rows}, texts

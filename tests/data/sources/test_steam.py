@@ -49,6 +49,12 @@ def sequences(folder):
     return [json.loads(line) for line in (folder / "user_sequence.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def written_items(folder):
+    """The records of items, without blank fields."""
+    lines = (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{name: text for name, text in json.loads(line).items() if text} for line in lines]
+
+
 def test_reviews_and_games(tmp_path):
     folder = write_raw(tmp_path / "raw", steam_reviews=REVIEWS)
     card = prepare("auto", [folder], tmp_path / "out", ALL)
@@ -58,7 +64,7 @@ def test_reviews_and_games(tmp_path):
         {"user": "Ann O\u2019Neil", "items": ["010", "20"]},
         {"user": "bo", "items": ["20"]},
     ]
-    items = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+    items = written_items(tmp_path / "out")
     assert items == [
         {"id": "010", "title": "Plain", "developer": "Koto"},
         {
@@ -75,7 +81,7 @@ def test_reviews_and_games(tmp_path):
 def test_prices_and_dates_are_written_where_they_are_asked_for(tmp_path):
     filters = Filters(user_core=1, item_core=1, text_columns=("price", "date"))
     prepare("steam", [write_raw(tmp_path / "raw", steam_reviews=REVIEWS)], tmp_path / "out", filters)
-    items = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text().splitlines()]
+    items = written_items(tmp_path / "out")
     assert items == [{"id": "010", "price": "4.99", "date": "2018-01-04"}, {"id": "20", "price": "Free To Play"}]
 
 
