@@ -31,6 +31,7 @@ PUBLISHED = {
 
 ON_FOUR_DEVICES = """
 import json
+import sys
 import jax
 from idgenrec_jax.presets import preset
 from idgenrec_jax.dry_run import bytes_per_device, parameters_by_group, plan_run, report, simulate_devices, step_bytes
@@ -62,6 +63,7 @@ print(json.dumps({
     "groups": parameters_by_group(recommender),
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(recommender.state.params)),
     "steps": {kind: step_bytes(plan, kind) for kind in plan.steps},
+    "scipy": "scipy" in sys.modules,
 }))
 """
 
@@ -99,6 +101,12 @@ def test_a_mesh_of_devices_that_are_not_there_is_planned_without_allocating_or_w
     assert measured["devices"] == 4
     assert measured["allocated"] < 2000
     assert not files
+
+
+@pytest.mark.slow
+def test_a_run_without_words_of_clusters_is_planned_without_scipy(on_four_devices):
+    """To import it takes a third of a second."""
+    assert not on_four_devices[1]["scipy"]
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from idgenrec_jax.data.dataset import Dataset
 from idgenrec_jax.data.text import Tokenizer
 from idgenrec_jax.data.words import find_words
 from idgenrec_jax.errors import unknown_name
-from idgenrec_jax.ids.clusters import cluster_words
 from idgenrec_jax.ids.keywords import field_names, fields_of, telling_words
 from idgenrec_jax.ids.table import IdTable, make_unique
 
@@ -40,6 +39,9 @@ def keywords(dataset: Dataset, tokenizer: Tokenizer, config: Config) -> list[str
     )
     if not training.warm_start_cluster_words:
         return own
+    # Few runs need SciPy, which takes a third of a second to import.
+    from idgenrec_jax.ids.clusters import cluster_words
+
     names = cluster_words(dataset, own, tokenizer, levels=training.warm_start_cluster_words)
     return [
         _fitting(

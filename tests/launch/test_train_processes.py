@@ -92,21 +92,13 @@ def in_recommender_phase(workdir):
 
 
 @pytest.fixture(scope="module")
-def alone(programs):
-    """The run of one process with four devices."""
-    workdir = programs.folder / "one_process"
-    ((output, errors),) = finish(start(programs, "train", *sample_flags(workdir), devices=4))
-    return FinishedRun(workdir, output, errors)
+def runs(programs):
+    """The run of two processes, of which one is killed, the other ends, and both are started again; and that of one.
 
-
-@pytest.fixture(scope="module")
-def together(programs):
-    """The run of two processes: one is killed, the other ends, both are started again.
-
-    Returns the workdir, (exit code, errors, seconds after the kill) of the one that was left, the output and errors of
-    the one that was killed, and those of each after the second start.
+    Returns what `together` and `alone` return. The run of one process passes the seconds in which the process that was
+    left waits to hear of the other.
     """
-    workdir = programs.folder / "two_processes"
+    workdir, workdir_alone = programs.folder / "two_processes", programs.folder / "one_process"
     flags = sample_flags(workdir, training__checkpoint_every_steps=1)
     kept, killed = start_two(programs, "train", *flags)
     deadline = time.monotonic() + SECONDS_TO_TRAIN
@@ -116,11 +108,30 @@ def together(programs):
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     moment = time.monotonic()
+    one = start(programs, "train", *sample_flags(workdir_alone), devices=4)
     _, errors = kept.communicate(timeout=DEADLINE)
     left = kept.returncode, errors, time.monotonic() - moment
     until_killed = killed.communicate()
     assert not (workdir / "results.json").exists()
-    return workdir, left, until_killed, finish(*start_two(programs, "train", *sample_flags(workdir)))
+    (printed,) = finish(one)
+    again = finish(*start_two(programs, "train", *sample_flags(workdir)))
+    return (workdir, left, until_killed, again), FinishedRun(workdir_alone, *printed)
+
+
+@pytest.fixture(scope="module")
+def together(runs):
+    """The workdir of two processes, and what they printed.
+
+    (exit code, errors, seconds after the kill) of the one that was left, the output and errors of the one that was
+    killed, and those of each after the second start.
+    """
+    return runs[0]
+
+
+@pytest.fixture(scope="module")
+def alone(runs):
+    """The run of one process with four devices."""
+    return runs[1]
 
 
 @pytest.mark.slow
