@@ -27,6 +27,7 @@ _NAMES = {
     "time_column": (
         r"^(time|date|datetime|ts|timestamp|created_at|t_dat|event_time|unix_?time)$",
         r"time|date|_(dt|ts|at)$",
+        r"",
     ),
     "rating_column": (r"^(rating|stars|score|overall)$", r"rating|stars"),
 }
@@ -92,6 +93,9 @@ def _by_names(file: RawFile) -> list[str]:
         earliest = 0.0 if pattern.startswith("^") else _EARLIEST
         for name in file.fields:
             unit = unit_of(values_of(file, file.fields, name), earliest)
+            # Numbers under any other name can be anything.
+            if not pattern and unit in ("s", "ms", "us"):
+                continue
             if unit and name not in found.values() and re.search(pattern, name, re.IGNORECASE):
                 found.setdefault("time_column", name)
                 found.setdefault("time_unit", unit)
