@@ -94,7 +94,7 @@ def _by_names(file: RawFile) -> list[str]:
         for name in file.fields:
             unit = unit_of(values_of(file, file.fields, name), earliest)
             # Numbers under any other name can be anything.
-            if not pattern and unit in ("s", "ms", "us"):
+            if not pattern and unit in ("s", "ms", "us", "%Y%m%d"):
                 continue
             if unit and name not in found.values() and re.search(pattern, name, re.IGNORECASE):
                 found.setdefault("time_column", name)
