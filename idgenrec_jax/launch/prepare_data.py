@@ -29,6 +29,7 @@ _SOURCE = flags.DEFINE_enum(
 _INPUT = flags.DEFINE_list("input", [], "raw files or folders of them, .gz or unpacked; the folder of a --download")
 _DOWNLOAD = flags.DEFINE_string("download", "", "fetch public data into the --input folder first, such as ml-1m")
 _OUTPUT = define_path("output", None, "data folder to make, new or empty", required=True)
+_CORE = flags.DEFINE_integer("core", None, "both --user_core and --item_core, where these are not given", lower_bound=1)
 _USER_CORE = flags.DEFINE_integer("user_core", None, f"interactions a user needs to stay; {CORE}", lower_bound=1)
 _ITEM_CORE = flags.DEFINE_integer("item_core", None, f"interactions an item needs to stay; {CORE}", lower_bound=1)
 _MIN_RATING = flags.DEFINE_float("min_rating", 0.0, "lowest rating that counts; 0: all count, also what has none")
@@ -82,8 +83,8 @@ def main() -> None:
             duplicates=_DUPLICATES.value,
             missing_text=_MISSING_TEXT.value,
             min_title_words=_MIN_TITLE_WORDS.value,
-            user_core=_USER_CORE.value,
-            item_core=_ITEM_CORE.value,
+            user_core=_USER_CORE.value or _CORE.value,
+            item_core=_ITEM_CORE.value or _CORE.value,
             split=_SPLIT.value,
             bad_lines=_BAD_LINES.value,
             text_columns=tuple(_TEXT_COLUMNS.value),
