@@ -16,6 +16,7 @@ BAD_LINES = ("stop", "skip")
 """What a faulty record does: it ends the program, or it is counted and left out."""
 
 SHOWN_PLACES = 5
+LONGEST_KEY = 1000
 _LARGEST = 2**63
 _LARGEST_KEY = 10**40  # Some keys are hashes of 128 bits.
 _SECONDS = {"s": 1, "ms": 1_000, "us": 1_000_000}
@@ -59,7 +60,8 @@ def key_of(value: Any, name: str) -> str:
     A whole number is its digits, of which it has up to forty. Blanks inside, leading zeros and any script are kept.
 
     Raises:
-        RowFault: it is no text or whole number, is blank, or holds control characters or halves of characters.
+        RowFault: it is no text or whole number, is blank or longer than LONGEST_KEY, or holds control characters or
+            halves of characters.
     """
     if type(value) is not str:
         if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
@@ -71,6 +73,8 @@ def key_of(value: Any, name: str) -> str:
     key = value if value.isalnum() else value.strip()
     if not key or not key.isprintable() and any(is_control(character) for character in key):
         raise RowFault(f"{name} is {shown(value)}, expected a key without control characters that is not blank")
+    if len(key) > LONGEST_KEY:
+        raise RowFault(f"{name} has {len(key)} characters, expected a key of at most {LONGEST_KEY}: {shown(key)}")
     if holds_surrogate(key):
         raise RowFault(f"{name} is {shown(value)}, which holds half a character that no file can")
     return key
