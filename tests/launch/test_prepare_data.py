@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from absl import flags
+from file_server import Served, file_server
 
 from idgenrec_jax.data.dataset import load_dataset
 from idgenrec_jax.errors import InputError
@@ -171,3 +172,41 @@ def test_a_proposed_command_works_as_it_is(call, tmp_path, write, has_texts):
     # One second before the last event: the times were read as what they are.
     call(*shlex.split(proposed), f"--output={tmp_path / 'early'}", *CORE, f"--to={MOMENTS[1]}")
     assert (tmp_path / "early" / "user_sequence.txt").read_text() == "Ann a\nBo a\n"
+
+
+def test_a_download_is_fetched_and_prepared_and_the_card_says_where_it_is_from(call, tmp_path, monkeypatch):
+    from idgenrec_jax.data.download import Download, RemoteFile
+    from idgenrec_jax.launch import prepare_data
+
+    monkeypatch.setenv("no_proxy", "*")
+    with file_server() as server:
+        bodies = {
+            "ratings.csv": b"userId,movieId,rating,timestamp\n1,7,4.0,5\n",
+            "movies.csv": b"7,Alien (1979),Horror\n",
+        }
+        for name, body in bodies.items():
+            server.files[f"/{name}"] = Served(body)
+        files = tuple(RemoteFile(f"{server.address}/{name}", name) for name in bodies)
+        download = Download("tiny", "movielens", files, "https://example.org", "none")
+        monkeypatch.setattr(prepare_data, "DOWNLOADS", {"tiny": download})
+        call("--download=tiny", f"--input={tmp_path / 'raw'}", f"--output={tmp_path / 'made'}", "--core=1")
+        # Without the flag nothing is fetched.
+        server.log.clear()
+        call(f"--input={tmp_path / 'raw'}", f"--output={tmp_path / 'again'}", "--core=1")
+        assert server.log == []
+    card = json.loads((tmp_path / "made" / "dataset_card.json").read_text())
+    addresses = {name: record["address"] for name, record in card["downloaded"].items()}
+    assert addresses == {name: f"{server.address}/{name}" for name in bodies}
+    assert card["source"] == "movielens" and load_dataset(tmp_path / "made").item_texts == (
+        "title: Alien (1979); categories: Horror",
+    )
+    with pytest.raises(InputError, match="--download: found 'tinz', expected one of tiny; nearest: tiny"):
+        call("--download=tinz", f"--input={tmp_path / 'raw'}", f"--output={tmp_path / 'other'}")
+    with pytest.raises(InputError, match="--download=tiny: expected --input=FOLDER"):
+        call("--download=tiny", f"--output={tmp_path / 'other'}")
+
+
+def test_it_starts_without_jax():
+    code = "import sys, idgenrec_jax.launch.prepare_data; print([name for name in ('jax', 'transformers') if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
