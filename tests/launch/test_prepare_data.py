@@ -207,6 +207,6 @@ def test_a_download_is_fetched_and_prepared_and_the_card_says_where_it_is_from(c
 
 
 def test_it_starts_without_jax():
-    code = "import sys, idgenrec_jax.launch.prepare_data; print([name for name in ('jax', 'transformers') if name in sys.modules])"
+    code = "import sys, idgenrec_jax.launch.prepare_data; print({'jax', 'transformers'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout == "[]\n"
+    assert result.stdout == "set()\n"
