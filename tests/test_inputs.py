@@ -164,7 +164,7 @@ def test_own_data_and_nothing_else_has_a_tokenizer_of_its_own_texts_and_prompts(
     (tmp_path / "prompts.txt").write_text("t; seen; после {history}; {target}\n", encoding="utf-8")
     dataset = dataclasses.replace(load_sample(), name="shop")
     own = Config().override({"data.path": str(tmp_path), "data.prompts": str(tmp_path / "prompts.txt")})
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "absl"):
         made = load_tokenizer(own, dataset)
     (record,) = caplog.records
     said = rf"{made.size} entries \(--config.data.tokenizer=train:8000\) was trained on 496 of 496 texts in .* s; "

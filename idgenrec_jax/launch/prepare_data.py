@@ -27,7 +27,7 @@ _SOURCE = flags.DEFINE_enum(
     f"raw format; {AUTO} recognises it, {TABLE} is any file with columns of users and items; {_FORMATS}",
 )  # fmt: skip
 _INPUT = flags.DEFINE_list("input", [], "raw files or folders of them, .gz or unpacked; the folder of a --download")
-_DOWNLOAD = flags.DEFINE_string("download", "", "fetch public data into the --input folder first, such as ml-1m")
+_DOWNLOAD = flags.DEFINE_string("download", "", "fetch public data, such as ml-1m, to where --input says, and prepare that")
 _OUTPUT = define_path("output", None, "data folder to make, new or empty", required=True)
 _CORE = flags.DEFINE_integer("core", None, "both --user_core and --item_core, where these are not given", lower_bound=1)
 _USER_CORE = flags.DEFINE_integer("user_core", None, f"interactions a user needs to stay; {CORE}", lower_bound=1)
@@ -48,12 +48,12 @@ _SPLIT = flags.DEFINE_string(
 )
 _TEXT_COLUMNS = flags.DEFINE_list("text_columns", [], "fields of an item's text, COLUMN or NAME=COLUMN")
 _MAX_CHARACTERS = flags.DEFINE_integer("max_characters", 0, "characters kept of a field; 0: all", lower_bound=0)
-_ENCODING = flags.DEFINE_string("encoding", "", "encoding of the files, such as latin-1, where it is not UTF-8")
+_ENCODING = flags.DEFINE_string("encoding", "", "encoding of the raw texts, such as latin-1, where it is not UTF-8")
 
 _TABLE_FLAGS: dict[str, flags.FlagHolder[Any]] = {
     "user_column": flags.DEFINE_string("user_column", "", "table: column of users; a number without --header"),
     "item_column": flags.DEFINE_string("item_column", "", "table: column of items"),
-    "time_column": flags.DEFINE_string("time_column", "", "table: column of times; without it the file is in order"),
+    "time_column": flags.DEFINE_string("time_column", "", "table: column of times; without it rows are in order"),
     "time_unit": flags.DEFINE_string("time_unit", "s", "table: s, ms, us, iso, or a format such as %d.%m.%Y"),
     "rating_column": flags.DEFINE_string("rating_column", "", "table: column of ratings"),
     "items": define_path("items", "", "table: file that describes the items"),

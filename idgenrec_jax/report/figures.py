@@ -12,7 +12,7 @@ WIDTH = 3.9
 _ROW, _MARGIN = 0.27, 0.15
 _LETTERS = 12
 # Colours that stand for the variables of a page's stylesheet, which differ in light and dark.
-_VARIABLES = {"#010101": "--ink", "#020202": "--quiet", "#030303": "--bar", "#040404": "--mark"}
+_VARIABLES = {"#010101": "ink", "#020202": "quiet", "#030303": "bar", "#040404": "mark"}
 _INK, _QUIET, _BAR, _MARK = _VARIABLES
 
 
@@ -83,5 +83,5 @@ def _for_page(svg: str, name: str) -> str:
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
+        svg = svg.replace(colour, f"var(--{variable})")
     return svg.strip()
