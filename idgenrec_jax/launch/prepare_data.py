@@ -27,7 +27,7 @@ _SOURCE = flags.DEFINE_enum(
     f"raw format; {AUTO} recognises it, {TABLE} is any file with columns of users and items; {_FORMATS}",
 )  # fmt: skip
 _INPUT = flags.DEFINE_list("input", [], "raw files or folders of them, .gz or unpacked; the folder of a --download")
-_DOWNLOAD = flags.DEFINE_string("download", "", "fetch public data, such as ml-1m, to where --input says, and prepare that")
+_DOWNLOAD = flags.DEFINE_string("download", "", "public data to fetch to where --input says, such as ml-1m")
 _OUTPUT = define_path("output", None, "data folder to make, new or empty", required=True)
 _CORE = flags.DEFINE_integer("core", None, "both --user_core and --item_core, where these are not given", lower_bound=1)
 _USER_CORE = flags.DEFINE_integer("user_core", None, f"interactions a user needs to stay; {CORE}", lower_bound=1)
