@@ -58,7 +58,7 @@ def test_it_makes_a_data_folder_and_says_what_it_did(raw, tmp_path):
     assert result.returncode == 0, result.stderr
     assert f"{output}: 2 users, 2 items, 3 of 4 interactions (--user_core=1 --item_core=1)" in result.stdout
     assert "2 of them share user and time with another" in result.stdout and "hash" in result.stdout
-    assert "0 exact repeats (same user, item and time) dropped; 0 repeats" in result.stdout
+    assert "0 exact repeats (same user, item and time; 0.0%) dropped; 0 repeats" in result.stdout
     assert "read 4, rated 3, in time 3, " in result.stdout
     assert load_dataset(output).num_interactions == 3
     command = json.loads((output / "dataset_card.json").read_text())["command"]

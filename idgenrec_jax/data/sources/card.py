@@ -59,15 +59,16 @@ class PreparationCard:
     def summary(self) -> str:
         """Return some lines for the screen: what came out, what was dropped, how ties were broken."""
         read = self.interactions_by_filter["read"]
-        share = self.repeats / max(1, read)
+        exact_share, share = (count / max(1, read) for count in (self.exact_repeats, self.repeats))
         fate = "kept" if self.duplicates == "keep" else "dropped"
         lines = [
             f"{self.users} users, {self.items} items, {self.interactions} of {read} interactions "
             f"(--user_core={self.user_core} --item_core={self.item_core})",
             "interactions left by each filter: "
             + ", ".join(f"{name} {count}" for name, count in self.interactions_by_filter.items()),
-            f"before the core: {self.exact_repeats} exact repeats (same user, item and time) dropped; {self.repeats} "
-            f"repeats of user and item at other times ({share:.1%}) {fate} (--duplicates={self.duplicates})",
+            f"before the core: {self.exact_repeats} exact repeats (same user, item and time; {exact_share:.1%}) "
+            f"dropped; {self.repeats} repeats of user and item at other times ({share:.1%}) {fate} "
+            f"(--duplicates={self.duplicates})",
         ]
         if self.tied_interactions is None:
             lines.append(f"order: {self.order}")

@@ -80,7 +80,7 @@ def test_an_event_that_is_recorded_twice_is_one(tmp_path, prepare_rows):
     made = prepare_rows(tmp_path / "shop", rows, duplicates="keep")
     assert sequences(tmp_path / "shop") == {"u": "a b c", "v": "c a"}
     assert (made.exact_repeats, made.repeats, made.interactions) == (2, 0, 5)
-    assert "2 exact repeats (same user, item and time) dropped" in made.summary()
+    assert "2 exact repeats (same user, item and time; 28.6%) dropped" in made.summary()
     # It counts once toward the core, too.
     core = [("u", "a", 1), ("u", "c", 2), ("v", "a", 1), ("v", "c", 2)]
     rows = [*core, ("u", "b", 3), ("u", "b", 3), ("w", "a", 1), ("w", "a", 1)]
