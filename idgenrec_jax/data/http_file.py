@@ -115,6 +115,7 @@ class _Transfer:
         return self._part.stat().st_size
 
     def forget(self) -> None:
+        """Begin anew with the next attempt, whatever has arrived."""
         self._version = None
 
     def attempt(self) -> Version:

@@ -111,10 +111,11 @@ def prepare(
         raise InputError(f"--min_title_words: needs the field {TITLE}, and the items have {fields}; leave it out")
 
     log, counts = collect(raw.interactions(reading), filters.min_rating, since, until)
+    # Interactions that each filter leaves.
+    stages = {"read": counts["read"], "rated": counts["read"] - counts["low_rating"], "in time": len(log.events)}
     events, exact_repeats = drop_exact_repeats(log.events)
+    stages["without exact repeats"] = len(events)
     events, repeats = choose_among_repeats(events, duplicates)
-    stages = {"read": counts["read"], "rated": counts["read"] - counts["low_rating"]}
-    stages |= {"in time": len(log.events), "without exact repeats": len(log.events) - exact_repeats}
     stages["without repeats"] = len(events)
     if filters.missing_text == "drop" or filters.min_title_words:
         described = _described(raw, reading, names, set(log.item_keys), filters)
@@ -125,6 +126,7 @@ def prepare(
     if not len(events):
         raise _nothing_left(stages, faults, f"--user_core={user_core} --item_core={item_core}")
     if own:
+        # Under a split of ours time alone is the order.
         events = Events(events.users, events.items, events.times, np.zeros_like(events.parts))
     events, tied = in_order_of_time(events, log.user_keys, log.item_keys)
     items = sorted({log.item_keys[item] for item in np.unique(events.items).tolist()})
